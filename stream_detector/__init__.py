@@ -1,0 +1,3 @@
+"""Real-time anomaly detection beside Kafka: readings in, alerts out."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,403 @@
+"""The settings: one typed tree, every key documented. `settings.load` reads it from YAML and the environment.
+
+Frozen: what a worker runs with can't change under it. Secrets never stand in the tree; `{env: NAME}` or
+`{file: PATH}` says where they are, and `Secret.reveal` fetches them when a connection is made.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from stream_detector.errors import ConfigError
+
+PositiveMs = Annotated[float, Field(gt=0)]
+WaveformFeature = Literal["rms", "peak", "crest", "kurtosis"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Secret(Section):
+    """Where a secret is kept: exactly one of `env` and `file`."""
+
+    env: str | None = None
+    """Name of the environment variable that holds it."""
+    file: Path | None = None
+    """Path of the file that holds it; a trailing newline is dropped."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_literals(cls, value: object) -> object:
+        if isinstance(value, str):  # the value may be the secret itself: never repeat it
+            raise ValueError("a secret can't stand in the configuration; write {env: NAME} or {file: PATH}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Secret:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give exactly one of env and file")
+        return self
+
+    def reveal(self) -> str:
+        """Return the secret. Raises ConfigError when its place is empty or can't be read."""
+        if self.env is not None:
+            if not (value := os.environ.get(self.env)):
+                raise ConfigError(f"the environment variable {self.env} is not set, but the configuration names it")
+            return value
+        assert self.file is not None
+        try:
+            return self.file.read_text().rstrip("\n")
+        except OSError as error:
+            raise ConfigError(f"the secret's file {self.file} can't be read: {error.strerror}") from error
+
+
+class InputConfig(Section):
+    """One input topic."""
+
+    topic: str = Field(min_length=1)
+    """Name of the topic."""
+    format: Literal["auto", "json", "msgpack"] = "auto"
+    """Format of the values. `auto`: the `content-type` header decides, JSON without one."""
+    fields: dict[str, str] = {}
+    """Names in this topic: `asset`, `ts`, `interval_ms`, `values` or a channel -> the field's name there."""
+    max_message_bytes: int = Field(default=1_048_576, ge=64)
+    """A larger value goes to the dead-letter topic as `too-large`."""
+
+
+class KafkaSecurity(Section):
+    """How to talk to the brokers."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Transport and authentication."""
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """SASL mechanism."""
+    username: str | None = None
+    """SASL user."""
+    password: Secret | None = None
+    """SASL password."""
+    ca_file: Path | None = None
+    """Certificate authority the brokers' certificates are checked against; the system's when left out."""
+    cert_file: Path | None = None
+    """Client certificate for mutual TLS."""
+    key_file: Path | None = None
+    """Private key of the client certificate."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> KafkaSecurity:
+        if self.protocol.startswith("SASL") and (
+            self.mechanism is None or self.username is None or self.password is None
+        ):
+            raise ValueError(f"protocol {self.protocol} needs mechanism, username and password")
+        return self
+
+
+class KafkaConfig(Section):
+    """Brokers, topics and the consumer group."""
+
+    bootstrap_servers: list[str] = Field(default=["127.0.0.1:9092"], min_length=1)
+    """Brokers to start from, `host:port`."""
+    group: str | None = None
+    """Consumer group of the workers; `<stream>-detector` when left out."""
+    inputs: list[InputConfig] = Field(default=[], validate_default=True)
+    """Input topics; `<stream>.readings` when left out. Topics that are joined have equally many partitions."""
+    alert_topic: str | None = None
+    """Where alerts go; `<stream>.alerts` when left out."""
+    dead_letter_topic: str | None = None
+    """Where unusable messages go; `<stream>.dead-letter` when left out."""
+    start_from: Literal["earliest", "latest"] = "earliest"
+    """Where a group without committed offsets starts."""
+    session_timeout_ms: int = Field(default=10_000, ge=1_000)
+    """A worker silent for so long loses its partitions."""
+    max_poll_records: int = Field(default=4_000, ge=1)
+    """Most messages taken in one poll."""
+    security: KafkaSecurity = KafkaSecurity()
+    """Transport, authentication and certificates."""
+
+
+class ChannelConfig(Section):
+    """One measured quantity (or field of a record)."""
+
+    kind: Literal["number", "category"] = "number"
+    """`category` takes strings (record streams): they travel as codes and are encoded by the model."""
+    unit: str = ""
+    """Unit, shown in alerts and dashboards."""
+    cell: Literal["mean", "last", "min", "max", "waveform"] = "mean"
+    """What becomes of the readings in one grid cell; `waveform`: the features below of its samples."""
+    valid: tuple[float, float] | None = None
+    """Readings outside [low, high] are dead letters (`out-of-range`)."""
+    features: list[WaveformFeature] = ["rms", "peak", "crest", "kurtosis"]
+    """Waveform only: features of a cell's samples. Kurtosis is Pearson's (3 for a Gaussian)."""
+    bands: int = Field(default=0, ge=0, le=64)
+    """Waveform only: so many log band energies, evenly spaced from 0 to half the sample rate."""
+    max_gap_ms: float | None = Field(default=None, ge=0)
+    """Longest gap filled in this channel; `window.max_gap_ms` when left out. A slow sensor needs a longer one."""
+
+    @field_validator("valid")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(f"must be [low, high] with low < high, got {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChannelConfig:
+        if self.kind == "category" and self.cell != "last":
+            raise ValueError(f"a category can't be averaged: cell must be last, got {self.cell}")
+        if self.cell == "waveform" and not self.features and not self.bands:
+            raise ValueError("a waveform needs at least one of features and bands")
+        return self
+
+    def columns(self, name: str) -> list[str]:
+        """Names of the window columns this channel becomes."""
+        if self.cell != "waveform":
+            return [name]
+        return [f"{name}.{feature}" for feature in self.features] + [f"{name}.band{i}" for i in range(self.bands)]
+
+
+class WindowConfig(Section):
+    """The event-time grid and the windows on it. Windows end at whole multiples of `stride` cells since 1970."""
+
+    cell_ms: PositiveMs = 1_000.0
+    """Width of a grid cell, ms; fractions are allowed (0.0833333 for samples at 12 kHz)."""
+    length: int = Field(default=60, ge=1, le=100_000)
+    """Cells in a window."""
+    stride: int = Field(default=1, ge=1)
+    """Cells from one window's end to the next."""
+    lateness_ms: float = Field(default=0.0, ge=0)
+    """A cell closes when its asset's clock on the topic is so far past the cell's end; later readings for it are dead letters."""
+    max_gap_ms: float = Field(default=5_000.0, ge=0)
+    """A gap up to this is filled with the last value known, and marked; a longer one cuts the window."""
+    max_ahead_ms: float = Field(default=60_000.0, gt=0)
+    """A reading further ahead of the broker's clock is a dead letter (`too-far-ahead`)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> WindowConfig:
+        if self.stride > self.length:
+            raise ValueError(f"stride must be in 1..{self.length} (length), got {self.stride}")
+        return self
+
+
+class FeatureConfig(Section):
+    """What is done to a window before the model sees it; part of the artifact."""
+
+    smoothing: float | None = Field(default=None, gt=0, le=1)
+    """Weight of the newest cell in a causal exponential moving average along the window; none when left out."""
+    keep: int | None = Field(default=None, ge=1)
+    """The model sees the last so many cells (after smoothing); all when left out. 1: one vector a window."""
+    difference: bool = False
+    """Take differences from cell to cell first."""
+    scaling: Literal["robust", "standard"] = "robust"
+    """`robust`: median and (q90 - q10)/2.563 of the training part; `standard`: mean and standard deviation."""
+    clip: float | None = Field(default=10.0, gt=0)
+    """Scaled values are clipped to ±clip; left out (null): not clipped."""
+
+
+class AEConfig(Section):
+    """Autoencoder: score = mean square reconstruction error."""
+
+    kind: Literal["ae"] = "ae"
+    """Family of the detector."""
+    body: Literal["dense", "conv"] = "dense"
+    """`dense`: fully connected on the flattened window; `conv`: 1-d convolutions along time."""
+    hidden: list[int] = Field(default=[16], min_length=1)
+    """Widths of the encoder's hidden layers (channels, for `conv`); the decoder mirrors them."""
+    latent: int = Field(default=3, ge=1)
+    """Width of the bottleneck."""
+    kernel: int = Field(default=5, ge=1)
+    """`conv` only: kernel width, odd."""
+
+
+ModelConfig = AEConfig
+
+
+class TrainConfig(Section):
+    """How a detector is fitted."""
+
+    epochs: int = Field(default=60, ge=1)
+    """Most passes over the training part."""
+    batch: int = Field(default=64, ge=1)
+    """Windows in a gradient step."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Step size of Adam."""
+    patience: int = Field(default=10, ge=1)
+    """Stop after so many epochs without a better loss on the held-out tail."""
+    holdout: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the history, at its end, kept out of the fit: for early stopping and calibration."""
+    seed: int = 0
+    """Seed of initial weights and shuffling."""
+
+
+class ScorerConfig(Section):
+    """Batching and the device."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is a device."""
+    precision: Literal["float64", "float32"] = "float64"
+    """Arithmetic of the model. float64 makes scores independent of how windows were batched."""
+    max_batch: int = Field(default=512, ge=1)
+    """Most windows in one forward pass."""
+    max_wait_ms: float = Field(default=50.0, ge=0)
+    """Longest a window waits for others to share its batch."""
+    compile: bool = False
+    """Compile the model (torch.compile, CUDA graphs where there are any); batches are padded to few sizes."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of one worker."""
+
+
+class ThresholdConfig(Section):
+    """How scores are judged. The threshold adapts with every normal score and lives in Redis, per asset."""
+
+    method: Literal["spot", "quantile", "mad"] = "spot"
+    """`spot`: extreme value theory (Siffer et al. 2017); `quantile`: rolling quantile; `mad`: rolling median + k·MAD."""
+    risk: float = Field(default=1e-4, gt=0, lt=0.5)
+    """Wanted probability that a normal window's score exceeds the level."""
+    tail: float = Field(default=0.02, gt=0, lt=0.5)
+    """spot: share of normal scores taken as the tail the generalised Pareto law is fitted to."""
+    max_peaks: int = Field(default=200, ge=10, le=800)
+    """spot: most recent tail excesses kept."""
+    memory: int = Field(default=500, ge=20, le=900)
+    """quantile, mad: recent normal scores kept."""
+
+
+class IncidentConfig(Section):
+    """From verdicts to incidents."""
+
+    open_after: int = Field(default=2, ge=1, le=64)
+    """Open when so many ..."""
+    open_of: int = Field(default=3, ge=1, le=64)
+    """... of the last so many windows were anomalous."""
+    close_after: int = Field(default=10, ge=1)
+    """Close after so many quiet windows in a row."""
+    exit_ratio: float = Field(default=1.0, gt=0, le=1)
+    """A window of an open incident is quiet when its score is at most exit_ratio times the level."""
+    warning_ratio: float = Field(default=1.5, ge=1)
+    """Score over level from which an incident is a warning (below: info)."""
+    critical_ratio: float = Field(default=4.0, ge=1)
+    """Score over level from which an incident is critical."""
+    point_windows: int = Field(default=3, ge=1)
+    """An incident of at most so many anomalous windows is of kind `point`."""
+    collective_windows: int = Field(default=60, ge=2)
+    """An incident of at least so many windows is of kind `collective`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> IncidentConfig:
+        if self.open_after > self.open_of:
+            raise ValueError(f"open_after must be in 1..{self.open_of} (open_of), got {self.open_after}")
+        if self.critical_ratio < self.warning_ratio:
+            raise ValueError(f"critical_ratio must be at least warning_ratio ({self.warning_ratio})")
+        return self
+
+
+class RedisConfig(Section):
+    """Where thresholds live."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    """redis://, rediss:// (TLS) or unix:// without a password."""
+    username: str | None = None
+    """ACL user."""
+    password: Secret | None = None
+    """ACL or server password."""
+    ca_file: Path | None = None
+    """Certificate authority of a TLS server; the system's when left out."""
+    prefix: str = "stream-detector"
+    """All keys start with this and the stream's name."""
+    timeout_ms: float = Field(default=2_000.0, gt=0)
+    """Longest wait for an answer."""
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        if "@" in value or "password=" in value:
+            raise ValueError("must hold no credentials; use redis.username and redis.password: {env: NAME}")
+        return value
+
+
+class MetricsConfig(Section):
+    """Prometheus metrics and health."""
+
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    """Serve /metrics, /healthz and /readyz here; not at all when left out. 0 takes a free port (named in the log)."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+
+class Config(Section):
+    """One set-up: a stream of readings, its detector, its thresholds and where it all lives."""
+
+    stream: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    """Name of the stream; the default topics, group and keys derive from it."""
+    channels: dict[str, ChannelConfig] = Field(min_length=1)
+    """Channels by name, in the order of the model's inputs."""
+    delivery: Literal["at_least_once"] = "at_least_once"
+    """What a crash may cost. at_least_once: alerts may repeat, with the same id."""
+    commit_interval_ms: float = Field(default=1_000.0, gt=0)
+    """Longest time between commits of alerts, state and offsets."""
+    kafka: KafkaConfig = KafkaConfig()
+    """Brokers, topics, consumer group."""
+    window: WindowConfig = WindowConfig()
+    """Event-time grid and windows."""
+    features: FeatureConfig = FeatureConfig()
+    """From window to model input."""
+    model: ModelConfig = AEConfig()
+    """The detector."""
+    artifact: Path | None = None
+    """Trained detector: a file for all assets, or a folder of `<asset>.safetensors` with an optional `default.safetensors`."""
+    train: TrainConfig = TrainConfig()
+    """Fitting."""
+    scorer: ScorerConfig = ScorerConfig()
+    """Batching and device."""
+    threshold: ThresholdConfig = ThresholdConfig()
+    """Adaptive thresholds."""
+    incident: IncidentConfig = IncidentConfig()
+    """Hysteresis and severity."""
+    redis: RedisConfig = RedisConfig()
+    """Threshold store."""
+    metrics: MetricsConfig = MetricsConfig()
+    """Metrics and health."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        if self.features.keep is not None and self.features.keep > self.window.length:
+            raise ValueError(f"features.keep must be in 1..{self.window.length} (window.length), got {self.features.keep}")
+        for index, entry in enumerate(self.kafka.inputs):
+            known = {"asset", "ts", "interval_ms", "values", *self.channels}
+            if unknown := sorted(set(entry.fields) - known):
+                raise ValueError(f"kafka.inputs.{index}.fields: {unknown[0]!r} is no channel; expected one of {sorted(known)}")
+        reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
+        if reserved:
+            raise ValueError(f"channels: {sorted(reserved)[0]!r} is a field of every reading; choose another name")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the window columns, in order: one a channel, several of a waveform."""
+        return [column for name, channel in self.channels.items() for column in channel.columns(name)]
+
+    @property
+    def inputs(self) -> list[InputConfig]:
+        """Input topics, the default filled in."""
+        return self.kafka.inputs or [InputConfig(topic=f"{self.stream}.readings")]
+
+    @property
+    def group(self) -> str:
+        """Consumer group, the default filled in."""
+        return self.kafka.group or f"{self.stream}-detector"
+
+    @property
+    def alert_topic(self) -> str:
+        """Alert topic, the default filled in."""
+        return self.kafka.alert_topic or f"{self.stream}.alerts"
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Dead-letter topic, the default filled in."""
+        return self.kafka.dead_letter_topic or f"{self.stream}.dead-letter"

@@ -1,0 +1,249 @@
+"""What flows between the stages. Columnar where a batch can do the work of a loop; units and shapes on the fields.
+
+    MessageBatch ─ codec ─▶ ReadingBatch ─ window ─▶ WindowBatch ─ scorer ─▶ ScoreBatch ─ threshold, incident ─▶ Alert
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Severity = Literal["info", "warning", "critical"]
+AlertEvent = Literal["open", "update", "close"]
+AlertKind = Literal["point", "contextual", "collective", "sensor-fault"]
+
+#: Reasons a message goes to the dead-letter topic, with what each means.
+DEAD_LETTER_CODES: Mapping[str, str] = {
+    "empty": "the message has no value (a tombstone) or one of zero bytes",
+    "not-json": "the value is not JSON",
+    "not-msgpack": "the value is not MessagePack",
+    "unknown-content-type": "the content-type header names a format this detector doesn't read",
+    "not-an-object": "the value is JSON or MessagePack, but not an object",
+    "no-asset": "neither the value nor the key names the asset",
+    "bad-asset": "the asset is not a string of 1 to 256 characters",
+    "no-timestamp": "the reading carries no timestamp",
+    "bad-timestamp": "the timestamp is neither UNIX milliseconds nor ISO 8601 with an offset",
+    "no-values": "the reading carries none of the configured channels",
+    "not-a-number": "a value is not a finite number (or a string, for a category)",
+    "out-of-range": "a value lies outside the channel's configured `valid` range or what float32 holds",
+    "bad-block": "a block of samples is empty, unevenly typed, of odd byte length or without interval_ms",
+    "too-large": "the value or a block in it is larger than the configured limit",
+    "too-late": "the reading's grid cell was closed before it came (see window.lateness_ms)",
+    "too-far-ahead": "the reading's time is further ahead of the broker's than window.max_ahead_ms",
+}
+
+
+class Partition(NamedTuple):
+    """One partition of one input topic. `index` is also the id of the task it belongs to."""
+
+    topic: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs of a partition
+
+
+class Message(Protocol):
+    """What a source hands on of one record; kafka-python's ConsumerRecord fits as it is."""
+
+    @property
+    def offset(self) -> int:
+        """Position in the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """The broker's or producer's time of the record, UNIX ms; -1 when unknown."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The asset's id, UTF-8, or None."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The reading's bytes."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Record headers, in order."""
+
+
+class PlainMessage(NamedTuple):
+    """A `Message` made by hand: by the memory source, producers and tests."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MessageBatch:
+    """Messages of one partition in offset order."""
+
+    partition: Partition
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that can't be used, with the reason. `code` is a key of DEAD_LETTER_CODES."""
+
+    partition: Partition
+    message: Message
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingBatch:
+    """Readings of one partition, columnar, in offset order: M readings (messages), N rows (samples).
+
+    A single reading is one row; a block of k samples is k rows. C is the number of configured channels.
+    """
+
+    partition: Partition
+    messages: Sequence[Message]   # (M) where each reading came from, for dead letters by later stages
+    assets: list[str]             # (M)
+    offsets: NDArray[np.int64]    # (M,)
+    ingest_ms: NDArray[np.int64]  # (M,) the record's own time, UNIX ms; -1 when unknown
+    reading: NDArray[np.int64] | None  # (N,) row -> reading, ascending; None when every reading is one row (N == M)
+    ts_ms: NDArray[np.float64]    # (N,) event time, UNIX ms
+    values: NDArray[np.float64]   # (N, C) NaN where the row doesn't carry the channel; categories as codes
+    interval_ms: NDArray[np.float64] | None = None  # (M,) sample interval of blocks, NaN for single readings
+
+
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """W windows of one task, each `T` grid cells of `C` columns of one asset, in the order they were completed."""
+
+    task: int
+    assets: list[str]             # (W)
+    end_ms: NDArray[np.int64]     # (W,) event time of the last cell's end, UNIX ms (rounded)
+    values: NDArray[np.float32]   # (W, T, C) unscaled, gaps filled by the last value known
+    filled: NDArray[np.bool_]     # (W, T, C) True where the cell had no reading of its own
+    ingest_ms: NDArray[np.int64]  # (W,) broker time of the reading that completed the window; -1 when unknown
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.assets)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBatch:
+    """Scores of W windows; higher is stranger. Scores keep 20 bits of mantissa so that replays agree."""
+
+    score: NDArray[np.float64]     # (W,)
+    channels: NDArray[np.float32]  # (W, C) each column's part of the score; parts are >= 0
+    observed: NDArray[np.float32]  # (W, C) what was measured, in the channel's unit
+    expected: NDArray[np.float32]  # (W, C) what the model would have expected there, in the channel's unit
+    model: NDArray[np.int32]       # (W,) index into `models`
+    models: tuple[ModelRef, ...]   # the detectors that took part
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Names a trained detector in an alert."""
+
+    kind: str     # "ae", "vae", ...
+    version: str  # end date of its training data and a hash of its content
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One score judged. `level` is None while the threshold has seen too little to judge."""
+
+    asset: str
+    end_ms: int
+    score: float
+    level: float | None
+    anomalous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelShare:
+    """One channel's part in an alert; shares of one alert sum to 1."""
+
+    name: str
+    share: float
+    observed: float
+    expected: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One event of an incident, as published (docs/wire-format.md). Nothing in it depends on wall-clock time."""
+
+    id: str
+    incident: str
+    event: AlertEvent
+    stream: str
+    asset: str
+    start_ms: int   # event time of the incident's first anomalous window's end
+    end_ms: int     # event time of this event's window end
+    score: float    # the score at this event
+    threshold: float
+    severity: Severity
+    kind: AlertKind
+    channels: tuple[ChannelShare, ...]  # by share, largest first
+    model: ModelRef
+    method: str     # of the threshold: "spot", "quantile", "mad", "pinned"
+    risk: float
+    seen: int       # normal scores the threshold has learnt from
+    ingest_ms: int = -1  # header only: broker time of the reading that completed the window
+    scored_ms: int = -1  # header only: wall-clock time of scoring
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a task has come on one partition."""
+
+    offset: int  # where a restarted worker must read from: the oldest message an open window still needs
+    read: int    # one past the last message processed; rows below it were already judged or dead-lettered
+    epoch: int = 0  # count of the task's commits
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentState:
+    """Where one asset stands between quiet and alarm (see incident.py)."""
+
+    recent: int = 0          # the last n verdicts as bits, newest lowest
+    quiet: int = 0           # quiet windows in a row since the last anomalous one
+    first_ms: int | None = None  # end of the first anomalous window of the run that may open an incident
+    opened_ms: int | None = None # end of the window that opened the incident; None when there is none
+    incident: str | None = None  # its id
+    severity: Severity = "info"
+    leader: str | None = None    # the channel that leads its shares
+    peak: float = 0.0            # highest score of the incident
+    windows: int = 0             # windows since it opened
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdState:
+    """What a threshold method knows of one asset: a small bag of numbers, at most 4 kB serialised."""
+
+    method: str
+    level: float | None      # alarm above this; None while too little was seen
+    seen: int                # normal scores learnt from, calibration included
+    numbers: tuple[float, ...] = ()           # method-specific scalars, documented in threshold.py
+    sample: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # peaks or recent scores
+
+
+@dataclass(frozen=True, slots=True)
+class AssetState:
+    """All that is remembered of one asset between commits."""
+
+    threshold: ThresholdState
+    incident: IncidentState
+    judged_ms: int      # end of the last window judged; windows up to it are not judged again
+    reset: str = ""     # token of the last operator reset applied
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What operators set while workers run; never part of the versioned state."""
+
+    version: int = 0                                        # counts changes
+    pins: Mapping[str, float] = field(default_factory=dict)    # asset -> level
+    resets: Mapping[str, str] = field(default_factory=dict)    # asset -> token; "*" for all
