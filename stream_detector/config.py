@@ -171,7 +171,7 @@ class WindowConfig(Section):
     stride: int = Field(default=1, ge=1)
     """Cells from one window's end to the next."""
     lateness_ms: float = Field(default=0.0, ge=0)
-    """A cell closes when its asset's clock on the topic is so far past the cell's end; later readings for it are dead letters."""
+    """A cell closes when its asset's clock is so far past the cell's end; later readings for it are dead letters."""
     max_gap_ms: float = Field(default=5_000.0, ge=0)
     """A gap up to this is filled with the last value known, and marked; a longer one cuts the window."""
     max_ahead_ms: float = Field(default=60_000.0, gt=0)
@@ -195,7 +195,7 @@ class FeatureConfig(Section):
     """Take differences from cell to cell first."""
     scaling: Literal["robust", "standard"] = "robust"
     """`robust`: median and (q90 - q10)/2.563 of the training part; `standard`: mean and standard deviation."""
-    clip: float | None = Field(default=10.0, gt=0)
+    clip: float | None = Field(default=100.0, gt=0)
     """Scaled values are clipped to ±clip; left out (null): not clipped."""
 
 
@@ -255,9 +255,12 @@ class ThresholdConfig(Section):
     """How scores are judged. The threshold adapts with every normal score and lives in Redis, per asset."""
 
     method: Literal["spot", "quantile", "mad"] = "spot"
-    """`spot`: extreme value theory (Siffer et al. 2017); `quantile`: rolling quantile; `mad`: rolling median + k·MAD."""
+    """`spot`: extreme value theory (Siffer et al. 2017); `quantile`: rolling quantile; `mad`: median + k·MAD."""
     risk: float = Field(default=1e-4, gt=0, lt=0.5)
-    """Wanted probability that a normal window's score exceeds the level."""
+    """Wanted probability that a normal window's score exceeds the adaptive level."""
+    margin: float = Field(default=1.0, ge=1, le=100)
+    """Alarm only above margin times the adaptive level: room for conditions that a short history did not show. Scores
+    between the two neither alarm nor are learnt."""
     tail: float = Field(default=0.02, gt=0, lt=0.5)
     """spot: share of normal scores taken as the tail the generalised Pareto law is fitted to."""
     max_peaks: int = Field(default=200, ge=10, le=800)
@@ -350,7 +353,7 @@ class Config(Section):
     model: ModelConfig = AEConfig()
     """The detector."""
     artifact: Path | None = None
-    """Trained detector: a file for all assets, or a folder of `<asset>.safetensors` with an optional `default.safetensors`."""
+    """Trained detector: a file for all assets, or a folder of `<asset>.safetensors` and perhaps `default.safetensors`."""
     train: TrainConfig = TrainConfig()
     """Fitting."""
     scorer: ScorerConfig = ScorerConfig()
@@ -366,12 +369,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
-        if self.features.keep is not None and self.features.keep > self.window.length:
-            raise ValueError(f"features.keep must be in 1..{self.window.length} (window.length), got {self.features.keep}")
+        keep, length = self.features.keep, self.window.length
+        if keep is not None and keep > length:
+            raise ValueError(f"features.keep must be in 1..{length} (window.length), got {keep}")
         for index, entry in enumerate(self.kafka.inputs):
             known = {"asset", "ts", "interval_ms", "values", *self.channels}
             if unknown := sorted(set(entry.fields) - known):
-                raise ValueError(f"kafka.inputs.{index}.fields: {unknown[0]!r} is no channel; expected one of {sorted(known)}")
+                where = f"kafka.inputs.{index}.fields"
+                raise ValueError(f"{where}: {unknown[0]!r} is no channel; expected one of {sorted(known)}")
         reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
         if reserved:
             raise ValueError(f"channels: {sorted(reserved)[0]!r} is a field of every reading; choose another name")

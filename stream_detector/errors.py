@@ -8,7 +8,8 @@
     ├── BrokerError                  Kafka refused or is away
     │   └── FencedError              another worker owns this task now: drop it, don't commit
     └── StoreError                   Redis refused or is away
-        └── StoreFencedError         a newer writer owns this task's state: drop it, don't commit
+        ├── StoreFencedError         a newer writer owns this task's state: drop it, don't commit
+        └── StoreLostError           Redis came back without this task's last states: write all of them anew
 """
 
 
@@ -52,3 +53,7 @@ class StoreError(DetectorError):
 
 class StoreFencedError(StoreError):
     """A newer fencing token was taken for this task. Drop the task without committing."""
+
+
+class StoreLostError(StoreError):
+    """The store has lost what was saved for this task. Take a new token, then save every asset's state."""

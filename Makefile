@@ -1,0 +1,52 @@
+# Bare `make` lists the targets. PYTHON chooses the interpreter (3.11 or newer), ARGS is handed on to the command.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench check-configs reference clean
+
+help: ## List the targets
+	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(VENV)/.installed ## Make .venv with all that the project and its tests need (again only after pyproject.toml changed)
+
+# The sentinel is written last: an installation broken off half-way is done again.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo "$(PYTHON) can't make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV); the first time this takes minutes, for torch is large"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: install ## Simulate machines, train, replay through a broker, show alerts (ARGS='--headless --json', '--kafka HOST:PORT', ...)
+	@$(BIN)/stream-detector demo $(ARGS)
+
+test: install ## Run the tests (ARGS='-k window')
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## Check style (ruff), types (mypy --strict) and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+bench: install ## Measure messages per second from poll to alert beside a bare poll loop
+	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)
+
+check-configs: install ## Validate every set-up in configs/
+	@for config in configs/*.yaml; do $(BIN)/stream-detector check $$config >/dev/null || exit; echo "$$config: valid"; done
+
+reference: install ## Make docs/configuration.md and the JSON Schema anew from config.py
+	$(BIN)/stream-detector check --reference > docs/configuration.md
+	$(BIN)/stream-detector check --schema > stream_detector/schemas/config.schema.json
+
+clean: ## Remove the environment, caches and what demos wrote
+	rm -rf $(VENV) build dist demo-output .servers .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

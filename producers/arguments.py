@@ -1,0 +1,215 @@
+"""Options of the command line, and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from producers.faults import KINDS, SYNTAX
+from producers.profiles import PROFILES
+from producers.readers import FORMATS
+from producers.readers.times import TsUnit, iso_to_ms
+from producers.replay import Times
+from producers.simulate import CHANNELS, DEFAULT_CHANNELS
+
+_EXAMPLES = """\
+examples:
+  replay a folder of recordings, a minute a second, as many assets as files:
+    python -m producers replay data/skab/valve1 --format skab --topic pump.readings --speed 60
+  the same into the topic, brokers and field names of a set-up, as fast as it goes:
+    python -m producers replay data/skab/valve1 --format skab --config configs/pump.yaml --speed max
+  your own table as a live stream, again and again, its times moved to now:
+    python -m producers replay line3.csv --format csv --topic line3.readings --times now --loop forever
+  write two hours of four simulated machines, with faults and labels:
+    python -m producers simulate --machines 4 --hours 2 --out machines/
+  one simulated machine live, with an outer-race fault after ten minutes:
+    python -m producers simulate --machines 1 --hours 1 --faults bearing-outer@10m+5m:0.8 --topic pump.readings
+
+Each command has its own --help.
+"""
+
+_REPLAY = """\
+formats (a folder stands for all its files of the format):
+{formats}
+
+Assets are named after their files: valve1/0.csv is valve1-0, pump.csv is pump. Every reading's key is its asset.
+Labels are never sent. Times without an offset are taken as UTC.
+"""
+
+_SIMULATE = """\
+faults: default (two of different kinds a machine; one in less than an hour), none, or a list of
+  {syntax}
+with times as 90s, 45m, 1.5h or 40% (of the run) and a severity of more than 0, up to 1. What a sensor fault
+spoils is a channel; machine-2=sensor-stuck/current@1h+10m is one in one machine. Names:
+{faults}
+
+channels: {channels}
+
+The same seed gives the same bytes; machine-3 of a seed is the same among 3 machines as among 100.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m producers`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m producers",
+        description="Send readings to a topic: recorded data replayed, or machines simulated from physics.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_replay(commands)
+    _add_simulate(commands)
+    return parser
+
+
+def _add_replay(commands: Any) -> None:
+    formats = "\n".join(f"  {name:9} {format.layout}" for name, format in FORMATS.items())
+    parser = commands.add_parser(
+        "replay",
+        allow_abbrev=False,
+        help="send recorded data",
+        description="Send recordings, side by side from the same moment on, at a multiple of their own pace.",
+        epilog=_REPLAY.format(formats=formats),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, or folders of them")
+    parser.add_argument("--format", required=True, choices=list(FORMATS), help="format of the files")
+    parser.add_argument("--limit", type=_at_least(1), metavar="ROWS", help="send the first ROWS of each recording only")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--asset", help="name of the asset, for a single file; its file's name when left out")
+    reading.add_argument("--asset-column", metavar="NAME", help="column that names the asset (csv, parquet: asset)")
+    reading.add_argument(
+        "--ts-column", metavar="NAME", help="time column (csv, parquet: timestamp, ts, time, datetime or date)"
+    )
+    reading.add_argument("--ts-unit", choices=get_args(TsUnit), help="times are numbers of this unit since 1970")
+    reading.add_argument(
+        "--label-column", metavar="NAME", help="label column, not sent (csv, parquet: anomaly, is_anomaly or label)"
+    )
+    reading.add_argument("--columns", type=_names, metavar="A,B", help="send these channels only")
+    reading.add_argument("--rate-hz", type=_positive, metavar="HZ", help="sample rate of waveforms without one")
+    reading.add_argument(
+        "--block", type=_at_least(1), default=1_024, metavar="N", help="samples in a message, cwru (default: 1024)"
+    )
+    reading.add_argument(
+        "--start", type=_time, metavar="TIME", help="when undated recordings begin (default: 2000-01-01T00:00:00Z)"
+    )
+    _add_sending(parser, times="keep")
+
+
+def _add_simulate(commands: Any) -> None:
+    faults = "\n".join(f"  {kind.name:15} {kind.about} (default severity {kind.severity:g})" for kind in KINDS.values())
+    channels = ", ".join(f"{name} ({unit})" for name, (unit, _, _) in CHANNELS.items())
+    parser = commands.add_parser(
+        "simulate",
+        allow_abbrev=False,
+        help="simulate machines: to files, to a topic, or both",
+        description="Simulate machines with speed and load profiles and labelled faults.",
+        epilog=_SIMULATE.format(syntax=SYNTAX, faults=faults, channels=channels),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--machines", type=_at_least(1), default=4, metavar="N", help="how many (default: 4)")
+    parser.add_argument("--hours", type=_positive, default=2.0, metavar="H", help="how long (default: 2)")
+    parser.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="readings a second (default: 1)")
+    parser.add_argument("--seed", type=_at_least(0), default=0, metavar="S", help="seed of all chance (default: 0)")
+    parser.add_argument("--faults", default="default", metavar="LIST", help="see below (default: default)")
+    parser.add_argument(
+        "--profile",
+        choices=list(PROFILES),
+        default="shift",
+        help="what the machines do: one operating point, production cycles, or two shifts a day (default: shift)",
+    )
+    parser.add_argument("--name", default="machine", help="machines are called NAME-1, NAME-2, … (default: machine)")
+    parser.add_argument(
+        "--channels", type=_names, default=list(DEFAULT_CHANNELS), metavar="A,B",
+        help=f"channels to have (default: {','.join(DEFAULT_CHANNELS)})",
+    )
+    parser.add_argument(
+        "--start", type=_time, metavar="TIME", help="when simulated time begins (default: 2025-01-06T14:00:00Z)"
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--out", type=Path, metavar="DIR", help="write <machine>.csv and faults.json there")
+    files.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the files (default: csv)")
+    waves = parser.add_argument_group("waveforms")
+    waves.add_argument("--waveform", action="store_true", help="vibration as blocks of samples (files: parquet only)")
+    waves.add_argument("--waveform-every", type=_positive, default=10.0, metavar="S", help="seconds (default: 10)")
+    waves.add_argument("--block", type=_at_least(1), default=2_048, metavar="N", help="samples (default: 2048)")
+    waves.add_argument("--sample-rate", type=_positive, default=12_800.0, metavar="HZ", help="(default: 12800)")
+    _add_sending(parser, times="now")
+
+
+def _add_sending(parser: argparse.ArgumentParser, times: str) -> None:
+    group = parser.add_argument_group("sending")
+    group.add_argument("--topic", help="topic to send to; the first input topic of --config when left out")
+    group.add_argument(
+        "--config", type=Path, metavar="YAML", help="set-up that says brokers, security, topic, field names and format"
+    )
+    group.add_argument(
+        "--bootstrap-servers", type=_names, metavar="HOST:PORT,…",
+        help="brokers (default: those of --config, else 127.0.0.1:9092)",
+    )
+    group.add_argument(
+        "--speed", type=_speed, default=1.0, metavar="X", help="recorded seconds a second, or max (default: 1)"
+    )
+    group.add_argument(
+        "--times", choices=get_args(Times), default=times,
+        help="event times: as recorded, or moved so that the first (now) or the last (until-now) reading is now "
+        f"(default: {times})",
+    )
+    group.add_argument(
+        "--loop", type=_loops, default=1, metavar="N", help="so many times, or forever; later loops have later times"
+    )
+    group.add_argument(
+        "--message-format", choices=["json", "msgpack"], help="of the messages (default: that of --config, else json)"
+    )
+    group.add_argument(
+        "--partitions", type=_at_least(1), default=4, metavar="N", help="of the topic, where it is new (default: 4)"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected names separated by commas")
+    return names
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return number
+
+    return parse
+
+
+def _speed(text: str) -> float | None:
+    return None if text == "max" else _positive(text)
+
+
+def _loops(text: str) -> int | None:
+    return None if text == "forever" else _at_least(1)(text)
+
+
+def _time(text: str) -> float:
+    try:
+        return iso_to_ms(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected ISO 8601 such as 2025-01-06T14:00:00Z, got {text!r}") from None

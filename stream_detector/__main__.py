@@ -1,0 +1,68 @@
+"""The command line: `stream-detector COMMAND …`, also as `python -m stream_detector`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from stream_detector import __version__
+from stream_detector.cli import backtest, check, demo, monitor, run, thresholds, train
+from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
+
+_EPILOG = """\
+from nothing to alerts:
+  stream-detector demo                                     all of it on this machine, with simulated machines
+  stream-detector check configs/machine.yaml               is the set-up right?
+  stream-detector train configs/machine.yaml --data normal.csv
+  stream-detector backtest configs/machine.yaml --data last-week.csv
+  stream-detector run configs/machine.yaml                 the worker; start as many as you like
+  stream-detector monitor configs/machine.yaml             watch the alerts
+  stream-detector thresholds list configs/machine.yaml     what each asset's threshold has learnt
+
+Exit status: 0 done, 2 a setting, file or option is wrong, 1 anything else.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="stream-detector",
+        description="Real-time anomaly detection beside Kafka.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (demo, check, train, backtest, run, monitor, thresholds):
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("kafka").setLevel(logging.ERROR)  # its warnings repeat what the worker says once, in its words
+    try:
+        status: int = args.run(args)
+    except DetectorError as error:
+        sys.stderr.write(f"stream-detector: {error}\n")
+        return 2 if isinstance(error, ConfigError | DataError | ArtifactError) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

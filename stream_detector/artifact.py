@@ -1,0 +1,356 @@
+"""A trained detector on disk: one safetensors file with weights, scaler, calibration scores and all that explains them.
+
+The tensors are `detector.*`, `preprocess.*` and `calibration`. The safetensors metadata has one entry,
+`stream_detector`: JSON with `content` (see `Artifact`), `version` and `checksum`, a SHA-256 over the content and every
+tensor. Nothing in a file can run: no pickle, and a model is built only from a validated configuration. The checksum
+finds damage, not forgery; whoever may write the file may write another.
+The same training gives the same bytes: nothing here depends on the clock, a file's path or a dictionary's order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_detector.config import (
+    ChannelConfig,
+    Config,
+    FeatureConfig,
+    ModelConfig,
+    Section,
+    TrainConfig,
+    WindowConfig,
+)
+from stream_detector.errors import ArtifactError, DetectorError
+from stream_detector.features import Preprocess
+from stream_detector.models import Detector, FitReport, build
+from stream_detector.records import ModelRef
+
+FORMAT = 1
+METADATA_KEY = "stream_detector"
+#: Largest file `load` reads unless told otherwise.
+MAX_BYTES = 256 * 1024 * 1024
+#: Largest safetensors header taken; ours are a few kB, a fleet's asset names included a few hundred.
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+#: Packages whose version may change what the same training gives.
+PACKAGES = ("stream-detector", "torch", "numpy", "safetensors")
+
+
+class Snapshot(Section):
+    """The sections of the configuration that a detector was trained under and is scored under."""
+
+    channels: dict[str, ChannelConfig]
+    """Channels in the order of the model's inputs."""
+    window: WindowConfig
+    """The grid and the windows."""
+    features: FeatureConfig
+    """From window to model input."""
+    model: ModelConfig
+    """The detector."""
+    train: TrainConfig
+    """How it was fitted."""
+
+    @classmethod
+    def of(cls, config: Config) -> Snapshot:
+        """Take the sections from a whole configuration."""
+        return cls(
+            channels=config.channels,
+            window=config.window,
+            features=config.features,
+            model=config.model,
+            train=config.train,
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the window columns, in order."""
+        return [column for name, channel in self.channels.items() for column in channel.columns(name)]
+
+
+@dataclass(frozen=True, slots=True)
+class DataFingerprint:
+    """Which windows a detector was trained and calibrated on."""
+
+    sha256: str    # over each asset's windows in order: name, end times and float32 values
+    windows: int   # all of them: training, calibration and those dropped between
+    start_ms: int  # start of the first window, event time, UNIX ms
+    end_ms: int    # end of the last window
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the history was divided between the fit and the calibration; all counts are windows."""
+
+    method: str       # "holdout": each asset's last windows, later than all it was trained on
+    n_train: int      # windows that scaler and weights were fitted to
+    n_calibration: int  # windows scored for calibration; not trained on
+    n_overlapping: int  # of these, windows that still share cells with the training part
+    n_dropped: int    # windows at the boundary left out because they share cells with the training part
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A trained detector and where it comes from. `ref.version` is the end date of its data and a hash of it all."""
+
+    detector: Detector               # float32, in eval mode
+    preprocess: Preprocess           # float64
+    calibration: NDArray[np.float64]  # (n_calibration,) scores of windows not trained on, asset by asset in event time
+    config: Snapshot
+    assets: tuple[str, ...] | None   # the assets it was trained for; None: whichever come
+    data: DataFingerprint
+    split: Split
+    fit: FitReport
+    packages: Mapping[str, str]      # package -> version at training
+    ref: ModelRef
+
+    @classmethod
+    def create(
+        cls,
+        detector: Detector,
+        preprocess: Preprocess,
+        calibration: NDArray[np.float64],
+        config: Snapshot,
+        assets: tuple[str, ...] | None,
+        data: DataFingerprint,
+        split: Split,
+        fit: FitReport,
+    ) -> Artifact:
+        """Return the artifact of a training that has just ended, its version set from its content."""
+        unnamed = ModelRef(config.model.kind, "")
+        draft = cls(
+            detector, preprocess, calibration, config, assets, data, split, fit, _package_versions(), unnamed
+        )
+        return draft._named(_digest(draft._content(), draft._tensors()))
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically: after a crash there is the old file or the new one, nothing between.
+
+        Raises ArtifactError when it can't be written.
+        """
+        tensors, content = self._tensors(), self._content()
+        envelope = {"content": content, "version": self.ref.version, "checksum": _digest(content, tensors)}
+        blob = safetensors.torch.save(tensors, {METADATA_KEY: _canonical(envelope)})
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # or the rename may be lost with the power
+            finally:
+                os.close(folder)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise ArtifactError(f"the artifact {path} can't be written: {error.strerror}") from error
+
+    def mismatches(self, config: Config) -> list[str]:
+        """Say where `config` asks for other windows than this detector was trained on: one `key: ...` each."""
+        ours, theirs = self.config, config
+        found = []
+        if ours.columns != theirs.columns:
+            found.append(_mismatch("channels", ", ".join(ours.columns), ", ".join(theirs.columns)))
+        else:
+            pairs = [(name, ours.channels[name], theirs.channels.get(name)) for name in ours.channels]
+            for name, mine, other in pairs:
+                for key in ("kind", "cell"):
+                    found += _compare(f"channels.{name}.{key}", getattr(mine, key), getattr(other, key, None))
+        for key in ("cell_ms", "length"):
+            found += _compare(f"window.{key}", getattr(ours.window, key), getattr(theirs.window, key))
+        for key in FeatureConfig.model_fields:
+            found += _compare(f"features.{key}", getattr(ours.features, key), getattr(theirs.features, key))
+        return found
+
+    def check_compatible(self, config: Config, path: Path | None = None) -> None:
+        """Raise ArtifactError when `config` asks for other windows than this detector was trained on.
+
+        Compared are what the windows hold and how they are prepared: columns, how cells are filled, cell width,
+        length, features. The rest may differ (stride, lateness, gaps, units, valid
+        ranges): it doesn't change what the detector sees.
+        """
+        if found := self.mismatches(config):
+            name = f"the artifact {path}" if path is not None else f"the artifact {self.ref.version}"
+            raise ArtifactError(f"{name} doesn't fit the configuration: {'; '.join(found)}; train again or set it back")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts = {"detector": self.detector, "preprocess": self.preprocess}
+        tensors = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
+        tensors["calibration"] = torch.from_numpy(np.ascontiguousarray(self.calibration, np.float64))
+        return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "kind": self.config.model.kind,
+            "columns": self.config.columns,
+            "config": self.config.model_dump(mode="json"),
+            "assets": None if self.assets is None else list(self.assets),
+            "data": asdict(self.data),
+            "split": asdict(self.split),
+            "fit": asdict(self.fit),
+            "packages": dict(self.packages),
+        }
+
+    def _named(self, digest: str) -> Artifact:
+        day = datetime.fromtimestamp(self.data.end_ms / 1000, UTC).strftime("%Y%m%d")
+        ref = ModelRef(self.config.model.kind, f"{day}-{digest[:8]}")
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Artifact(**{**fields, "ref": ref})
+
+
+def load(path: Path, max_bytes: int = MAX_BYTES) -> Artifact:
+    """Read and verify an artifact. Raises ArtifactError naming the file, what is wrong with it and what to do."""
+    try:
+        return _parse(_read(path, max_bytes))
+    except _UnusableError as error:
+        raise ArtifactError(f"the artifact {path} can't be used: {error}") from error
+
+
+class _UnusableError(Exception):
+    """What is wrong with a file, before its name is known."""
+
+
+_DAMAGED = "copy it again or train again"
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            blob = file.read(max_bytes + 1)
+    except OSError as error:
+        raise _UnusableError(f"{error.strerror}; give the path that `stream-detector train` wrote") from error
+    if len(blob) > max_bytes:
+        raise _UnusableError(f"it is larger than {max_bytes} bytes; check the path, or raise the limit")
+    return blob
+
+
+def _parse(blob: bytes) -> Artifact:
+    envelope = _envelope(blob)
+    try:
+        tensors = safetensors.torch.load(blob)
+    except Exception as error:  # the library documents no error types; whatever it finds means the file is damaged
+        raise _UnusableError(f"it is damaged ({error}); {_DAMAGED}") from error
+    content = envelope["content"]
+    if _digest(content, tensors) != envelope.get("checksum"):
+        raise _UnusableError(f"its checksum doesn't match its content: it is damaged; {_DAMAGED}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise _UnusableError(f"its tensor {name!r} holds values that are no finite numbers; train again")
+    try:
+        artifact = _build(content, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, DetectorError) as error:
+        detail = f"no {error}" if isinstance(error, KeyError) else str(error).replace("\n", " ")
+        raise _UnusableError(f"its content is not valid ({detail}); train again with this version") from error
+    if artifact.ref.version != envelope.get("version"):
+        raise _UnusableError(f"its version {envelope.get('version')!r} doesn't match its content; {_DAMAGED}")
+    return artifact
+
+
+def _envelope(blob: bytes) -> dict[str, Any]:
+    """Return the JSON of ours in a safetensors header, checked as far as the format's version."""
+    size = int.from_bytes(blob[:8], "little")
+    if len(blob) < 8 or size > min(len(blob) - 8, MAX_HEADER_BYTES):
+        raise _UnusableError(f"it is no safetensors file or cut short ({len(blob)} bytes); {_DAMAGED}")
+    try:
+        header = json.loads(blob[8 : 8 + size])
+        envelope = json.loads(header["__metadata__"][METADATA_KEY])
+        found = envelope["content"]["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _UnusableError(f"it is not an artifact of stream-detector, or damaged; {_DAMAGED}") from error
+    if found != FORMAT:
+        raise _UnusableError(f"its format is {found!r}, this version reads {FORMAT}; train again with this version")
+    return dict(envelope)
+
+
+def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
+    config = Snapshot.model_validate_json(_canonical(content["config"]), strict=False)
+    preprocess = Preprocess(config.features, config.window.length, len(config.columns))
+    with torch.device("meta"):  # shapes only: a forged width costs no memory, the tensors must be there to match it
+        detector = build(config.model, preprocess.length, preprocess.columns)
+    detector.restore(_under("detector.", tensors))
+    preprocess.load_state_dict(_under("preprocess.", tensors))
+    if not bool((preprocess.scaler.scale > 0).all()):
+        raise ValueError("a column's scale is not positive")
+    scores = tensors["calibration"]
+    if scores.dtype != torch.float64 or scores.ndim != 1:
+        raise ValueError(f"calibration is {scores.dtype} {tuple(scores.shape)}, expected torch.float64 (n,)")
+    known = {"calibration", *(f"preprocess.{n}" for n in preprocess.state_dict())}
+    if extra := sorted(name for name in tensors if name not in known and not name.startswith("detector.")):
+        raise ValueError(f"it holds the unknown tensor {extra[0]!r}")
+    fit = content["fit"]
+    assets = content["assets"]
+    draft = Artifact(
+        detector=detector.eval(),
+        preprocess=preprocess.eval(),
+        calibration=scores.numpy(),
+        config=config,
+        assets=None if assets is None else tuple(str(asset) for asset in assets),
+        data=_fingerprint(content["data"]),
+        split=_split(content["split"]),
+        fit=FitReport(fit["epochs"], fit["best_epoch"], tuple(fit["losses"]), tuple(fit["val_losses"])),
+        packages={str(name): str(number) for name, number in content["packages"].items()},
+        ref=ModelRef(config.model.kind, ""),
+    )
+    return draft._named(_digest(content, tensors))
+
+
+def _fingerprint(data: dict[str, Any]) -> DataFingerprint:
+    return DataFingerprint(str(data["sha256"]), int(data["windows"]), int(data["start_ms"]), int(data["end_ms"]))
+
+
+def _split(data: dict[str, Any]) -> Split:
+    counts = (int(data[key]) for key in ("n_train", "n_calibration", "n_overlapping", "n_dropped"))
+    return Split(str(data["method"]), *counts)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _digest(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over the content's JSON and every tensor's name, type, shape and bytes, as hex."""
+    sha = hashlib.sha256(_canonical(content).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _canonical(value: object) -> str:
+    # channels keep their order (it is the order of the inputs), so keys are not sorted
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _compare(key: str, ours: object, theirs: object) -> list[str]:
+    return [] if ours == theirs else [_mismatch(key, ours, theirs)]
+
+
+def _mismatch(key: str, ours: object, theirs: object) -> str:
+    return f"{key} is {theirs} in the configuration, but the detector was trained with {ours}"
+
+
+def _package_versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"  # run from a source tree that isn't installed
+    return found

@@ -1,0 +1,57 @@
+"""`stream-detector backtest`: what a worker would have published for a recording."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+
+from stream_detector import settings
+from stream_detector.cli import data
+from stream_detector.cli.show import alert_line
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "backtest",
+        help="run a recording through the very stages of a worker, in memory",
+        description="Run recorded data through the very stages of a worker, without broker or store, and print the "
+        "alerts: with --json the very bytes a worker would publish, an alert a line. A summary goes to standard error.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    data.add_options(parser)
+    parser.add_argument("--model", type=Path, metavar="ARTIFACT", help="file or folder (default: artifact)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, as published")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry it out; return the exit status."""
+    from stream_detector.model_set import ModelSet  # torch comes with it: only once the options are right
+    from stream_detector.offline import Backtest
+    from stream_detector.scorer import Scorer
+
+    overrides = {"artifact": args.model.resolve()} if args.model else None
+    config = settings.load(args.config, overrides=overrides)
+    recordings = data.recordings(args, config)
+    models = ModelSet.load(config)
+    backtest = Backtest(config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts])
+    count = 0
+    with Progress(console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty()) as bars:
+        for recording in bars.track(recordings, description="recordings"):
+            for alert in backtest.run(data.encoded([recording])):
+                count += 1
+                sys.stdout.write((alert.decode() if args.json else alert_line(alert)) + "\n")
+    if not args.quiet:
+        rows, windows = sum(map(len, recordings)), backtest.pipeline.windows
+        sys.stderr.write(f"{rows} readings, {windows} windows, {count} alerts, {backtest.dead_letters} dead letters\n")
+    return 0

@@ -1,0 +1,99 @@
+"""`stream-detector check`: is this set-up right, and what exactly will a worker run with?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel
+
+from stream_detector import settings
+from stream_detector.cli import reference
+from stream_detector.config import Config, Secret
+from stream_detector.errors import ConfigError
+
+if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "check",
+        help="validate a set-up and print its effective settings",
+        description="Validate a set-up: its file, the STREAM_DETECTOR__… environment and the defaults together. Print "
+        "the settings a worker would run with, without secrets. Exit status 2 when something is wrong, with every "
+        "problem on standard error.",
+    )
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of the set-up")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--json", action="store_true", help="print the settings as JSON instead of YAML")
+    what.add_argument("--schema", action="store_true", help="print the JSON Schema of set-up files, for editors")
+    what.add_argument("--reference", action="store_true", help="print the documentation of every key as Markdown")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry it out; return the exit status: 0 when all is right, 2 otherwise."""
+    if args.schema:
+        sys.stdout.write(schema_text())
+        return 0
+    if args.reference:
+        sys.stdout.write(reference.markdown())
+        return 0
+    if args.config is None:
+        sys.stderr.write("stream-detector check: CONFIG is missing: name the YAML file of a set-up\n")
+        return 2
+    try:
+        config = settings.load(args.config)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    plain = settings.effective(config)
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n" if args.json else as_yaml(plain))
+    for warning in warnings(config):
+        sys.stderr.write(f"warning: {warning}\n")
+    return 0
+
+
+def schema_text() -> str:
+    """Return the JSON Schema as it is stored in `stream_detector/schemas/config.schema.json`."""
+    return json.dumps(settings.schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def as_yaml(plain: dict[str, Any]) -> str:
+    """Return settings as YAML in the order of the documentation."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """Yield what is allowed, but will stop a worker on this machine as things stand."""
+    if config.artifact is None:
+        yield "artifact is not set: give --model to `run`, or train one with `stream-detector train` and name it here"
+    elif not config.artifact.exists():
+        yield f"artifact: {config.artifact} does not exist (yet); `stream-detector train` writes it"
+    for path, place in _places(config, ""):
+        if isinstance(place, Path) and not place.is_file():
+            yield f"{path}: the file {place} does not exist"
+        elif isinstance(place, Secret) and place.env is not None and not os.environ.get(place.env):
+            yield f"{path}: the environment variable {place.env} is not set"
+
+
+def _places(part: object, path: str) -> Iterator[tuple[str, Path | Secret]]:
+    """Yield every file and secret that the settings name, the artifact aside."""
+    if isinstance(part, Path) and path != "artifact":
+        yield path, part
+    elif isinstance(part, BaseModel):
+        if isinstance(part, Secret):
+            yield path, part
+        for name in type(part).model_fields:
+            yield from _places(getattr(part, name), f"{path}.{name}".lstrip("."))
+    elif isinstance(part, (list, tuple)):
+        for index, each in enumerate(part):
+            yield from _places(each, f"{path}.{index}")

@@ -1,0 +1,55 @@
+"""Recorded data on the command line: options that say which files and how to read them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from producers.readers import FORMATS, read
+from producers.recording import Recording
+from stream_detector.config import Config
+from stream_detector.errors import DataError
+from stream_detector.offline import Encoded
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--data` and what belongs to it."""
+    group = parser.add_argument_group("recorded data")
+    group.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="files or folders")
+    group.add_argument("--format", choices=sorted(FORMATS), default="csv", help="format of the files (default: csv)")
+    group.add_argument("--rows", type=int, metavar="N", help="use only the first N rows of each file")
+    group.add_argument("--ts-column", metavar="NAME", help="csv, parquet: the column of times (default: looked for)")
+    group.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="csv, parquet: unit of numeric times")
+    group.add_argument("--asset-column", metavar="NAME", help="csv, parquet: a column that names the asset")
+    group.add_argument("--label-column", metavar="NAME", help="csv, parquet: a column of labels; never sent")
+    group.add_argument("--rate-hz", type=float, metavar="HZ", help="sample rate of waveforms that don't say theirs")
+
+
+def recordings(args: argparse.Namespace, config: Config) -> list[Recording]:
+    """Return the recordings the options name. Raises DataError, also when one lacks every configured channel."""
+    if args.rows is not None and args.rows < 1:
+        raise DataError(f"--rows must be at least 1, got {args.rows}")
+    found = read(
+        args.data,
+        args.format,
+        ts_column=args.ts_column,
+        ts_unit=args.ts_unit,
+        asset_column=args.asset_column,
+        label_column=args.label_column,
+        rate_hz=args.rate_hz,
+    )
+    for recording in found:
+        if not set(recording.channels) & set(config.channels):
+            raise DataError(
+                f"{recording.source or recording.asset}: none of its columns {recording.channels} is a channel of "
+                f"this set-up; channels: expects {list(config.channels)}"
+            )
+    return [recording.head(args.rows) for recording in found] if args.rows else found
+
+
+def encoded(recordings: Sequence[Recording]) -> Iterator[Encoded]:
+    """Yield the recordings' readings as messages, one recording after the other."""
+    for recording in recordings:
+        for message in recording.messages():
+            yield Encoded(message.key, message.value, message.headers)

@@ -1,0 +1,278 @@
+"""`stream-detector demo`: simulate or take a recording, train, replay through a broker, alert, sum up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from producers.output import write
+from producers.readers import FORMATS, read
+from producers.recording import Recording
+from producers.simulate import simulate
+from stream_detector import settings
+from stream_detector.cli import data
+from stream_detector.cli.show import alert_line
+from stream_detector.config import Config
+from stream_detector.errors import ConfigError, DetectorError
+from stream_detector.truth import Interval, incidents, runs, tally
+
+if TYPE_CHECKING:
+    from stream_detector.kafka_io import AlertReader
+    from stream_detector.records import Alert
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PARTITIONS = 4
+TRAINED = 0.4  # share of a simulated recording that is trained on: the simulator's faults come later
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="all of it on this machine: data, training, replay, alerts, a summary",
+        description="Simulate machines with faults (or take a recording), train a detector on the healthy beginning, "
+        "replay the whole through a broker to a worker, and show alerts as they come. Starts a broker and a "
+        "Redis-compatible server of its own unless told where yours are.",
+    )
+    parser.add_argument("--kafka", metavar="HOST:PORT", help="use this broker (topics demo-….readings and so on)")
+    parser.add_argument("--redis", metavar="URL", help="use this Redis")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a recording instead of simulated machines")
+    parser.add_argument("--format", choices=sorted(FORMATS), help="format of --data")
+    parser.add_argument("--config", type=Path, metavar="CONFIG", help="default: configs/machine.yaml, or FORMAT.yaml")
+    parser.add_argument("--train-rows", type=int, default=400, metavar="N", help="of --data, a file (default: 400)")
+    parser.add_argument("--machines", type=int, default=4, help="simulated machines (default: 4)")
+    parser.add_argument("--hours", type=float, default=2.0, help="simulated hours (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
+    parser.add_argument("--speed", default="max", help="of the replay: 60 is a minute a second (default: max)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep recording and model here")
+    parser.add_argument("--headless", action="store_true", help="plain lines, no colours")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, as the last line")
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is replayed, what is trained on, what is true."""
+
+    config_path: Path
+    files: list[Path]
+    format: str
+    recordings: list[Recording]
+    history: list[Recording]
+    truth: list[Interval]
+    out: Path
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry it out; return the exit status: 0 when the replay was processed to its end."""
+    started = time.monotonic()
+    console = Console(force_terminal=False if args.headless else None, no_color=args.headless or None, highlight=False)
+    with ExitStack() as closing:
+        plan = _plan(args, closing)
+        rows = sum(map(len, plan.recordings))
+        console.print(f"1/4  {len(plan.recordings)} recordings, {rows} readings", style="bold")
+        environment = _servers(args, closing)
+        environment["STREAM_DETECTOR__STREAM"] = f"demo-{os.getpid()}-{int(time.time())}"
+        environment["STREAM_DETECTOR__ARTIFACT"] = str(plan.out / "model")
+        config = settings.load(plan.config_path, env={**os.environ, **environment})
+        _train(plan, config, console)
+        alerts = _replay(args, plan, config, environment, closing, console)
+        summary = _summary(plan, config, alerts)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    _print(summary, plan, console, as_json=args.json)
+    return 0
+
+
+def _plan(args: argparse.Namespace, closing: ExitStack) -> _Plan:
+    if args.data is not None and args.format is None:
+        raise ConfigError(f"--data needs --format; expected one of {', '.join(sorted(FORMATS))}")
+    out = args.out or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-detector-demo-")))
+    out = out.resolve()
+    default = CONFIGS / ("machine.yaml" if args.data is None else f"{args.format}.yaml")
+    config_path = args.config or default
+    if not config_path.exists():
+        raise ConfigError(f"there is no {config_path}; give --config")
+    if args.data is not None:
+        recordings = read([args.data], args.format)
+        history = [recording.head(args.train_rows) for recording in recordings]
+        truth = [
+            interval
+            for recording in recordings
+            if recording.labels is not None
+            for interval in runs(recording.asset, recording.ts_ms, recording.labels)
+        ]
+        return _Plan(config_path, [args.data], args.format, recordings, history, truth, out)
+    recordings = simulate(args.machines, args.hours, args.seed)
+    files = [path for path in write(recordings, out / "recording") if path.suffix == ".csv"]
+    history = [recording.head(int(len(recording) * TRAINED)) for recording in recordings]
+    truth = [
+        Interval(recording.asset, fault.start_ms, fault.end_ms, fault.name)
+        for recording in recordings
+        for fault in recording.faults
+    ]
+    return _Plan(config_path, files, "csv", recordings, history, truth, out)
+
+
+def _servers(args: argparse.Namespace, closing: ExitStack) -> dict[str, str]:
+    """Return the environment that names broker and store, started here where none was given."""
+    environment: dict[str, str] = {}
+    kafka, redis = args.kafka, args.redis
+    if kafka is None or redis is None:
+        from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
+
+        embedded = closing.enter_context(Embedded())
+        if kafka is None:
+            kafka = embedded.bootstrap_servers
+            environment["STREAM_DETECTOR__KAFKA__SESSION_TIMEOUT_MS"] = str(SESSION_TIMEOUT_MS)
+        redis = redis or embedded.redis_url
+    environment["STREAM_DETECTOR__KAFKA__BOOTSTRAP_SERVERS"] = json.dumps(str(kafka).split(","))
+    environment["STREAM_DETECTOR__REDIS__URL"] = str(redis)
+    return environment
+
+
+def _train(plan: _Plan, config: Config, console: Console) -> None:
+    from stream_detector.model_set import save_all
+    from stream_detector.offline import windows
+    from stream_detector.train import train_many
+
+    rows = sum(map(len, plan.history))
+    trained = train_many(config, windows(config, data.encoded(plan.history)))
+    save_all(trained, plan.out / "model")
+    console.print(f"2/4  {len(trained)} detectors trained, one an asset, on the first {rows} readings", style="bold")
+
+
+def _replay(
+    args: argparse.Namespace,
+    plan: _Plan,
+    config: Config,
+    environment: dict[str, str],
+    closing: ExitStack,
+    console: Console,
+) -> list[Alert]:
+    """Start a worker and a replay as processes of their own; show alerts until all is processed."""
+    from stream_detector.kafka_io import AlertReader, ensure_topics
+
+    readings = config.inputs[0].topic
+    ensure_topics(
+        config.kafka, {readings: PARTITIONS, config.alert_topic: PARTITIONS, config.dead_letter_topic: 1}
+    )
+    env = {**os.environ, **environment}
+    python, path = sys.executable, str(plan.config_path)
+    producer = [python, "-m", "producers", "replay", *map(str, plan.files), "--format", plan.format, "--config", path]
+    sent = _Process([*producer, "--speed", args.speed, "--quiet"], env, closing)
+    worker = _Process([python, "-m", "stream_detector", "--log-level", "warning", "run", path], env, closing)
+    console.print("3/4  replaying; alerts as they come:", style="bold")
+    alerts: list[Alert] = []
+    reader = closing.enter_context(AlertReader(config, from_beginning=True))
+    sent_to: dict[int, int] | None = None
+    while True:
+        _show(reader, alerts, console)
+        if worker.ended():
+            raise DetectorError(f"the worker ended early with status {worker.process.returncode}")
+        if sent_to is None and sent.ended():
+            if sent.process.returncode:
+                raise DetectorError(f"the replay ended with status {sent.process.returncode}")
+            sent_to = _ends(config)
+        if sent_to is not None and _processed(config, sent_to):
+            break
+    worker.stop()
+    for _ in range(3):  # the last alerts may still be on their way
+        _show(reader, alerts, console)
+    return alerts
+
+
+class _Process:
+    """A child process that ends with the demo."""
+
+    def __init__(self, command: Sequence[str], env: dict[str, str], closing: ExitStack) -> None:
+        self.process = subprocess.Popen(command, env=env, stdout=sys.stderr)
+        closing.callback(self.stop)
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait."""
+        if not self.ended():
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _show(reader: AlertReader, alerts: list[Alert], console: Console) -> None:
+    from stream_detector.codec import decode_alert
+
+    for record in reader.read(timeout_ms=200):
+        alerts.append(decode_alert(record.value))
+        style = {"info": "", "warning": "yellow", "critical": "red"}[alerts[-1].severity]
+        console.print(alert_line(record.value), style=style, markup=False, soft_wrap=True)
+
+
+def _ends(config: Config) -> dict[int, int]:
+    from stream_detector.kafka_io import end_offsets
+
+    ends = end_offsets(config.kafka, [config.inputs[0].topic])
+    return {partition.index: end for partition, end in ends.items() if end}
+
+
+def _processed(config: Config, ends: dict[int, int]) -> bool:
+    """Whether the worker has committed all up to the ends."""
+    from stream_detector.redis_store import RedisStore
+
+    store = RedisStore(config.redis, config.stream)
+    try:
+        return all(
+            any(position.read >= end for position in store.load(task).positions.values()) for task, end in ends.items()
+        )
+    finally:
+        store.close()
+
+
+def _summary(plan: _Plan, config: Config, alerts: list[Alert]) -> dict[str, float | int]:
+    from stream_detector.kafka_io import end_offsets
+    from stream_detector.offline import windows
+
+    found = tally(incidents(alerts), plan.truth, config.window.length * config.window.cell_ms)
+    dead = sum(end_offsets(config.kafka, [config.dead_letter_topic]).values())
+    days = sum(recording.end_ms - recording.start_ms for recording in plan.recordings) / 86_400_000
+    return {
+        "readings": sum(map(len, plan.recordings)),
+        "windows": sum(map(len, windows(config, data.encoded(plan.recordings)))),
+        "alerts": len(alerts),
+        "incidents": len(found.incidents),
+        "faults": len(found.faults),
+        "faults_detected": len(found.detected),
+        "false_incidents": len(found.false),
+        "assets": len(plan.recordings),
+        "machine_days": round(days, 3),
+        "dead_letters": dead,
+    }
+
+
+def _print(summary: dict[str, float | int], plan: _Plan, console: Console, as_json: bool) -> None:
+    caught = f"{summary['faults_detected']} of {summary['faults']} faults detected"
+    console.print(f"4/4  {caught}, {summary['false_incidents']} false incidents", style="bold")
+    console.print(
+        f"      {summary['readings']} readings of {summary['assets']} assets, {summary['windows']} windows, "
+        f"{summary['alerts']} alerts, {summary['dead_letters']} dead letters, {summary['seconds']} s"
+    )
+    if as_json:
+        sys.stdout.write(json.dumps(summary) + "\n")

@@ -1,0 +1,60 @@
+"""`stream-detector monitor`: follow the alert topic."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from stream_detector import settings
+from stream_detector.cli.show import alert_line
+from stream_detector.errors import DecodeError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "monitor",
+        help="follow the alert topic",
+        description="Follow the alert topic: a line an alert for people, or with --json the alerts as published.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, as published")
+    parser.add_argument("--from-beginning", action="store_true", help="begin with the oldest alert kept")
+    parser.add_argument("--asset", metavar="NAME", help="only this asset's alerts")
+    parser.add_argument("--count", type=int, metavar="N", help="end after N alerts")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry it out; return the exit status."""
+    from stream_detector.kafka_io import AlertReader  # the client is slow to import: only once the options are right
+
+    config = settings.load(args.config)
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    shown = 0
+    with AlertReader(config, from_beginning=args.from_beginning) as alerts:
+        while not stop.is_set():
+            for alert in alerts.read(timeout_ms=200):
+                if args.asset is not None and alert.key != args.asset.encode():
+                    continue
+                try:
+                    line = alert.value.decode() if args.json else alert_line(alert.value)
+                except (DecodeError, UnicodeDecodeError) as error:
+                    line = f"not an alert, at offset {alert.offset} of partition {alert.partition}: {error}"
+                    sys.stderr.write(line + "\n")
+                    continue
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+                shown += 1
+                if args.count is not None and shown >= args.count:
+                    return 0
+    return 0

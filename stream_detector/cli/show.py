@@ -1,0 +1,36 @@
+"""How an alert looks to a person."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from stream_detector.codec import decode_alert
+
+_MARK = {"info": "·", "warning": "!", "critical": "‼"}
+
+
+def alert_line(value: bytes) -> str:
+    """Return one line about a published alert. Raises DecodeError when it is none.
+
+    When, what, where; how far above the threshold; which channels, with what was seen and what was expected.
+    """
+    alert = decode_alert(value)
+    when = datetime.fromtimestamp(alert.end_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    event = {"open": "OPEN  ", "update": "UPDATE", "close": "CLOSE "}[alert.event]
+    leading = [channel for channel in alert.channels if channel.share >= 0.1][:3]
+    channels = ", ".join(
+        f"{channel.name} {channel.observed:.4g} (expected {channel.expected:.4g}, {channel.share:.0%})"
+        for channel in leading
+    )
+    lasted = f" after {_duration(alert.end_ms - alert.start_ms)}" if alert.event == "close" else ""
+    return (
+        f"{when}  {_MARK[alert.severity]} {event} {alert.asset}  {alert.severity} {alert.kind}{lasted}"
+        f"  score {alert.score:.4g} over {alert.threshold:.4g}  {channels}"
+    )
+
+
+def _duration(ms: float) -> str:
+    seconds = round(ms / 1000)
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7_200 else f"{seconds / 3600:.1f} h"

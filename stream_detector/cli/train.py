@@ -1,0 +1,100 @@
+"""`stream-detector train`: recorded history -> a detector on disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from stream_detector import settings
+from stream_detector.cli import data
+from stream_detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream_detector.artifact import Artifact
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a detector on recorded normal operation",
+        description="Train the set-up's detector on recorded normal operation. Scaler and weights come from the first "
+        "part of each asset's windows; the tail (train.holdout) is kept for early stopping and calibration. The same "
+        "data, settings and seed give the same file.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    data.add_options(parser)
+    parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder with --per-asset (default: artifact)")
+    parser.add_argument("--per-asset", action="store_true", help="one detector an asset, in a folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object about what was trained")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry it out; return the exit status."""
+    from stream_detector.model_set import save_all  # torch comes with it: only once the options are right
+    from stream_detector.offline import windows
+    from stream_detector.train import train, train_many
+
+    config = settings.load(args.config)
+    out: Path | None = args.out or config.artifact
+    if out is None:
+        raise ConfigError("artifact is not set; give --out PATH, or set artifact in the configuration")
+    recordings = data.recordings(args, config)
+    history = windows(config, data.encoded(recordings))
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(), console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
+    ) as bars:  # fmt: skip
+        if args.per_asset:
+            fleet = bars.add_task("assets", total=len(recordings), loss="")
+
+            def one_more(asset: str) -> None:
+                bars.update(fleet, advance=1, description=f"asset {asset}")
+
+            trained = train_many(config, history, progress=one_more)
+            save_all(trained, out)
+            artifacts = list(trained.values())
+        else:
+            bar = bars.add_task("training", total=config.train.epochs, loss="")
+
+            def epoch(done: int, of: int, loss: float, validation: float) -> None:
+                bars.update(bar, completed=done, total=of, loss=f"{loss:.4g}, held out {validation:.4g}")
+
+            artifact = train(config, history, progress=epoch)
+            artifact.save(out)
+            artifacts = [artifact]
+    _report(artifacts, out, as_json=args.json)
+    return 0
+
+
+def _report(artifacts: list[Artifact], out: Path, as_json: bool) -> None:
+    rows = [
+        {
+            "assets": list(artifact.assets or ()),
+            "version": artifact.ref.version,
+            "kind": artifact.ref.kind,
+            "windows_trained": artifact.split.n_train,
+            "windows_calibrated": artifact.split.n_calibration,
+        }
+        for artifact in artifacts
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps({"path": str(out), "artifacts": rows}) + "\n")
+        return
+    for row in rows:
+        name = ", ".join(row["assets"]) or "all assets"
+        sys.stdout.write(
+            f"{name}: {row['kind']} {row['version']}, trained on {row['windows_trained']} windows, "
+            f"calibrated on {row['windows_calibrated']}\n"
+        )
+    sys.stdout.write(f"wrote {out}\n")

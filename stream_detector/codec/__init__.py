@@ -1,0 +1,45 @@
+"""Bytes <-> records; nothing else knows the wire formats (docs/wire-format.md).
+
+`readings` decodes input messages a batch at a time, `strict` one by one; `encode` writes them. `alerts` holds what is
+published, `state` what is kept between commits.
+"""
+
+from stream_detector.codec.alerts import (
+    NAMESPACE,
+    alert_headers,
+    alert_id,
+    dead_letter_headers,
+    decode_alert,
+    encode_alert,
+    incident_id,
+)
+from stream_detector.codec.encode import encode_reading
+from stream_detector.codec.readings import ReadingDecoder
+from stream_detector.codec.state import (
+    decode_metadata,
+    decode_positions,
+    decode_state,
+    encode_metadata,
+    encode_positions,
+    encode_state,
+)
+from stream_detector.codec.strict import category_code
+
+__all__ = [
+    "NAMESPACE",
+    "ReadingDecoder",
+    "alert_headers",
+    "alert_id",
+    "category_code",
+    "dead_letter_headers",
+    "decode_alert",
+    "decode_metadata",
+    "decode_positions",
+    "decode_state",
+    "encode_alert",
+    "encode_metadata",
+    "encode_positions",
+    "encode_reading",
+    "encode_state",
+    "incident_id",
+]

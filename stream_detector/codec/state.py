@@ -1,0 +1,146 @@
+"""What a store and the broker keep for a task: asset states, positions, offset metadata <-> bytes and text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stream_detector.codec.packing import pack, unpack
+from stream_detector.errors import DecodeError
+from stream_detector.records import AssetState, IncidentState, Partition, Position, ThresholdState
+
+STATE_SCHEMA = 1
+POSITIONS_SCHEMA = 1
+
+_METADATA = re.compile(r"sd1:([0-9]{1,18}):([0-9]{1,18})")
+
+
+def encode_state(state: AssetState, epoch: int) -> bytes:
+    """Return one asset's state, written in the commit of this epoch. Floats are exact.
+
+    At most 4 kB for what `ThresholdConfig` allows (900 samples) and names of usual length.
+    """
+    threshold, incident = state.threshold, state.incident
+    return pack([
+        STATE_SCHEMA,
+        int(epoch),
+        int(state.judged_ms),
+        state.reset,
+        [
+            threshold.method,
+            _float_or_none(threshold.level),
+            int(threshold.seen),
+            [float(number) for number in threshold.numbers],
+            np.ascontiguousarray(threshold.sample, dtype="<f4").tobytes(),
+        ],
+        [
+            int(incident.recent),
+            int(incident.quiet),
+            _int_or_none(incident.first_ms),
+            _int_or_none(incident.opened_ms),
+            incident.incident,
+            incident.severity,
+            incident.leader,
+            float(incident.peak),
+            int(incident.windows),
+        ],
+    ])
+
+
+def decode_state(value: bytes) -> tuple[int, AssetState]:
+    """Return the epoch and state that `encode_state` wrote. Raises DecodeError(bad-state) for anything else."""
+    fields = _unpacked(value, "bad-state")
+    if not (type(fields) is list and fields and type(fields[0]) is int):
+        raise DecodeError("bad-state", "not a state of this program")
+    if fields[0] != STATE_SCHEMA:
+        raise DecodeError("bad-state", f"schema {fields[0]} is not known; expected {STATE_SCHEMA}")
+    match fields:
+        case [
+            _,
+            int(epoch),
+            int(judged_ms),
+            str(reset),
+            [str(method), (float() | None) as level, int(seen), [*numbers], bytes(sample)],
+            [
+                int(recent),
+                int(quiet),
+                (int() | None) as first_ms,
+                (int() | None) as opened_ms,
+                (str() | None) as incident,
+                ("info" | "warning" | "critical") as severity,
+                (str() | None) as leader,
+                float(peak),
+                int(windows),
+            ],
+        ] if len(sample) % 4 == 0 and all(type(number) is float for number in numbers):
+            return epoch, AssetState(
+                threshold=ThresholdState(
+                    method=method,
+                    level=level,
+                    seen=seen,
+                    numbers=tuple(numbers),
+                    sample=np.frombuffer(sample, dtype="<f4").astype(np.float32),
+                ),
+                incident=IncidentState(
+                    recent, quiet, first_ms, opened_ms, incident, severity, leader, peak, windows
+                ),
+                judged_ms=judged_ms,
+                reset=reset,
+            )
+    raise DecodeError("bad-state", "a field is missing or of a wrong type")
+
+
+def encode_positions(positions: Mapping[Partition, Position]) -> bytes:
+    """Return a commit's positions, sorted by partition."""
+    return pack([
+        POSITIONS_SCHEMA,
+        [
+            [partition.topic, partition.index, position.offset, position.read, position.epoch]
+            for partition, position in sorted(positions.items(), key=lambda item: item[0])
+        ],
+    ])
+
+
+def decode_positions(value: bytes) -> dict[Partition, Position]:
+    """Return the positions that `encode_positions` wrote. Raises DecodeError(bad-positions) for anything else."""
+    fields = _unpacked(value, "bad-positions")
+    positions: dict[Partition, Position] = {}
+    match fields:
+        case [int(schema), [*entries]] if schema == POSITIONS_SCHEMA:
+            for entry in entries:
+                match entry:
+                    case [str(topic), int(index), int(offset), int(read), int(epoch)]:
+                        positions[Partition(topic, index)] = Position(offset, read, epoch)
+                    case _:
+                        raise DecodeError("bad-positions", "an entry is not [topic, partition, offset, read, epoch]")
+            return positions
+    raise DecodeError("bad-positions", "not positions of this program, or of an unknown schema")
+
+
+def encode_metadata(position: Position) -> str:
+    """Return the text committed beside an offset: where reading had come to, and the epoch."""
+    return f"sd1:{position.read}:{position.epoch}"
+
+
+def decode_metadata(text: str | None) -> tuple[int, int] | None:
+    """Return (read, epoch) of a commit by this program; None for any other text: somebody else set the offset."""
+    found = _METADATA.fullmatch(text or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _unpacked(value: bytes, code: str) -> Any:
+    try:
+        return unpack(value)
+    except Exception as error:  # whatever the parser finds
+        raise DecodeError(code, f"not MessagePack: {str(error)[:200] or type(error).__name__}") from None
+
+
+def _float_or_none(number: float | None) -> float | None:
+    return None if number is None else float(number)
+
+
+def _int_or_none(number: int | None) -> int | None:
+    return None if number is None else int(number)

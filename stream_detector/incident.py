@@ -1,0 +1,239 @@
+"""Verdicts -> incidents -> alerts: open, update, close. Pure: a state in, a new one and its alerts out.
+
+Open    on the k-th anomalous window of the last n (`open_after`, `open_of`). `start` is the first anomalous window of
+        that run; a run is over when none of the last n windows was anomalous.
+Update  on an anomalous window whose severity is higher than the incident's (it never falls within an incident, so at
+        most twice), or in which another channel leads clearly: with at least LEAD times the share of the leader so
+        far. Channels of about the same share would otherwise take turns and every window would be an update.
+Close   after `close_after` quiet windows in a row. A window is quiet at a score of at most `exit_ratio` times the
+        level; between that and the level it is neither anomalous nor quiet, and the count starts again.
+
+Windows that never come change nothing: an incident of an asset that fell silent stays open until quiet windows come.
+
+Severity is the score over the level, against `warning_ratio` and `critical_ratio`. Detectors whose scores are
+logarithms may have levels of 0 or below; so the ratio is taken as 1 + (score - level)/|level|, the same for levels
+above 0.
+
+Kind, as far as the length tells: `collective` from `collective_windows` on, `point` when an incident closes having
+lasted at most `point_windows`, else `contextual`. Quiet windows at the end don't count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from stream_detector.codec import alert_id, incident_id
+from stream_detector.config import IncidentConfig, ThresholdConfig
+from stream_detector.records import (
+    Alert,
+    AlertEvent,
+    AlertKind,
+    ChannelShare,
+    IncidentState,
+    ModelRef,
+    ScoreBatch,
+    Severity,
+)
+from stream_detector.threshold import Judgement
+
+LEAD = 1.5
+
+_RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
+_LARGEST = float(np.finfo(np.float32).max)  # stands in for what JSON can't say
+_NOTHING: Sequence[Alert] = ()
+_QUIET = IncidentState()
+
+
+class Incidents:
+    """The incidents of one stream under one configuration; holds no state of any asset."""
+
+    def __init__(
+        self, stream: str, columns: Sequence[str], config: IncidentConfig, threshold: ThresholdConfig
+    ) -> None:
+        """`columns`: names of the scored columns, in their order."""
+        self.stream = stream
+        self.columns = tuple(columns)
+        self.config = config
+        self.threshold = threshold
+        self._mask = (1 << config.open_of) - 1
+
+    def step(
+        self,
+        state: IncidentState,
+        asset: str,
+        end_ms: int,
+        judgement: Judgement,
+        scores: ScoreBatch,
+        row: int,
+        seen: int,
+        ingest_ms: int = -1,
+    ) -> tuple[IncidentState, Sequence[Alert]]:
+        """Return the state after the window in `row` of `scores`, and the alert it calls for, if any.
+
+        `judgement` is the window's; `seen` the normal scores the threshold has learnt from, for the alert's `state`.
+        The scores are looked at only when something happens: a quiet window without an incident costs next to
+        nothing.
+        """
+        if state.opened_ms is not None:
+            return self._during(state, asset, end_ms, judgement, scores, row, seen, ingest_ms)
+        if not judgement.anomalous:
+            if state.recent == 0:
+                return state, _NOTHING
+            recent = (state.recent << 1) & self._mask
+            return (IncidentState(recent, first_ms=state.first_ms) if recent else _QUIET), _NOTHING
+        recent = ((state.recent << 1) | 1) & self._mask
+        first_ms = end_ms if state.first_ms is None else state.first_ms
+        count = recent.bit_count()
+        if count < self.config.open_after:
+            return IncidentState(recent, first_ms=first_ms), _NOTHING
+        score = _finite(float(scores.score[row]))
+        shares = self._shares(scores, row)
+        opened = IncidentState(
+            recent=recent,
+            first_ms=first_ms,
+            opened_ms=end_ms,
+            incident=incident_id(self.stream, asset, end_ms, _model(scores, row).version),
+            severity=self._severity(score, judgement.level),
+            leader=shares[0].name,
+            peak=score,
+            windows=count,  # from its first anomalous window on, so that its length is known
+        )
+        alert = self._alert("open", opened, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
+        return opened, (alert,)
+
+    def _during(
+        self,
+        state: IncidentState,
+        asset: str,
+        end_ms: int,
+        judgement: Judgement,
+        scores: ScoreBatch,
+        row: int,
+        seen: int,
+        ingest_ms: int,
+    ) -> tuple[IncidentState, Sequence[Alert]]:
+        """Take an open incident one window further."""
+        score = _finite(float(scores.score[row]))
+        anomalous = judgement.anomalous
+        quiet = state.quiet + 1 if not anomalous and self._is_quiet(score, judgement.level) else 0
+        severity, leader = state.severity, state.leader
+        event: AlertEvent | None = None
+        shares: tuple[ChannelShare, ...] | None = None
+        if quiet >= self.config.close_after:
+            event = "close"
+        elif anomalous:
+            reached = self._severity(score, judgement.level)
+            if _RANK[reached] > _RANK[severity]:
+                severity, event = reached, "update"
+            shares = self._shares(scores, row)
+            if shares[0].name != leader and shares[0].share >= LEAD * _share_of(leader, shares):
+                leader, event = shares[0].name, "update"
+        after = IncidentState(
+            recent=((state.recent << 1) | anomalous) & self._mask,
+            quiet=quiet,
+            first_ms=state.first_ms,
+            opened_ms=state.opened_ms,
+            incident=state.incident,
+            severity=severity,
+            leader=leader,
+            peak=max(state.peak, score),
+            windows=state.windows + 1,
+        )
+        if event is None:
+            return after, _NOTHING
+        if shares is None:
+            shares = self._shares(scores, row)
+        alert = self._alert(event, after, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
+        return (_QUIET if event == "close" else after), (alert,)
+
+    def _severity(self, score: float, level: float | None) -> Severity:
+        ratio = _ratio(score, level)
+        if ratio >= self.config.critical_ratio:
+            return "critical"
+        return "warning" if ratio >= self.config.warning_ratio else "info"
+
+    def _is_quiet(self, score: float, level: float | None) -> bool:
+        return level is None or score <= level - (1.0 - self.config.exit_ratio) * abs(level)
+
+    def _kind(self, event: AlertEvent, state: IncidentState) -> AlertKind:
+        length = state.windows - state.quiet
+        if length >= self.config.collective_windows:
+            return "collective"
+        return "point" if event == "close" and length <= self.config.point_windows else "contextual"
+
+    def _shares(self, scores: ScoreBatch, row: int) -> tuple[ChannelShare, ...]:
+        """Return every column's share of the score, largest first; equal ones in the columns' order."""
+        parts = np.maximum(_finite_array(scores.channels[row]), 0.0)
+        total = float(parts.sum())
+        shares = parts / total if total > 0.0 else np.full(len(parts), 1.0 / len(parts))
+        observed = _finite_array(scores.observed[row])
+        expected = _finite_array(scores.expected[row])
+        return tuple(
+            ChannelShare(self.columns[i], float(shares[i]), float(observed[i]), float(expected[i]))
+            for i in np.argsort(-shares, kind="stable")
+        )
+
+    def _alert(
+        self,
+        event: AlertEvent,
+        state: IncidentState,
+        asset: str,
+        end_ms: int,
+        judgement: Judgement,
+        scores: ScoreBatch,
+        row: int,
+        shares: tuple[ChannelShare, ...],
+        seen: int,
+        ingest_ms: int,
+    ) -> Alert:
+        assert state.incident is not None
+        assert state.first_ms is not None
+        model = _model(scores, row)
+        score = _finite(float(scores.score[row]))
+        return Alert(
+            id=alert_id(self.stream, asset, end_ms, model.version, event),
+            incident=state.incident,
+            event=event,
+            stream=self.stream,
+            asset=asset,
+            start_ms=state.first_ms,
+            end_ms=end_ms,
+            score=score,
+            threshold=score if judgement.level is None else judgement.level,  # no level: only after a reset
+            severity=state.severity,
+            kind=self._kind(event, state),
+            channels=shares,
+            model=model,
+            method="pinned" if judgement.pinned else self.threshold.method,
+            risk=self.threshold.risk,
+            seen=seen,
+            ingest_ms=ingest_ms,
+        )
+
+
+def _ratio(score: float, level: float | None) -> float:
+    if level is None:
+        return 1.0
+    if level == 0.0:
+        return math.inf if score > 0.0 else 1.0
+    return 1.0 + (score - level) / abs(level)
+
+
+def _share_of(name: str | None, shares: Sequence[ChannelShare]) -> float:
+    return next((share.share for share in shares if share.name == name), 0.0)
+
+
+def _model(scores: ScoreBatch, row: int) -> ModelRef:
+    return scores.models[int(scores.model[row])]
+
+
+def _finite(value: float) -> float:
+    """A score that overflowed or is not a number is as strange as can be; alerts can't hold infinities."""
+    return min(max(value, -_LARGEST), _LARGEST) if value == value else _LARGEST
+
+
+def _finite_array(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=_LARGEST, neginf=-_LARGEST)

@@ -1,0 +1,84 @@
+"""Scores -> verdicts -> alerts, and the states of assets on the way: threshold, then incident. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.config import Config
+from stream_detector.incident import Incidents
+from stream_detector.records import (
+    Alert,
+    AssetState,
+    Controls,
+    IncidentState,
+    ScoreBatch,
+    ThresholdState,
+    WindowBatch,
+)
+from stream_detector.task import Task
+from stream_detector.threshold import ThresholdMethod, judge, make_method
+
+_NEVER = -(2**62)  # the end of the last window judged of an asset that has had none
+_OTHER_METHOD = "\0method"  # a reset that no operator can ask for
+
+
+class Judging:
+    """The threshold method and the incident rules of one stream. Holds no state of any asset; tasks do."""
+
+    def __init__(self, config: Config, calibrations: Sequence[NDArray[np.float64]]) -> None:
+        """`calibrations`: by model index, scores (n,) of normal windows that the model wasn't trained on."""
+        self._method: ThresholdMethod = make_method(config.threshold)
+        self._margin = config.threshold.margin
+        self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
+        self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold)
+        self.anomalies = 0
+        """Scores judged anomalous so far."""
+
+    def adopt(self, states: dict[str, AssetState]) -> None:
+        """Fit states that were stored under another configuration to this one, in place."""
+        for asset, state in states.items():
+            adopted = self._method.adopt(state.threshold)
+            if adopted is None:
+                states[asset] = replace(state, reset=_OTHER_METHOD)
+            elif adopted is not state.threshold:
+                states[asset] = replace(state, threshold=adopted)
+
+    def judge(self, task: Task, windows: WindowBatch, scores: ScoreBatch, row: int, controls: Controls) -> list[Alert]:
+        """Judge one task's windows, whose scores begin at `row`, in order; return the alerts they call for.
+
+        The task's states become those after the windows. Windows without a score (no detector) change nothing.
+        """
+        states, changed = task.states, task.changed
+        pins, resets = controls.pins, controls.resets
+        everybody = resets.get("*", "")
+        alerts: list[Alert] = []
+        count = len(windows)
+        score_of, model_of = scores.score[row : row + count].tolist(), scores.model[row : row + count].tolist()
+        ends, ingests = windows.end_ms.tolist(), windows.ingest_ms.tolist()
+        for index, asset in enumerate(windows.assets):
+            model = model_of[index]
+            if model < 0:
+                continue
+            token = f"{everybody}/{resets.get(asset, '')}" if resets else ""
+            state = states.get(asset)
+            if state is None:
+                state = AssetState(self._fresh[model], IncidentState(), _NEVER, token)
+            elif state.reset != token:
+                state = AssetState(self._fresh[model], state.incident, state.judged_ms, token)
+            end = ends[index]
+            judgement, threshold = judge(
+                self._method, state.threshold, score_of[index], pins.get(asset), self._margin
+            )
+            incident, found = self._incidents.step(
+                state.incident, asset, end, judgement, scores, row + index, threshold.seen, ingests[index]
+            )
+            self.anomalies += judgement.anomalous
+            if found:
+                alerts += found
+            states[asset] = AssetState(threshold, incident, end, token)
+            changed.add(asset)
+        return alerts

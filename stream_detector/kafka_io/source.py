@@ -1,0 +1,243 @@
+"""The input topics, read as a member of the consumer group."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from kafka import AsyncConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.net.wakeup_notifier import WakeupNotifier
+
+from stream_detector.codec import decode_metadata, encode_metadata
+from stream_detector.config import Config
+from stream_detector.errors import ConfigError, FencedError
+from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
+from stream_detector.kafka_io.topics import end_offsets, require_topics
+from stream_detector.ports import RebalanceListener
+from stream_detector.records import MessageBatch, Partition, Position
+
+_CLOSE_TIMEOUT_MS = 5_000
+
+
+class KafkaSource:
+    """`ports.Source` on Kafka.
+
+    Partitions with the same index of all input topics go to the same worker: the range assignor does so when the
+    topics have equally many, which `open` checks. The sticky assignors don't. Every rebalance takes all partitions
+    back before it hands any out, so a worker that was away too long can't hold on to one that has a new owner.
+
+    The rebalance listener is called on a thread of its own while `poll` waits: never at the same time as anything
+    else the caller does, and free to commit, seek and look up offsets. What it raises, `poll` raises.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Keep the settings; nothing connects before `open`."""
+        self._config = config
+        self._kafka = config.kafka
+        self._topics = [entry.topic for entry in config.inputs]
+        self._consumer: Any = None
+        self._owned: set[TopicPartition] = set()
+        self._names: dict[TopicPartition, Partition] = {}
+        self._listener: RebalanceListener | None = None
+        self._failure: BaseException | None = None
+        self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
+
+    def open(self, listener: RebalanceListener) -> None:
+        """Join the group. Partitions arrive through the listener during later polls.
+
+        Raises ConfigError when an input topic is missing or the topics differ in partition counts, BrokerError.
+        """
+        counts = require_topics(self._kafka, self._topics)
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{topic}: {count}" for topic, count in counts.items())
+            raise ConfigError(
+                f"kafka.inputs: topics that are joined need equally many partitions, with the same keys, got {listed}"
+            )
+        session = self._kafka.session_timeout_ms
+        self._consumer = connect_consumer(
+            self._kafka,
+            client_id=self._config.group,
+            group_id=self._config.group,
+            # Only for a position that retention has deleted: go on at the oldest message there is, whatever
+            # start_from says. Where a new group starts is settled in `_assigned` and `seek`.
+            auto_offset_reset="earliest",
+            partition_assignment_strategy=[RangePartitionAssignor],
+            max_poll_records=self._kafka.max_poll_records,
+            session_timeout_ms=session,
+            # Members learn of a rebalance by heartbeat: seldom ones make every rebalance slow.
+            heartbeat_interval_ms=max(100, min(1_000, session // 5)),
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        self._listener = listener
+        with translated(self._kafka, "subscribing"):
+            self._consumer.subscribe(topics=self._topics, listener=_Bridge(self, self._consumer._net))
+            for topic in self._topics:  # known before joining: a leader that doesn't know a topic hands out none of it
+                self._consumer.partitions_for_topic(topic)
+
+    def poll(self, timeout_ms: int, max_messages: int) -> list[MessageBatch]:
+        """Return what is there, at most `max_messages` in all; wait up to `timeout_ms` only when nothing is.
+
+        The messages are the client's own records, unconverted. Returns nothing while no broker can be reached
+        (`lag` and commits raise then). Raises what the listener raised, BrokerError.
+        """
+        with translated(self._kafka, "reading"):
+            polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            for partition, records in polled.items():  # not handed out, so not passed over
+                self._consumer.seek(partition, records[0].offset)
+            raise failure
+        names = self._names
+        return [MessageBatch(names[partition], records) for partition, records in polled.items()]
+
+    def committed(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
+        """Return the committed position of each partition that has one; see `ports.Source`. Raises BrokerError."""
+        found = {}
+        with translated(self._kafka, "looking up committed offsets"):
+            for partition in partitions:
+                committed = self._consumer.committed(
+                    TopicPartition(*partition), metadata=True, timeout_ms=REQUEST_TIMEOUT_MS
+                )
+                if committed is None:
+                    continue
+                read, epoch = decode_metadata(committed.metadata or "") or (committed.offset, 0)
+                found[partition] = Position(committed.offset, read, epoch)
+        return found
+
+    def commit(self, positions: Mapping[Partition, Position]) -> None:
+        """Commit positions with their metadata; `KafkaSink.commit` calls this for at-least-once delivery.
+
+        Raises FencedError when this worker doesn't own all the partitions any more, BrokerError.
+        """
+        offsets = {
+            TopicPartition(*partition): OffsetAndMetadata(position.offset, encode_metadata(position), -1)
+            for partition, position in positions.items()
+        }
+        if gone := sorted(set(offsets) - self._owned):
+            raise FencedError(f"committing: {gone[0].topic}[{gone[0].partition}] is not this worker's")
+        with translated(self._kafka, "committing"):
+            self._consumer.commit(offsets, timeout_ms=REQUEST_TIMEOUT_MS)
+
+    def seek(self, partition: Partition, offset: int | None) -> None:
+        """Read on from `offset`, or from where a new group starts (`kafka.start_from`) when it is None."""
+        name = TopicPartition(*partition)
+        with translated(self._kafka, "seeking"):
+            if offset is not None:
+                self._consumer.seek(name, offset)
+            elif self._kafka.start_from == "earliest":
+                self._consumer.seek_to_beginning(name)
+            else:
+                if partition not in self._ends:
+                    self._ends.update(end_offsets(self._kafka, [partition.topic]))
+                self._consumer.seek(name, self._ends[partition])
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop fetching these until resumed; polls go on and keep the membership alive."""
+        self._consumer.pause(*(name for p in partitions if (name := TopicPartition(*p)) in self._owned))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Fetch these again."""
+        self._consumer.resume(*(name for p in partitions if (name := TopicPartition(*p)) in self._owned))
+
+    def lag(self) -> dict[Partition, int]:
+        """Return, of each assigned partition, how many messages lie between the read position and its end.
+
+        Asks the brokers (one request to each): for a gauge every few seconds. Raises BrokerError.
+        """
+        owned = sorted(self._owned)
+        if not owned:
+            return {}
+        with translated(self._kafka, "looking up lag"):
+            ends = self._consumer.end_offsets(owned, timeout_ms=REQUEST_TIMEOUT_MS)
+            reads = {name: self._consumer.position(name, timeout_ms=REQUEST_TIMEOUT_MS) for name in owned}
+            # The end a fetch has seen is older, but right on brokers that answer the question with less (Tansu).
+            seen = {name: self._consumer.highwater(name) or 0 for name in owned}
+        return {
+            self._names[name]: max(0, ends[name] - read, seen[name] - read)
+            for name, read in reads.items()
+            if read is not None
+        }
+
+    def group_metadata(self) -> Any:
+        """Return the membership that offsets sent in a transaction are fenced by."""
+        return self._consumer.group_metadata()
+
+    def close(self) -> None:
+        """Leave the group. Commits nothing and doesn't call the listener."""
+        if self._consumer is not None:
+            self._listener = None
+            consumer, self._consumer = self._consumer, None
+            with translated(self._kafka, "leaving the group"):
+                consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
+            self._owned = set()
+
+    def _assigned(self, partitions: set[TopicPartition]) -> None:
+        self._owned |= partitions
+        self._names.update({name: Partition(name.topic, name.partition) for name in partitions})
+        if self._kafka.start_from == "latest":
+            self._ends.clear()
+            named = [self._names[name] for name in sorted(partitions)]
+            known = self.committed(named)
+            for partition in named:
+                if partition not in known:
+                    self.seek(partition, None)
+        if self._listener is not None:
+            self._listener.on_assigned([self._names[name] for name in sorted(partitions)])
+
+    def _revoked(self, partitions: set[TopicPartition]) -> None:
+        try:
+            if self._listener is not None:
+                self._listener.on_revoked([self._names[name] for name in sorted(partitions)])
+        finally:
+            self._owned -= partitions
+
+    def _lost(self, partitions: set[TopicPartition]) -> None:
+        self._owned -= partitions
+        if self._listener is not None:
+            self._listener.on_lost([self._names[name] for name in sorted(partitions)])
+
+    def _guarded(self, call: Callable[[set[TopicPartition]], None], partitions: set[TopicPartition]) -> None:
+        """Keep what the listener raises for `poll`: inside the client it would stall the rebalance."""
+        try:
+            call(partitions)
+        except BaseException as error:
+            self._failure = self._failure or error
+
+
+class _Bridge(AsyncConsumerRebalanceListener):
+    """Runs the source's callbacks off the client's I/O thread.
+
+    The client calls listeners on the thread that also carries heartbeats and answers, where a commit would wait for
+    itself for ever. Here that thread goes on, and the rebalance goes on when the callback is done.
+    """
+
+    def __init__(self, source: KafkaSource, net: Any) -> None:
+        self._source = source
+        self._net = net
+
+    async def _call(self, callback: Callable[[set[TopicPartition]], None], partitions: Iterable[Any]) -> None:
+        names = set(partitions)
+        if not names:
+            return
+        done: Any = WakeupNotifier(self._net)  # type: ignore[no-untyped-call]  # the client ships no types
+
+        def work() -> None:
+            self._source._guarded(callback, names)
+            done.notify()
+
+        threading.Thread(target=work, name="stream-detector-rebalance", daemon=True).start()
+        await done()
+
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """Forward."""
+        await self._call(self._source._assigned, assigned)
+
+    async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        """Forward."""
+        await self._call(self._source._revoked, revoked)
+
+    async def on_partitions_lost(self, lost: Iterable[Any]) -> None:
+        """Forward."""
+        await self._call(self._source._lost, lost)

@@ -1,0 +1,99 @@
+"""The trained detectors of one worker: one for all assets, or one an asset with an optional default."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from stream_detector.artifact import Artifact, load
+from stream_detector.config import Config
+from stream_detector.errors import ArtifactError, ConfigError
+from stream_detector.records import ModelRef
+
+SUFFIX = ".safetensors"
+#: The file of a folder that serves every asset without a file of its own.
+DEFAULT_FILE = f"default{SUFFIX}"
+#: Longer quoted names are cut and get a hash: file systems end at 255 bytes.
+LONGEST_NAME = 200
+
+
+def asset_file(asset: str) -> str:
+    """Return the file name of an asset's own detector, safe whatever the asset is called.
+
+    >>> asset_file("pump-1"), asset_file("hall 2/pump"), asset_file("default")
+    ('pump-1.safetensors', 'hall%202%2Fpump.safetensors', '%64efault.safetensors')
+    """
+    name = quote(asset, safe="")
+    if name == "default":  # that file is everybody's
+        name = "%64efault"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:150]}-{hashlib.sha256(asset.encode()).hexdigest()[:16]}"
+    return name + SUFFIX
+
+
+def save_all(artifacts: Mapping[str, Artifact], folder: Path) -> None:
+    """Write one file an asset into `folder`. Raises ArtifactError when one can't be written."""
+    for asset, artifact in artifacts.items():
+        artifact.save(folder / asset_file(asset))
+
+
+class ModelSet:
+    """Detectors by index, and which asset has which. Assets are looked up by the name of their file."""
+
+    def __init__(self, default: Artifact | None = None, by_asset: Mapping[str, Artifact] | None = None) -> None:
+        """Serve every asset with `default`, but those in `by_asset` with their own."""
+        own = {asset_file(asset): artifact for asset, artifact in (by_asset or {}).items()}
+        self._fill(default, own)
+
+    @classmethod
+    def load(cls, config: Config) -> ModelSet:
+        """Load and verify what `config.artifact` names, a file or a folder, and check that it fits the configuration.
+
+        Raises ConfigError when no artifact is configured, ArtifactError when one can't be used or doesn't fit.
+        """
+        path = config.artifact
+        if path is None:
+            raise ConfigError("artifact is not set; run `stream-detector train` and set it to the file it writes")
+        if not path.exists():
+            raise ArtifactError(f"the artifact {path} doesn't exist; run `stream-detector train` or correct the path")
+        files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+        if not files:
+            raise ArtifactError(f"the folder {path} holds no *{SUFFIX}; run `stream-detector train` for its assets")
+        loaded: dict[str, Artifact] = {}
+        for file in files:
+            artifact = load(file)
+            artifact.check_compatible(config, file)
+            loaded[file.name] = artifact
+        models = cls()
+        if path.is_dir():
+            models._fill(loaded.pop(DEFAULT_FILE, None), loaded)
+        else:
+            models._fill(loaded[path.name], {})
+        return models
+
+    def __len__(self) -> int:
+        """Number of detectors."""
+        return len(self.artifacts)
+
+    @property
+    def refs(self) -> tuple[ModelRef, ...]:
+        """Names of the detectors, by index."""
+        return tuple(artifact.ref for artifact in self.artifacts)
+
+    def for_asset(self, asset: str) -> int | None:
+        """Return the index of the asset's detector; None when it has none."""
+        if not self._own:
+            return self._default
+        try:
+            return self._known[asset]
+        except KeyError:
+            index = self._known[asset] = self._own.get(asset_file(asset), self._default)
+            return index
+
+    def _fill(self, default: Artifact | None, own: Mapping[str, Artifact]) -> None:
+        self.artifacts = (*own.values(), *(() if default is None else (default,)))
+        self._own = {name: index for index, name in enumerate(own)}
+        self._default = len(own) if default is not None else None
+        self._known: dict[str, int | None] = {}

@@ -1,0 +1,87 @@
+"""The gradient loop the neural detectors share: Adam, seeded shuffles, early stopping, best weights kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stream_detector.config import TrainConfig
+from stream_detector.errors import DataError
+
+Progress = Callable[[int, int, float, float], None]
+"""Called after every epoch with epoch (from 1), most epochs, training loss, validation loss."""
+
+Loss = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """How a fit went; kept in the artifact."""
+
+    epochs: int                     # passes made
+    best_epoch: int                 # the pass whose weights were kept, from 1; 0 for detectors without passes
+    losses: tuple[float, ...]       # (epochs) mean training loss of each pass
+    val_losses: tuple[float, ...]   # (epochs) loss on the held-out windows after each pass
+
+
+def fit_by_gradient(
+    model: nn.Module,
+    loss: Loss,
+    x_train: Tensor,
+    x_val: Tensor,
+    config: TrainConfig,
+    progress: Progress | None = None,
+) -> FitReport:
+    """Minimise `loss` over minibatches of x_train (N, T, F); stop `patience` epochs after the best loss on x_val.
+
+    Deterministic: shuffles come from a generator seeded with `config.seed`, and every validation uses the same draws.
+    Leaves the model in eval mode with the weights of its best epoch. Raises DataError when the loss stops being
+    a number.
+    """
+    shuffle = torch.Generator().manual_seed(config.seed)
+    weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(weights, lr=config.learning_rate, foreach=True)
+    n = len(x_train)
+    losses: list[float] = []
+    val_losses: list[float] = []
+    best, best_epoch = float("inf"), 0
+    kept = [p.detach().clone() for p in weights]
+    for epoch in range(1, config.epochs + 1):
+        model.train()
+        shuffled = x_train[torch.randperm(n, generator=shuffle)]  # one gather an epoch; minibatches are views of it
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in torch.split(shuffled, config.batch):
+            adam.zero_grad(set_to_none=True)
+            value = loss(batch, shuffle)
+            value.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+            adam.step()
+            total += value.detach() * len(batch)
+        model.eval()
+        losses.append(float(total) / n)
+        val_losses.append(_validate(loss, x_val, config))
+        if progress is not None:
+            progress(epoch, config.epochs, losses[-1], val_losses[-1])
+        if not (abs(losses[-1]) < float("inf") and abs(val_losses[-1]) < float("inf")):
+            raise DataError(
+                f"training diverged in epoch {epoch}: the loss is no longer a finite number; "
+                f"lower train.learning_rate (now {config.learning_rate:g}) or set features.clip"
+            )
+        if val_losses[-1] < best:
+            best, best_epoch = val_losses[-1], epoch
+            torch._foreach_copy_(kept, [p.detach() for p in weights])
+        elif epoch - best_epoch >= config.patience:
+            break
+    with torch.no_grad():
+        torch._foreach_copy_(weights, kept)
+    return FitReport(len(losses), best_epoch, tuple(losses), tuple(val_losses))
+
+
+@torch.no_grad()
+def _validate(loss: Loss, x: Tensor, config: TrainConfig) -> float:
+    draws = torch.Generator().manual_seed(config.seed)
+    # large chunks: this is no step, only a mean, and memory is the one limit
+    parts = [float(loss(chunk, draws)) * len(chunk) for chunk in torch.split(x, max(config.batch, 4096))]
+    return sum(parts) / len(x)

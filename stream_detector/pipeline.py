@@ -1,0 +1,399 @@
+"""The loop: messages in, alerts out, and the commit that ties them together.
+
+One step: poll, decode and cut windows, score what is due, judge, write alerts, commit when due. A commit is:
+
+    1. flush    alerts and dead letters are acknowledged
+    2. save     changed states, tagged with the next epoch, fenced by the task's token
+    3. commit   positions, with that epoch
+
+A crash after 1 or 2 repeats alerts with the ids they had; a crash after 3 loses nothing and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from stream_detector.codec import ReadingDecoder
+from stream_detector.config import Config
+from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError, StoreFencedError, StoreLostError
+from stream_detector.judging import Judging
+from stream_detector.metrics import Metrics
+from stream_detector.ports import Sink, Source, StateStore
+from stream_detector.records import (
+    Alert,
+    Controls,
+    Partition,
+    ScoreBatch,
+    WindowBatch,
+)
+from stream_detector.task import Cut, Task
+
+log = logging.getLogger(__name__)
+
+CONTROLS_EVERY_MS = 500.0  # operators' settings are looked for this often: a pin takes effect within a second
+RETRY_EVERY_MS = 1_000.0   # how often a task whose state could not be loaded is tried again
+
+
+class Scores(Protocol):
+    """What the loop needs of a scorer (scorer.Scorer)."""
+
+    def score(self, batch: WindowBatch) -> ScoreBatch:
+        """Score all windows; model -1 and NaN for an asset without a detector."""
+
+
+@dataclass
+class _Pending:
+    """Windows waiting to share a batch."""
+
+    task: Task
+    windows: WindowBatch
+    silent: bool
+    since_ms: float
+
+
+class Pipeline:
+    """One worker. Single-threaded: every method is called from the thread that calls `step`."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        sink: Sink,
+        store: StateStore,
+        scorer: Scores,
+        calibrations: Sequence[np.ndarray],
+        metrics: Metrics | None = None,
+        clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
+        wall_ms: Callable[[], float] = lambda: time.time() * 1000,
+    ) -> None:
+        """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on."""
+        self._config = config
+        self._source, self._sink, self._store, self._scorer = source, sink, store, scorer
+        self._metrics = metrics or Metrics()
+        self._clock, self._wall = clock_ms, wall_ms
+        self._judging = Judging(config, calibrations)
+        self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
+        self._tasks: dict[int, Task] = {}
+        self._wanted: dict[int, set[Partition]] = {}  # assigned, by task
+        self._paused: set[Partition] = set()
+        self._pending: list[_Pending] = []
+        self._controls = Controls()
+        self._lag: dict[Partition, int] = {}
+        now = clock_ms()
+        self._committed_ms, self._controls_ms, self._retry_ms = now, -np.inf, -np.inf
+        self._behind_since: float | None = None  # the store has missed commits since then
+        self._anomalies = 0  # already counted in the metric
+        self.alerts = 0
+        self.windows = 0
+
+    # The loop -------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Join the group; partitions arrive during steps."""
+        self._look_at_controls()
+        self._source.open(self)
+
+    def step(self, timeout_ms: float = 200.0) -> bool:
+        """Take one poll through all stages; return whether it brought any message.
+
+        Waits at most `timeout_ms`, less when windows or a commit are due earlier. Raises BrokerError when Kafka can't
+        be reached: nothing is lost, step again.
+        """
+        self._take_over_waiting()
+        batches = self._source.poll(self._patience(timeout_ms), self._config.kafka.max_poll_records)
+        several = len(self._config.inputs) > 1
+        if several:
+            self._lag = self._source.lag()
+        for batch in batches:
+            task = self._tasks.get(batch.partition.index)
+            if task is None:  # its state isn't loaded, or it was fenced: its messages come again
+                continue
+            self._accept(task, task.take(batch, self._has_more))
+        if several:
+            for task in self._tasks.values():
+                self._accept(task, task.release(self._has_more))
+            self._hold_back()
+        if self._due():
+            self._score()
+        now = self._clock()
+        if now - self._controls_ms >= CONTROLS_EVERY_MS:
+            self._look_at_controls()
+        if now - self._committed_ms >= self._config.commit_interval_ms:
+            self.commit()
+        return bool(batches)
+
+    def close(self) -> None:
+        """Commit what there is and leave the group."""
+        try:
+            self.commit()
+        finally:
+            self._source.close()
+            self._sink.close()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether this worker does its job, and if not, why."""
+        if missing := sorted(set(self._wanted) - set(self._tasks)):
+            return False, f"waiting for the state of task {missing[0]} ({len(missing)} in all)"
+        if self._behind_since is not None:
+            return True, f"the store is behind for {(self._clock() - self._behind_since) / 1000:.0f} s"
+        return True, f"{len(self._tasks)} tasks"
+
+    @property
+    def task_count(self) -> int:
+        """Number of tasks this worker processes."""
+        return len(self._tasks)
+
+    def _patience(self, timeout_ms: float) -> int:
+        waits = [timeout_ms, self._committed_ms + self._config.commit_interval_ms - self._clock()]
+        if self._pending:
+            waits.append(self._pending[0].since_ms + self._config.scorer.max_wait_ms - self._clock())
+        return max(0, math.ceil(min(waits)))
+
+    def _has_more(self, partition: Partition) -> bool:
+        return self._lag.get(partition, 0) > 0
+
+    def _hold_back(self) -> None:
+        """Pause partitions far ahead of their task's other topics; resume those that are not any more."""
+        full = {p for task in self._tasks.values() for p in task.partitions if task.full(p)}
+        if start := full - self._paused:
+            self._source.pause(start)
+        if stop := self._paused - full:
+            self._source.resume(stop)
+        self._paused = full
+
+    def _accept(self, task: Task, cut: Cut) -> None:
+        if cut.dead:
+            for code, count in Counter(letter.code for letter in cut.dead).items():
+                self._metrics.dead_letters_total.labels(code).inc(count)
+            self._sink.write((), cut.dead)
+        self._metrics.readings_total.inc(cut.readings)
+        now = self._clock()
+        for batch, silent in cut.windows:
+            self._metrics.windows_total.inc(len(batch))
+            self.windows += len(batch)
+            self._pending.append(_Pending(task, batch, silent, now))
+
+    # Scoring and judging --------------------------------------------------------------------------------------------
+
+    def _due(self) -> bool:
+        if not self._pending:
+            return False
+        if sum(len(one.windows) for one in self._pending) >= self._config.scorer.max_batch:
+            return True
+        return self._clock() - self._pending[0].since_ms >= self._config.scorer.max_wait_ms
+
+    def _score(self) -> None:
+        """Score and judge all that waits, in batches across assets and partitions."""
+        pending, self._pending = self._pending, []
+        pending = [one for one in pending if self._tasks.get(one.task.index) is one.task]
+        if not pending:
+            return
+        started = self._clock()
+        merged = _merged([one.windows for one in pending])
+        scores = self._scorer.score(merged)
+        self._metrics.score_seconds.observe((self._clock() - started) / 1000)
+        self._metrics.batches_total.inc()
+        self._metrics.batch_size.observe(len(merged))
+        scored_ms = int(self._wall())
+        self._metrics.scores_total.inc(int((scores.model >= 0).sum()))
+        if unscored := int((scores.model < 0).sum()):
+            self._metrics.windows_unscored_total.labels("no-model").inc(unscored)
+        row = 0
+        alerts: list[Alert] = []
+        for one in pending:
+            found = self._judging.judge(one.task, one.windows, scores, row, self._controls)
+            row += len(one.windows)
+            if found and not one.silent:
+                alerts += [replace(alert, scored_ms=scored_ms) for alert in found]
+        self._metrics.anomalies_total.inc(self._judging.anomalies - self._anomalies)
+        self._anomalies = self._judging.anomalies
+        if alerts:
+            self._sink.write(alerts, ())
+            self.alerts += len(alerts)
+            for alert in alerts:
+                self._metrics.alerts_total.labels(alert.event, alert.severity).inc()
+                self._metrics.window_to_alert_seconds.observe((self._clock() - pending[0].since_ms) / 1000)
+
+    # Commit ---------------------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Make everything processed so far durable. Raises BrokerError when Kafka can't be reached."""
+        self._committed_ms = self._clock()
+        self._score()
+        self._note_progress()
+        due = [task for task in self._tasks.values() if task.moved or task.changed]
+        if not due:
+            return
+        try:
+            self._sink.flush()  # 1
+        except BrokerError as error:
+            self._drop(due, f"alerts could not be sent, so the log is read again: {error}")
+            raise
+        saved = {task.index: self._save(task) for task in due}  # 2
+        due = [task for task in due if saved[task.index] is not None]
+        try:
+            self._sink.commit({partition: at for task in due for partition, at in task.positions().items()})  # 3
+        except FencedError as error:
+            self._metrics.fencings_total.inc(len(due))
+            self._drop(due, str(error))
+            return
+        for task in due:
+            task.committed(saved=bool(saved[task.index]))
+        if all(saved.values()):
+            self._behind_since = None
+        self._metrics.commits_total.inc()
+        self._metrics.commit_seconds.observe((self._clock() - self._committed_ms) / 1000)
+        behind = 0.0 if self._behind_since is None else self._clock() - self._behind_since
+        self._metrics.store_behind_seconds.set(behind / 1000)
+
+    def _save(self, task: Task) -> bool | None:
+        """Save a task's changed states; False when the store missed them, None when the task isn't ours any more."""
+        try:
+            version = self._store.save(
+                task.index, task.token, task.epoch + 1, task.changed_states(), task.positions()
+            )
+        except StoreLostError as error:  # what it lost is all in memory
+            log.warning("task %d: %s; all its states are written anew", task.index, error)
+            return self._save_anew(task)
+        except StoreFencedError as error:
+            self._metrics.fencings_total.inc()
+            self._drop([task], str(error))
+            return None
+        except StoreError as error:
+            self._store_missed(error)
+            return False
+        if version != self._controls.version:
+            self._controls_ms = -np.inf
+        return True
+
+    def _save_anew(self, task: Task) -> bool:
+        """Give a store that came back without its data all states of a task."""
+        try:
+            task.token = self._store.acquire(task.index)
+            self._store.save(task.index, task.token, task.epoch + 1, task.states, task.positions())
+        except StoreError as error:
+            self._store_missed(error)
+            return False
+        self._controls_ms = -np.inf
+        return True
+
+    def _store_missed(self, error: StoreError) -> None:
+        if self._behind_since is None:
+            self._behind_since = self._clock()
+            log.warning("state is not saved, alerts go on with the thresholds in memory: %s", error)
+
+    def _note_progress(self) -> None:
+        for task in self._tasks.values():
+            for topic, count in task.messages.items():
+                if count:
+                    self._metrics.messages_total.labels(topic).inc(count)
+                    task.messages[topic] = 0
+        self._metrics.set_lag(self._source.lag())
+        self._metrics.set_watermark_delay(
+            {
+                index: (self._wall() - task.windower.event_ms) / 1000
+                for index, task in self._tasks.items()
+                if task.windower.event_ms > -np.inf
+            }
+        )
+
+    # Operators ------------------------------------------------------------------------------------------------------
+
+    def _look_at_controls(self) -> None:
+        self._controls_ms = self._clock()
+        try:
+            if self._store.controls_version() != self._controls.version:
+                self._controls = self._store.controls()
+        except StoreError as error:
+            self._store_missed(error)
+
+    # Partitions come and go -----------------------------------------------------------------------------------------
+
+    def on_assigned(self, partitions: Iterable[Partition]) -> None:
+        """Take over tasks: load their state and read on from where they stand."""
+        for partition in partitions:
+            self._wanted.setdefault(partition.index, set()).add(partition)
+        self._retry_ms = -np.inf
+        self._take_over_waiting()
+
+    def on_revoked(self, partitions: Iterable[Partition]) -> None:
+        """Commit, then let the tasks go."""
+        try:
+            self.commit()
+        except DetectorError as error:
+            log.warning("the last commit before handing partitions over failed; their new owner repeats it: %s", error)
+        self._let_go(partitions)
+
+    def on_lost(self, partitions: Iterable[Partition]) -> None:
+        """Drop tasks that others own already."""
+        self._let_go(partitions)
+
+    def _let_go(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self._tasks.pop(partition.index, None)
+            self._paused.discard(partition)
+            if partition.index in self._wanted:
+                self._wanted[partition.index].discard(partition)
+                if not self._wanted[partition.index]:
+                    del self._wanted[partition.index]
+
+    def _take_over_waiting(self) -> None:
+        """Load the tasks assigned and not loaded yet; those whose state can't be read stay paused and are retried."""
+        waiting = [index for index in self._wanted if index not in self._tasks]
+        if not waiting or self._clock() - self._retry_ms < RETRY_EVERY_MS:
+            return
+        self._retry_ms = self._clock()
+        for index in waiting:
+            partitions = self._wanted[index]
+            try:
+                self._take_over(index, partitions)
+            except StoreError as error:
+                log.warning("task %d waits: its state can't be read: %s", index, error)
+                self._source.pause(partitions)
+                self._paused |= partitions
+
+    def _take_over(self, index: int, partitions: set[Partition]) -> None:
+        token = self._store.acquire(index)
+        committed = self._source.committed(partitions)
+        loaded = self._store.load(index)
+        self._judging.adopt(loaded.assets)
+        task = Task(self._config, index, token, loaded, committed, self._decoders)
+        for partition in partitions:
+            self._source.seek(partition, task.start[partition])
+        self._source.resume(partitions)
+        self._paused -= partitions
+        self._tasks[index] = task
+        self._metrics.restores_total.inc()
+        log.info("task %d: %d assets from epoch %d", index, len(loaded.assets), loaded.epoch)
+
+    def _drop(self, tasks: list[Task], why: str) -> None:
+        """Forget tasks whose state in memory is no longer what was committed.
+
+        While the group still assigns them to this worker they are loaded again after a while: a zombie that took the
+        store's token learns from the group that it has no say, and must not keep the rightful owner out.
+        """
+        for task in tasks:
+            del self._tasks[task.index]
+            log.error("task %d is dropped: %s", task.index, why)
+        self._retry_ms = self._clock()
+
+
+def _merged(batches: list[WindowBatch]) -> WindowBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return WindowBatch(
+        -1,
+        [asset for batch in batches for asset in batch.assets],
+        np.concatenate([batch.end_ms for batch in batches]),
+        np.concatenate([batch.values for batch in batches]),
+        np.concatenate([batch.filled for batch in batches]),
+        np.concatenate([batch.ingest_ms for batch in batches]),
+    )

@@ -1,0 +1,197 @@
+"""Windows -> scores: batches across assets and partitions, one device, one transfer in and one out.
+
+Two things make a score the same however windows were batched: float64 arithmetic, whose results differ between batch
+shapes in about the last digit of sixteen, and rounding to 20 bits of mantissa (6 digits), which hides that digit but
+for about one score in 10^9 that lies right at a rounding edge. With `precision: float32` scores of different batches
+agree to about 5 digits only, and rounding can't hide that.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stream_detector.artifact import Artifact
+from stream_detector.config import ScorerConfig
+from stream_detector.errors import ArtifactError, ConfigError
+from stream_detector.features import Preprocess
+from stream_detector.model_set import ModelSet
+from stream_detector.models import Detector
+from stream_detector.records import ScoreBatch, WindowBatch
+
+SCORE_BITS = 20
+#: Parts, observed and expected are for people: 16 bits are 5 digits.
+PART_BITS = 16
+#: Sizes that batches are padded to when a graph is compiled or captured for each: at most so many ...
+BUCKETS = 6
+#: ... and none smaller, since a tiny batch costs a device as much as this.
+SMALLEST_BUCKET = 16
+
+
+class Judge(nn.Module):
+    """One detector with its preprocessing: raw windows in, one table out, so that one transfer brings it all back."""
+
+    def __init__(self, artifact: Artifact, dtype: torch.dtype) -> None:
+        """Copy the detector in the given precision; the artifact's own stays as it is."""
+        super().__init__()
+        self.preprocess: Preprocess = copy.deepcopy(artifact.preprocess).eval()
+        self.detector: Detector = copy.deepcopy(artifact.detector).to(dtype).eval()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return score, parts, observed, expected side by side: (B, T, C) float32 -> (B, 1 + 3C) float64."""
+        seeds = window_seeds(x) if self.detector.draws else None
+        physical: Tensor = self.preprocess.physical(x.double())
+        z = self.preprocess.scaler(physical).to(self.dtype)
+        score, parts, expected = self.detector.judge(z, seeds)
+        table = (score[:, None].double(), parts.double(), physical[:, -1], self.preprocess.inverse(expected))
+        return torch.cat(table, dim=1)
+
+
+class Scorer:
+    """Scores batches of windows with the detectors of a `ModelSet`; higher is stranger."""
+
+    def __init__(self, models: ModelSet, config: ScorerConfig) -> None:
+        """Choose the device, set the process's CPU threads and put the detectors on the device.
+
+        Raises ConfigError when CUDA is asked for and absent.
+        """
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("scorer.device is cuda, but torch finds no CUDA device; use auto or cpu")
+        use_cuda = config.device != "cpu" and torch.cuda.is_available()
+        torch.set_num_threads(config.threads)
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.models = models
+        self.buckets = buckets(config.max_batch) if use_cuda or config.compile else ()
+        self._config = config
+        self._refs = models.refs
+        dtype = torch.float64 if config.precision == "float64" else torch.float32
+        judges = [Judge(artifact, dtype).to(self.device) for artifact in models.artifacts]
+        self._shapes = [(a.config.window.length, len(a.config.columns)) for a in models.artifacts]
+        self._judges: list[nn.Module] = list(judges)
+        if config.compile:
+            mode = "reduce-overhead" if use_cuda else None  # CUDA graphs where there are any
+            self._judges = [cast(nn.Module, torch.compile(judge, mode=mode, dynamic=False)) for judge in judges]
+        self._staging: Tensor | None = None  # pinned host memory of one batch, reused
+
+    def warm_up(self) -> None:
+        """Run every detector once in every size, so that no live window waits for a compiler or a first allocation.
+
+        Raises ConfigError when `scorer.compile` is set and compiling fails.
+        """
+        for index, (length, columns) in enumerate(self._shapes):
+            for size in self.buckets or (1, self._config.max_batch):
+                try:
+                    self._run(index, np.zeros((size, length, columns), np.float32))
+                except Exception as error:
+                    if not self._config.compile:
+                        raise
+                    # the compiler's errors have no common base; most often there is no C++ compiler
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise ConfigError(
+                        f"scorer.compile is true, but the model can't be compiled here ({reason}); "
+                        "install a C++ compiler (g++) or set scorer.compile: false"
+                    ) from error
+
+    def score(self, batch: WindowBatch) -> ScoreBatch:
+        """Score all windows of a batch, in its order.
+
+        A window whose asset has no detector has model -1 and NaN for its score and all else; one that holds a value
+        that is not a number keeps its model, and its score is NaN. Raises ArtifactError when the windows' shape is not
+        the detectors'.
+        """
+        count, _, columns = batch.values.shape
+        table = np.full((count, 1 + 3 * columns), np.nan)
+        model = self._assign(batch.assets)
+        for index in range(len(self._judges)):  # over models, never over windows
+            rows = np.flatnonzero(model == index)
+            if not len(rows):
+                continue
+            self._check_shape(index, batch.values.shape[1:])
+            for start in range(0, len(rows), self._config.max_batch):
+                some = rows[start : start + self._config.max_batch]
+                values = batch.values if len(some) == count else batch.values[some]
+                table[some] = self._run(index, values)
+        parts = round_mantissa(table[:, 1:], PART_BITS).astype(np.float32)
+        return ScoreBatch(
+            score=round_mantissa(table[:, 0], SCORE_BITS),
+            channels=parts[:, :columns],
+            observed=parts[:, columns : 2 * columns],
+            expected=parts[:, 2 * columns :],
+            model=model,
+            models=self._refs,
+        )
+
+    def _assign(self, assets: list[str]) -> NDArray[np.int32]:
+        find = self.models.for_asset
+        found = {asset: find(asset) for asset in set(assets)}
+        known = {asset: -1 if index is None else index for asset, index in found.items()}
+        return np.fromiter(map(known.__getitem__, assets), np.int32, len(assets))
+
+    def _check_shape(self, index: int, got: tuple[int, ...]) -> None:
+        if got != self._shapes[index]:
+            raise ArtifactError(
+                f"the detector {self._refs[index].version} scores windows of (cells, columns) {self._shapes[index]}, "
+                f"got {got}; train it with the window and channels of this configuration"
+            )
+
+    @torch.inference_mode()
+    def _run(self, index: int, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the table of up to max_batch windows (B, T, C): one transfer in, one out."""
+        count = len(values)
+        x = torch.from_numpy(np.ascontiguousarray(values))
+        if self.buckets:
+            size = next(bucket for bucket in self.buckets if bucket >= count)
+            staging = self._stage(size, *values.shape[1:])
+            staging[:count].copy_(x)
+            staging[count:].zero_()
+            x = staging
+        out = self._judges[index](x.to(self.device, non_blocking=True))
+        return cast(NDArray[np.float64], out[:count].cpu().numpy())  # waits for the device; staging is free again
+
+    def _stage(self, size: int, length: int, columns: int) -> Tensor:
+        if self._staging is None or self._staging.shape[1:] != (length, columns):
+            on_cuda = self.device.type == "cuda"
+            self._staging = torch.empty(max(self.buckets), length, columns, pin_memory=on_cuda)
+        return self._staging[:size]
+
+
+def buckets(max_batch: int) -> tuple[int, ...]:
+    """Return the sizes batches are padded to, ascending: powers of two, then `max_batch` itself.
+
+    >>> buckets(512), buckets(100), buckets(5)
+    ((16, 32, 64, 128, 256, 512), (16, 32, 64, 100), (5,))
+    """
+    sizes = [max_batch]
+    size = 1 << (max_batch - 1).bit_length() >> 1  # the largest power of two below
+    while len(sizes) < BUCKETS and size >= SMALLEST_BUCKET:
+        sizes.append(size)
+        size >>= 1
+    return tuple(sorted(sizes))
+
+
+def round_mantissa(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    """Round to so many significant bits, half to even; NaN and infinities stay.
+
+    >>> round_mantissa(np.array([1.0, 1.0000001, -0.1]), 20).tolist()
+    [1.0, 1.0, -0.10000002384185791]
+    """
+    mantissa, exponent = np.frexp(values)
+    return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits))
+
+
+def window_seeds(x: Tensor) -> Tensor:
+    """Return a seed for each window from the bits of its values, (B, T, C) float32 -> (B,) int64.
+
+    Integer arithmetic, so exact: a window has the same seed in every batch, on every device and in every replay.
+    """
+    words = x.contiguous().view(torch.int32).long().flatten(1)  # (B, T·C)
+    place = torch.arange(1, words.shape[1] + 1, device=x.device) * 0x9E3779B97F4A7C1  # odd steps: order counts
+    mixed = (words + 1) * (place | 1)
+    mixed = mixed ^ (mixed >> 29)
+    return mixed.sum(dim=1)

@@ -1,0 +1,89 @@
+"""Scores -> verdicts, and what is learnt on the way. Pure: a state in, a new one out; no clock, no I/O.
+
+Every method is a function of the sequence of scores alone: not of batches, workers or restarts. Judge first, then
+learn, and never learn from what alarmed: a slow fault must not be learned away.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.config import ThresholdConfig
+from stream_detector.records import ThresholdState
+from stream_detector.threshold.mad import Mad
+from stream_detector.threshold.quantile import Quantile
+from stream_detector.threshold.spot import Spot
+
+__all__ = ["Judgement", "ThresholdMethod", "alarm_level", "judge", "make_method"]
+
+
+class ThresholdMethod(Protocol):
+    """A way to turn normal scores into a level. Higher scores are stranger."""
+
+    name: str
+    risk: float
+
+    def calibrate(self, scores: NDArray[np.float64]) -> ThresholdState:
+        """Return the state after `scores` (n,), oldest first, of normal windows the model wasn't trained on."""
+
+    def update(self, state: ThresholdState, score: float, limit: float | None = None) -> ThresholdState:
+        """Return `state` having learnt one more normal `score`; `limit`: the pin it also had to lie below, if any."""
+
+    def adopt(self, state: ThresholdState) -> ThresholdState | None:
+        """Return a stored `state` as this configuration would have it: the same state when it was made under it.
+
+        None when another method made it: calibrate then.
+        """
+
+
+class Judgement(NamedTuple):
+    """What was decided of one score."""
+
+    level: float | None  # alarm above this; None while too little was seen
+    anomalous: bool
+    pinned: bool = False  # the level is an operator's
+
+
+_METHODS: dict[str, type[Spot] | type[Quantile] | type[Mad]] = {"spot": Spot, "quantile": Quantile, "mad": Mad}
+
+
+def make_method(config: ThresholdConfig) -> ThresholdMethod:
+    """Return the method the settings name."""
+    return _METHODS[config.method](config)
+
+
+def alarm_level(level: float | None, margin: float) -> float | None:
+    """Return the score above which to alarm, of an adaptive level: `margin` times it, were it above 0.
+
+    Levels of detectors whose scores are logarithms may lie at 0 or below; so the room is (margin - 1)·|level|.
+    """
+    return None if level is None else level + (margin - 1.0) * abs(level)
+
+
+def judge(
+    method: ThresholdMethod, state: ThresholdState, score: float, pinned: float | None = None, margin: float = 1.0
+) -> tuple[Judgement, ThresholdState]:
+    """Return what `score` means under `state`, and the state after it.
+
+    A pin replaces the level for the verdict, not for learning: a score is learnt only when it lies above neither the
+    pin nor the adaptive level. So a pin set high to silence an asset teaches nothing wrong, and after `unpin` the
+    adaptive level is one that only ever saw scores it held for normal. A score that is not a number is anomalous,
+    whatever the level, and never learnt. With a `margin` above 1, scores between the adaptive level and the alarm level
+    (`alarm_level`) neither alarm nor are learnt: what is learnt must not depend on how tolerant the alarm is.
+    """
+    level = state.level
+    if pinned is not None:
+        anomalous = not score <= pinned
+        learn = not anomalous and (level is None or score <= level)
+        return Judgement(pinned, anomalous, True), method.update(state, score, pinned) if learn else state
+    if level is None:
+        if score - score == 0.0:  # finite
+            return Judgement(None, False), method.update(state, score)
+        return Judgement(None, score != score), state
+    if score <= level:
+        return Judgement(level if margin == 1.0 else alarm_level(level, margin), False), method.update(state, score)
+    above = level if margin == 1.0 else level + (margin - 1.0) * abs(level)
+    return Judgement(above, not score <= above), state

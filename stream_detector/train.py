@@ -1,0 +1,258 @@
+"""History -> artifact: split each asset's windows in time, fit scaler and weights on the first part, score the rest.
+
+    │◀────────── training part ─────────▶│◀ overlap ▶│◀── calibration: early stopping, then scores ──▶│
+    event time of one asset ──────────────────────────────────────────────────────────────────────────▶
+
+Windows of the overlap reach back into the training part. They are dropped where enough remain after them.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_detector.artifact import Artifact, DataFingerprint, Snapshot, Split
+from stream_detector.config import Config
+from stream_detector.errors import ConfigError, DataError
+from stream_detector.features import Preprocess
+from stream_detector.models import DETECTORS, Detector, Progress, build
+from stream_detector.records import WindowBatch
+from stream_detector.scorer import SCORE_BITS, round_mantissa, window_seeds
+
+#: Fewest windows to fit a scaler and weights to.
+MIN_TRAIN = 20
+#: Fewest windows to calibrate a threshold on.
+MIN_CALIBRATION = 10
+#: Windows that overlap the training part are dropped where so many of the asset's remain after them.
+MIN_CLEAN = 100
+#: Windows scored at once for calibration.
+CHUNK = 4096
+
+
+def train(
+    config: Config,
+    batches: Iterable[WindowBatch],
+    *,
+    progress: Progress | None = None,
+    assets: Collection[str] | None = None,
+) -> Artifact:
+    """Train one detector on the windows of all assets, or of `assets` only, which the artifact then names.
+
+    Windows come in event-time order per asset, as the window stage gives them; how they are batched plays no role.
+    The same windows, configuration and seed give the same artifact, byte for byte, on the CPU with one thread.
+
+    Raises DataError when there are too few windows, one holds a value that is no finite number, or the fit diverges;
+    ConfigError when the configuration asks for what can't be built.
+    """
+    histories = _gather(config, batches, assets)
+    names = None if assets is None else tuple(sorted(assets))
+    return _train(config, list(histories.values()), names, progress, "")
+
+
+def train_many(
+    config: Config,
+    batches: Iterable[WindowBatch],
+    *,
+    progress: Callable[[str], Progress | None] | None = None,
+    assets: Collection[str] | None = None,
+) -> dict[str, Artifact]:
+    """Train one detector an asset; return them by asset. `progress(asset)` gives the callback of its fit.
+
+    Raises what `train` raises, the asset named.
+    """
+    histories = _gather(config, batches, assets)
+    if not histories:
+        raise DataError(_too_few(config, 0, 0, 0))
+    return {
+        asset: _train(config, [history], (asset,), progress(asset) if progress else None, f"asset {asset!r}: ")
+        for asset, history in histories.items()
+    }
+
+
+@dataclass(slots=True)
+class _History:
+    """One asset's windows, prepared up to scaling; the raw ones are not kept, they may be many times as large."""
+
+    asset: str
+    physical: list[Tensor] = field(default_factory=list)  # each (n, K, C) float64
+    seeds: list[Tensor] = field(default_factory=list)     # each (n,) int64; empty for detectors that don't draw
+    end_ms: list[NDArray[np.int64]] = field(default_factory=list)
+    times_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
+    values_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def ordered(self) -> tuple[NDArray[np.int64], Tensor, Tensor | None]:
+        """Return end times, windows and seeds in event-time order."""
+        end_ms, windows = np.concatenate(self.end_ms), torch.cat(self.physical)
+        seeds = torch.cat(self.seeds) if self.seeds else None
+        if np.all(end_ms[1:] >= end_ms[:-1]):
+            return end_ms, windows, seeds
+        order = np.argsort(end_ms, kind="stable")
+        return end_ms[order], windows[order], None if seeds is None else seeds[order]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The windows of all assets, divided."""
+
+    train: Tensor        # (N, K, C) physical units
+    held_out: Tensor     # (M, K, C)
+    seeds: Tensor | None  # (M,) of the held-out windows
+    split: Split
+
+
+def _gather(config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None) -> dict[str, _History]:
+    for name, channel in config.channels.items():
+        if channel.kind == "category":  # its codes are no quantities: scaled as numbers they would mean nothing
+            raise ConfigError(f"channels.{name}.kind is category, which model.kind {config.model.kind} can't take")
+    preprocess = _preprocess(config)
+    draws = DETECTORS[config.model.kind].draws
+    histories: dict[str, _History] = {}
+    for batch in batches:
+        rows_of: dict[str, list[int]] = {}
+        for row, asset in enumerate(batch.assets):
+            if assets is None or asset in assets:
+                rows_of.setdefault(asset, []).append(row)
+        for asset, rows in rows_of.items():
+            history = histories.setdefault(asset, _History(asset))
+            values = np.ascontiguousarray(batch.values[rows], np.float32)
+            end_ms = np.ascontiguousarray(batch.end_ms[rows], np.int64)
+            _check_finite(config, asset, end_ms, values)
+            history.times_sha.update(end_ms.tobytes())
+            history.values_sha.update(values.tobytes())
+            history.end_ms.append(end_ms)
+            raw = torch.from_numpy(values)
+            history.physical.append(preprocess.physical(raw.double()))
+            if draws:
+                history.seeds.append(window_seeds(raw))
+    if missing := sorted(set(assets or ()) - histories.keys()):
+        raise DataError(f"asset {missing[0]!r}: the history holds no window of it; check the name and the recordings")
+    return dict(sorted(histories.items()))  # by name: partitions may deliver assets in any order
+
+
+def _train(
+    config: Config,
+    histories: list[_History],
+    names: tuple[str, ...] | None,
+    progress: Progress | None,
+    place: str,
+) -> Artifact:
+    parts = _split(config, histories, place)
+    preprocess = _preprocess(config)
+    preprocess.scaler.fit(parts.train)
+    with _reproducible(config):
+        x_train, x_held_out = (_scaled(preprocess, part).float() for part in (parts.train, parts.held_out))
+        detector = build(config.model, preprocess.length, preprocess.columns)
+        report = detector.fit(x_train, x_held_out, config.train, progress)
+        scores = _scores(detector, _scaled(preprocess, parts.held_out), parts.seeds)
+    return Artifact.create(
+        detector=detector.eval(),
+        preprocess=preprocess.eval(),
+        calibration=scores,
+        config=Snapshot.of(config),
+        assets=names,
+        data=_fingerprint(config, histories),
+        split=parts.split,
+        fit=report,
+    )
+
+
+def _split(config: Config, histories: list[_History], place: str) -> _Parts:
+    train: list[Tensor] = []
+    held_out: list[Tensor] = []
+    seeds: list[Tensor] = []
+    overlapping = dropped = 0
+    for history in histories:
+        end_ms, windows, own_seeds = history.ordered()
+        n_train = int(len(end_ms) * (1 - config.train.holdout))
+        train.append(windows[:n_train])
+        boundary = int(end_ms[n_train - 1]) if n_train else int(end_ms[0]) - 1
+        # half a cell of slack: end times are whole ms, cells may be fractions
+        starts = end_ms[n_train:] - (config.window.length - 0.5) * config.window.cell_ms
+        clean = starts >= boundary if n_train else np.ones(len(starts), np.bool_)
+        if clean.sum() >= MIN_CLEAN:
+            dropped += int((~clean).sum())
+            chosen = np.flatnonzero(clean) + n_train
+        else:
+            overlapping += int((~clean).sum())
+            chosen = np.arange(n_train, len(end_ms))
+        held_out.append(windows[chosen])
+        if own_seeds is not None:
+            seeds.append(own_seeds[chosen])
+    fitted, calibrated = sum(map(len, train)), sum(map(len, held_out))
+    if fitted < MIN_TRAIN or calibrated < MIN_CALIBRATION:
+        raise DataError(place + _too_few(config, fitted + calibrated + dropped, fitted, calibrated))
+    split = Split("holdout", fitted, calibrated, overlapping, dropped)
+    return _Parts(torch.cat(train), torch.cat(held_out), torch.cat(seeds) if seeds else None, split)
+
+
+def _scores(detector: Detector, x: Tensor, seeds: Tensor | None) -> NDArray[np.float64]:
+    """Score as the scorer does: in float64, rounded to the same bits."""
+    double = copy.deepcopy(detector).double().eval()
+    with torch.inference_mode():
+        found = [
+            double.score(x[start : start + CHUNK], None if seeds is None else seeds[start : start + CHUNK])
+            for start in range(0, len(x), CHUNK)
+        ]
+        return round_mantissa(torch.cat(found).numpy(), SCORE_BITS)
+
+
+def _preprocess(config: Config) -> Preprocess:
+    return Preprocess(config.features, config.window.length, len(config.columns))
+
+
+def _scaled(preprocess: Preprocess, physical: Tensor) -> Tensor:
+    scaled: Tensor = preprocess.scaler(physical)
+    return scaled
+
+
+@contextmanager
+def _reproducible(config: Config) -> Iterator[None]:
+    """Seed torch and fix its threads (their number changes the order of sums); restore both after."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.scorer.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.train.seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fingerprint(config: Config, histories: list[_History]) -> DataFingerprint:
+    sha = hashlib.sha256()
+    for history in histories:
+        name = history.asset.encode()
+        sha.update(len(name).to_bytes(4, "little") + name + history.times_sha.digest() + history.values_sha.digest())
+    times = np.concatenate([end_ms for history in histories for end_ms in history.end_ms])
+    start_ms = round(float(times.min()) - config.window.length * config.window.cell_ms)
+    return DataFingerprint(sha.hexdigest(), len(times), start_ms, int(times.max()))
+
+
+def _check_finite(
+    config: Config, asset: str, end_ms: NDArray[np.int64], values: NDArray[np.float32]
+) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, _, column = (int(index) for index in np.argwhere(~finite)[0])
+        raise DataError(
+            f"asset {asset!r}: column {config.columns[column]!r} of the window that ends at {end_ms[row]} ms holds "
+            f"{values[row][~finite[row]][0]}, not a finite number; leave such readings out"
+        )
+
+
+def _too_few(config: Config, found: int, fitted: int, calibrated: int) -> str:
+    window = config.window
+    return (
+        f"the history makes {found} windows, {fitted} to train on and {calibrated} to calibrate on; at least "
+        f"{MIN_TRAIN} and {MIN_CALIBRATION} are needed. Give a longer recording, lower window.length "
+        f"({window.length}) or window.stride ({window.stride}), or raise window.max_gap_ms "
+        f"({window.max_gap_ms:g}) if gaps cut the windows"
+    )

@@ -1,0 +1,520 @@
+"""Source and Sink keep the same promises in memory, on the embedded broker and on Apache Kafka."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+
+from stream_detector.codec import decode_alert, encode_alert
+from stream_detector.config import ChannelConfig, Config, InputConfig, KafkaConfig
+from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
+from stream_detector.errors import BrokerError, ConfigError, FencedError
+from stream_detector.kafka_io import KafkaSink, KafkaSource, MessageWriter, TopicReader, ensure_topics
+from stream_detector.memory import MemoryLog, MemorySink, MemorySource
+from stream_detector.ports import Sink, Source
+from stream_detector.records import (
+    Alert,
+    ChannelShare,
+    DeadLetter,
+    Message,
+    ModelRef,
+    Partition,
+    PlainMessage,
+    Position,
+)
+from tests.servers import KafkaServer
+
+BACKENDS = ["memory", "embedded", "kafka"]
+
+
+class Log(Protocol):
+    """What the tests need of a backend: topics of its own, members of one group, and a look at what was written."""
+
+    topics: list[str]
+    keeps_metadata: bool
+    """Committed offsets keep their metadata."""
+    exact_lag: bool
+    """The broker knows the end of a partition that isn't being fetched."""
+
+    def member(self, start_from: str = "earliest") -> Source: ...
+
+    def sink(self, source: Source) -> Sink: ...
+
+    def write(self, partition: Partition, values: Iterable[bytes]) -> None: ...
+
+    def alerts(self, count: int) -> list[Message]: ...
+
+    def dead_letters(self, count: int) -> list[Message]: ...
+
+
+@dataclass
+class InMemory:
+    """A MemoryLog."""
+
+    topics: list[str]
+    partitions: int
+    keeps_metadata: bool = True
+    exact_lag: bool = True
+
+    def __post_init__(self) -> None:
+        self.log = MemoryLog(dict.fromkeys(self.topics, self.partitions))
+
+    def member(self, start_from: str = "earliest") -> Source:
+        assert start_from in ("earliest", "latest")
+        return MemorySource(self.log, self.topics, start_from="latest" if start_from == "latest" else "earliest")
+
+    def sink(self, source: Source) -> Sink:
+        assert isinstance(source, MemorySource)
+        return MemorySink(self.log, source)
+
+    def write(self, partition: Partition, values: Iterable[bytes]) -> None:
+        for value in values:
+            self.log.append(partition, b"pump-1", value, [("content-type", b"application/json")], 1_000)
+
+    def alerts(self, count: int) -> list[Message]:
+        return list(self.log.read(Partition("alerts", 0)))
+
+    def dead_letters(self, count: int) -> list[Message]:
+        return list(self.log.read(Partition("dead-letter", 0)))
+
+
+@dataclass
+class OnBroker:
+    """A broker, with topics of this test's own."""
+
+    kafka: KafkaConfig
+    stream: str
+    topics: list[str]
+    partitions: int
+    keeps_metadata: bool
+    exact_lag: bool
+
+    def __post_init__(self) -> None:
+        wanted = dict.fromkeys(self.topics, self.partitions)
+        ensure_topics(self.kafka, {**wanted, f"{self.stream}.alerts": 1, f"{self.stream}.dead-letter": 1})
+
+    def config(self, start_from: str = "earliest") -> Config:
+        inputs = [InputConfig(topic=topic) for topic in self.topics]
+        kafka = self.kafka.model_copy(update={"inputs": inputs, "start_from": start_from})
+        return Config(stream=self.stream, channels={"vibration": ChannelConfig()}, kafka=kafka)
+
+    def member(self, start_from: str = "earliest") -> Source:
+        return KafkaSource(self.config(start_from))
+
+    def sink(self, source: Source) -> Sink:
+        assert isinstance(source, KafkaSource)
+        return KafkaSink(self.config(), source)
+
+    def write(self, partition: Partition, values: Iterable[bytes]) -> None:
+        with MessageWriter(self.kafka) as writer:
+            for value in values:
+                headers = [("content-type", b"application/json")]
+                writer.send(partition.topic, b"pump-1", value, headers, 1_000, partition.index)
+
+    def alerts(self, count: int) -> list[Message]:
+        return self._read(f"{self.stream}.alerts", count)
+
+    def dead_letters(self, count: int) -> list[Message]:
+        return self._read(f"{self.stream}.dead-letter", count)
+
+    def _read(self, topic: str, count: int) -> list[Message]:
+        messages: list[Message] = []
+        with TopicReader(self.kafka, topic, from_beginning=True) as reader:
+            deadline = time.monotonic() + 10
+            while len(messages) < count and time.monotonic() < deadline:
+                messages += [message for batch in reader.read(200) for message in batch.messages]
+        return messages
+
+
+@dataclass
+class Listener:
+    """Notes what comes and goes; seeks and commits as the engine does."""
+
+    source: Source
+    commit_on_revoke: Callable[[], None] | None = None
+    events: list[tuple[str, list[Partition]]] = field(default_factory=list)
+    owned: set[Partition] = field(default_factory=set)
+    error: Exception | None = None
+
+    def on_assigned(self, partitions: Iterable[Partition]) -> None:
+        listed = list(partitions)
+        self.events.append(("assigned", listed))
+        self.owned |= set(listed)
+        committed = self.source.committed(listed)
+        for partition in listed:
+            self.source.seek(partition, committed[partition].offset if partition in committed else None)
+        if self.error is not None:
+            raise self.error
+
+    def on_revoked(self, partitions: Iterable[Partition]) -> None:
+        listed = list(partitions)
+        self.events.append(("revoked", listed))
+        if self.commit_on_revoke is not None:
+            self.commit_on_revoke()
+        self.owned -= set(listed)
+
+    def on_lost(self, partitions: Iterable[Partition]) -> None:
+        listed = list(partitions)
+        self.events.append(("lost", listed))
+        self.owned -= set(listed)
+
+
+@dataclass
+class Member:
+    """A source with its listener, and what it has read by partition."""
+
+    source: Source
+    listener: Listener
+    read: dict[Partition, list[bytes]] = field(default_factory=dict)
+
+    def poll(self, max_messages: int = 500, timeout_ms: int = 100) -> int:
+        count = 0
+        for batch in self.source.poll(timeout_ms, max_messages):
+            self.read.setdefault(batch.partition, []).extend(message.value or b"" for message in batch.messages)
+            count += len(batch.messages)
+        return count
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.read.values()))
+
+
+def until(done: Callable[[], object], *steps: Callable[[], object], seconds: float = 20) -> None:
+    """Take the steps in turn until done."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come to that"
+        for step in steps:
+            step()
+
+
+def alert(asset: str = "pump-1", end_ms: int = 1_583_748_873_000) -> Alert:
+    return Alert(
+        id=f"id-{end_ms}", incident="incident", event="open", stream="pump", asset=asset, start_ms=end_ms - 60_000,
+        end_ms=end_ms, score=8.31, threshold=4.02, severity="warning", kind="contextual",
+        channels=(ChannelShare("vibration", 1.0, 0.041, 0.027),), model=ModelRef("ae", "20201103-1f3c"),
+        method="spot", risk=1e-4, seen=18_233, ingest_ms=end_ms + 20, scored_ms=end_ms + 35,
+    )  # fmt: skip
+
+
+def values(name: str, count: int, first: int = 0) -> list[bytes]:
+    return [f"{name}{i}".encode() for i in range(first, first + count)]
+
+
+Make = Callable[..., Log]
+
+
+@pytest.fixture(params=BACKENDS)
+def make(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Make:
+    """Make a log of so many topics and partitions on the backend."""
+
+    def build(topics: int = 1, partitions: int = 2) -> Log:
+        stream = unique("log")
+        names = [f"{stream}.in{i}" for i in range(topics)]
+        if request.param == "memory":
+            return InMemory(names, partitions)
+        if request.param == "kafka":
+            return OnBroker(request.getfixturevalue("kafka"), stream, names, partitions, True, True)
+        servers: Embedded = request.getfixturevalue("embedded")
+        assert servers.bootstrap_servers is not None
+        kafka = KafkaConfig(bootstrap_servers=[servers.bootstrap_servers], session_timeout_ms=SESSION_TIMEOUT_MS)
+        return OnBroker(kafka, stream, names, partitions, False, False)
+
+    return build
+
+
+@pytest.fixture
+def join() -> Iterator[Callable[..., Member]]:
+    """Open members that are closed after the test."""
+    members: list[Member] = []
+
+    def opened(log: Log, start_from: str = "earliest") -> Member:
+        source = log.member(start_from)
+        member = Member(source, Listener(source))
+        source.open(member.listener)
+        members.append(member)
+        return member
+
+    yield opened
+    for member in members:
+        member.source.close()
+
+
+Join = Callable[..., Member]
+
+
+def test_messages_arrive_whole_and_in_order(make: Make, join: Join) -> None:
+    """What is written to a partition is read in that order, with key, headers and time, at most `max_messages` a poll."""
+    log = make(partitions=2)
+    first, second = Partition(log.topics[0], 0), Partition(log.topics[0], 1)
+    log.write(first, values("a", 25))
+    log.write(second, values("b", 5))
+    member = join(log)
+    messages: dict[Partition, list[Message]] = {}
+    sizes = []
+
+    def step() -> None:
+        batches = member.source.poll(100, 7)
+        sizes.append(sum(len(batch.messages) for batch in batches))
+        for batch in batches:
+            messages.setdefault(batch.partition, []).extend(batch.messages)
+
+    until(lambda: sum(map(len, messages.values())) == 30, step)
+    assert max(sizes) == 7
+    assert [message.value for message in messages[first]] == values("a", 25)
+    assert [message.value for message in messages[second]] == values("b", 5)
+    assert [message.offset for message in messages[first]] == list(range(25))
+    last = messages[first][-1]
+    assert (last.key, list(last.headers), last.timestamp) == (b"pump-1", [("content-type", b"application/json")], 1_000)
+
+
+def test_a_restart_reads_from_the_committed_position(make: Make, join: Join) -> None:
+    """Committed offset, read position and epoch come back; a partition never committed has none, and starts at 0."""
+    log = make(partitions=2)
+    first, second = Partition(log.topics[0], 0), Partition(log.topics[0], 1)
+    log.write(first, values("a", 10))
+    log.write(second, values("b", 3))
+    member = join(log)
+    until(lambda: member.count == 13, member.poll)
+    sink = log.sink(member.source)
+    sink.commit({first: Position(offset=4, read=9, epoch=7)})
+    sink.close()
+    member.source.close()
+
+    again = join(log)
+    until(lambda: again.count == 9, again.poll)
+    assert again.read == {first: values("a", 6, first=4), second: values("b", 3)}
+    expected = Position(4, 9, 7) if log.keeps_metadata else Position(4, 4, 0)
+    assert again.source.committed([first, second]) == {first: expected}
+
+
+def test_reading_can_be_moved_held_and_measured(make: Make, join: Join) -> None:
+    """Seek reads on from there, pause holds a partition, resume goes on, and lag counts what is left."""
+    log = make(partitions=1)
+    only = Partition(log.topics[0], 0)
+    log.write(only, values("a", 20))
+    member = join(log)
+    until(lambda: member.count >= 5, lambda: member.poll(5))
+    member.read.clear()
+    member.source.seek(only, 18)
+    assert member.source.lag() == {only: 2}
+    until(lambda: member.count == 2, member.poll)
+    assert member.read == {only: values("a", 2, first=18)}
+    assert member.source.lag() == {only: 0}
+
+    member.source.pause([only])
+    log.write(only, values("a", 3, first=20))
+    assert [member.poll() for _ in range(3)] == [0, 0, 0]
+    if log.exact_lag:
+        assert member.source.lag() == {only: 3}
+    else:
+        assert member.source.lag()[only] > 0
+    member.source.resume([only])
+    until(lambda: member.count == 5, member.poll)
+    member.source.seek(only, None)
+    until(lambda: member.count == 28, member.poll)
+
+
+def test_a_new_group_may_start_at_the_end(make: Make, join: Join) -> None:
+    """With start_from latest, a group without commits reads only what is written after it joined."""
+    log = make(partitions=1)
+    only = Partition(log.topics[0], 0)
+    log.write(only, values("old", 5))
+    member = join(log, start_from="latest")
+    until(lambda: member.listener.owned, member.poll)
+    assert member.source.lag() == {only: 0}
+    log.write(only, values("new", 2))
+    until(lambda: member.count == 2, member.poll)
+    assert member.read == {only: values("new", 2)}
+
+
+def test_members_share_and_hand_over(make: Make, join: Join) -> None:
+    """Two members share co-partitioned topics by index; one that leaves hands over, and on_revoked may still commit."""
+    log = make(topics=2, partitions=4)
+    everything = {Partition(topic, index) for topic in log.topics for index in range(4)}
+    for partition in sorted(everything):
+        log.write(partition, values("a", 3))
+    one = join(log)
+    until(lambda: one.count == 24, one.poll)
+    assert one.listener.owned == everything
+    sink = log.sink(one.source)
+    one.listener.commit_on_revoke = lambda: sink.commit({p: Position(2, 3, 1) for p in sorted(one.listener.owned)})
+
+    two = join(log)
+    until(lambda: len(one.listener.owned) == len(two.listener.owned) == 4, one.poll, two.poll)
+    assert one.listener.owned | two.listener.owned == everything
+    for member in (one, two):
+        indices = {index for _, index in member.listener.owned}
+        assert member.listener.owned == {Partition(topic, index) for topic in log.topics for index in indices}
+    until(lambda: two.count == 4, one.poll, two.poll)
+    assert two.read == {partition: values("a", 1, first=2) for partition in two.listener.owned}
+
+    one.listener.commit_on_revoke = None
+    two.source.close()
+    until(lambda: one.listener.owned == everything, one.poll)
+    sink.close()
+
+
+def test_what_is_written_can_be_read(make: Make, join: Join) -> None:
+    """Alerts arrive as encoded, keyed by asset, with their times; dead letters keep key and value untouched."""
+    log = make(partitions=1)
+    only = Partition(log.topics[0], 0)
+    source = join(log).source
+    sink = log.sink(source)
+    letters = [
+        DeadLetter(only, PlainMessage(3, 5, b"\xff\x00key", b"{\xff broken"), "not-json", "at byte 1"),
+        DeadLetter(only, PlainMessage(4, 5, b"pump-1", None), "empty", "a tombstone"),
+        DeadLetter(only, PlainMessage(5, 5, None, b"{}"), "no-asset", "in neither key nor value"),
+    ]
+    sink.write([alert(end_ms=1_583_748_873_000), alert(end_ms=1_583_748_874_000)], letters)
+    sink.flush()
+    sink.write([alert(asset="pump-2")], [])
+    sink.flush()
+    sink.close()
+
+    alerts = log.alerts(3)
+    assert [message.key for message in alerts] == [b"pump-1", b"pump-1", b"pump-2"]
+    assert alerts[0].value == encode_alert(alert())
+    assert decode_alert(alerts[1].value or b"").end_ms == 1_583_748_874_000
+    headers = dict(alerts[0].headers)
+    assert (headers["event-ms"], headers["ingest-ms"]) == (b"1583748873000", b"1583748873020")
+    found = log.dead_letters(3)
+    assert [(m.key, m.value) for m in found] == [
+        (b"\xff\x00key", b"{\xff broken"),
+        (b"pump-1", None),
+        (None, b"{}"),
+    ]
+    assert dict(found[0].headers) == {
+        "error": b"not-json",
+        "detail": b"at byte 1",
+        "topic": only.topic.encode(),
+        "partition": b"0",
+        "offset": b"3",
+    }
+
+
+def test_who_lost_the_partitions_cannot_commit(make: Make, join: Join) -> None:
+    """A commit for partitions that are not the member's, or by a member that was put out, is a FencedError."""
+    log = make(partitions=1)
+    only = Partition(log.topics[0], 0)
+    log.write(only, values("a", 3))
+    member = join(log)
+    until(lambda: member.count == 3, member.poll)
+    with pytest.raises(FencedError):
+        member.source.commit({Partition(log.topics[0], 9): Position(0, 0)})  # type: ignore[attr-defined]  # both have it
+    put_out(member.source)
+    with pytest.raises(FencedError):
+        member.source.commit({only: Position(3, 3)})  # type: ignore[attr-defined]  # both have it
+    until(lambda: member.listener.events[-1][0] == "assigned" and len(member.listener.events) == 3, member.poll)
+    assert [name for name, _ in member.listener.events] == ["assigned", "lost", "assigned"]
+    assert member.source.committed([only]) == {}
+
+
+def put_out(source: Source) -> None:
+    """Remove a member from its group behind its back, as a broker does after the session time-out."""
+    if isinstance(source, MemorySource):
+        source.expel()
+        return
+    assert isinstance(source, KafkaSource)
+    group = source.group_metadata()
+    client = KafkaAdminClient(bootstrap_servers=source._kafka.bootstrap_servers)
+    try:
+        client.remove_group_members(group.group_id, [MemberToRemove(group.member_id)])
+    finally:
+        client.close()
+
+
+def test_what_the_listener_raises_poll_raises(make: Make, join: Join) -> None:
+    """An error in a callback surfaces from poll, and no message is passed over by it."""
+    log = make(partitions=1)
+    log.write(Partition(log.topics[0], 0), values("a", 3))
+    member = join(log)
+    member.listener.error = BrokerError("the store is away")
+
+    def step() -> None:
+        member.poll()
+
+    with pytest.raises(BrokerError, match="the store is away"):
+        until(lambda: False, step)
+    member.listener.error = None
+    until(lambda: member.count == 3, member.poll)
+    assert member.read == {Partition(log.topics[0], 0): values("a", 3)}
+
+
+def test_topics_must_exist_and_match(make: Make, unique: Callable[[str], str]) -> None:
+    """A missing input topic and unequal partition counts are told by name before anything is read."""
+    log = make(topics=2, partitions=2)
+    if isinstance(log, InMemory):
+        log.log.create("wide", 3)
+        with pytest.raises(ConfigError, match="nowhere"):
+            MemorySource(log.log, [log.topics[0], "nowhere"])
+        with pytest.raises(ConfigError, match=f"{log.topics[0]}: 2, wide: 3"):
+            MemorySource(log.log, [log.topics[0], "wide"])
+        return
+    assert isinstance(log, OnBroker)
+    wide, listener = unique("wide"), Listener(log.member())
+    ensure_topics(log.kafka, {wide: 3, log.topics[1]: 5})
+    for topic, message in (("nowhere", "no topic 'nowhere'"), (wide, f"{log.topics[0]}: 2, {wide}: 3")):
+        log.topics[1] = topic
+        with pytest.raises(ConfigError, match=message):
+            log.member().open(listener)
+
+
+def test_a_flush_says_when_the_log_is_away(tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer) -> None:
+    """While a broker is held, flush and commit raise BrokerError; when it goes on, what was written arrives, in order."""
+    server = KafkaServer(tmp_path_factory.mktemp("outage"), kafka_server.jars)
+    server.start()
+    try:
+        log = OnBroker(server.config, "outage", ["outage.in0"], 1, True, True)
+        source = KafkaSource(log.config())
+        listener = Listener(source)
+        source.open(listener)
+        until(lambda: listener.owned, lambda: source.poll(100, 10))
+        sink = KafkaSink(log.config(), source, delivery_timeout_ms=1_000)
+        sink.write([alert(end_ms=1_000)], [])
+        sink.flush()
+        server.pause()
+        sink.write([alert(end_ms=2_000), alert(end_ms=3_000)], [])
+        with pytest.raises(BrokerError, match=f"127.0.0.1:{server.port}"):
+            sink.flush()
+        server.resume()
+        until(lambda: flushed(sink))
+        ends = [decode_alert(message.value or b"").end_ms for message in log.alerts(3)]
+        assert ends[0] == 1_000
+        assert ends[-2:] == [2_000, 3_000]
+        sink.close()
+        source.close()
+    finally:
+        server.kill()
+
+
+def flushed(sink: Sink) -> bool:
+    try:
+        sink.flush()
+    except BrokerError:
+        return False
+    return True
+
+
+def test_a_memory_log_can_be_away() -> None:
+    """While it is away everything raises BrokerError; what was written is kept and arrives later."""
+    log = MemoryLog({"in": 1})
+    source = MemorySource(log, ["in"])
+    source.open(Listener(source))
+    sink = MemorySink(log, source)
+    source.poll(0, 1)
+    sink.write([alert()], [])
+    log.available = False
+    with pytest.raises(BrokerError):
+        sink.flush()
+    with pytest.raises(BrokerError):
+        sink.commit({Partition("in", 0): Position(0, 0)})
+    log.available = True
+    sink.flush()
+    assert [message.value for message in sink.alerts] == [encode_alert(alert())]

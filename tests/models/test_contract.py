@@ -1,0 +1,210 @@
+"""What every registered detector promises (see models/base.py); a new one needs a line in CASES, no test of its own."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from stream_detector.config import AEConfig, ModelConfig, TrainConfig
+from stream_detector.errors import ConfigError, DataError
+from stream_detector.models import DETECTORS, Detector, build
+
+#: kind, config, (T, F)
+CASES: dict[str, tuple[ModelConfig, int, int]] = {
+    "ae-vector": (AEConfig(hidden=[16], latent=2), 1, 5),
+    "ae-dense": (AEConfig(hidden=[32, 16], latent=4), 12, 5),
+    "ae-conv": (AEConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
+    "ae-conv-one-cell": (AEConfig(body="conv", hidden=[8], latent=2, kernel=3), 1, 5),
+}
+TRAIN = TrainConfig(epochs=12, batch=32)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[ModelConfig, int, int]:
+    """Each case in turn."""
+    return CASES[request.param]
+
+
+def normal(n: int, length: int, features: int, seed: int = 0) -> Tensor:
+    """Windows of a plant with two hidden causes; the last feature is constant."""
+    draw = torch.Generator().manual_seed(seed)
+    phase = torch.rand(n, 1, 1, generator=draw) * 6.28 + torch.arange(length).reshape(1, length, 1) * 0.4
+    mix = torch.tensor([1.0, -0.5, 0.3, 0.8, 0.0])[:features]
+    x = torch.sin(phase) * mix + 0.5 * torch.cos(phase) * mix.flip(0).roll(1)
+    x += 0.05 * torch.randn(n, length, features, generator=draw)
+    x[..., -1] = 0.0
+    return x
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """More threads are slower for networks this small, and change the order of sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fitted(case: tuple[ModelConfig, int, int], seed: int = 0) -> Detector:
+    """Return a fitted detector in float64, as the scorer runs it."""
+    config, length, features = case
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        detector = build(config, length, features)
+    detector.fit(normal(400, length, features), normal(100, length, features, 1), TRAIN)
+    return detector.double()
+
+
+def seeds(detector: Detector, n: int) -> Tensor | None:
+    """Return seeds for detectors that draw."""
+    return torch.arange(n) if detector.draws else None
+
+
+def test_every_registered_detector_is_checked():
+    """No family escapes the checks below."""
+    assert set(DETECTORS) == {config.kind for config, _, _ in CASES.values()}
+
+
+def test_a_planted_fault_scores_higher(case: tuple[ModelConfig, int, int]):
+    """Higher is stranger: a feature that leaves its range beats nearly all normal windows."""
+    detector = fitted(case)
+    usual = normal(200, case[1], case[2], 2).double()
+    faulty = usual.clone()
+    faulty[..., 1] += 4
+    with torch.inference_mode():
+        scores = detector.score(usual, seeds(detector, 200))
+        assert (detector.score(faulty, seeds(detector, 200)) > scores.quantile(0.99)).float().mean() > 0.95
+
+
+def test_the_faulty_feature_leads_the_parts(case: tuple[ModelConfig, int, int]):
+    """Parts say where it is: the changed feature has the largest part of most windows, and no part is negative."""
+    detector = fitted(case)
+    faulty = normal(200, case[1], case[2], 2).double()
+    faulty[..., 2] += 6
+    with torch.inference_mode():
+        judged = detector.judge(faulty, seeds(detector, 200))
+    assert judged.parts.shape == judged.expected.shape == (200, case[2])
+    assert (judged.parts >= 0).all()
+    assert (judged.parts.argmax(1) == 2).float().mean() > 0.5
+
+
+def test_a_feature_constant_in_training_may_move(case: tuple[ModelConfig, int, int]):
+    """Scores stay finite for a dead feature that wakes up and for values at the clip."""
+    detector = fitted(case)
+    x = normal(3, case[1], case[2]).double()
+    x[0, :, -1] = 5.0
+    x[1] = 10.0
+    x[2] = -10.0
+    with torch.inference_mode():
+        scores = detector.score(x, seeds(detector, 3))
+    assert torch.isfinite(scores).all()
+    assert (scores > 0).all()
+
+
+def test_scores_do_not_depend_on_the_batch(case: tuple[ModelConfig, int, int]):
+    """One by one, reversed or all at once: the same to twelve digits."""
+    detector = fitted(case)
+    x, own = normal(70, case[1], case[2], 3).double(), seeds(detector, 70)
+    with torch.inference_mode():
+        together = detector.score(x, own)
+        alone = torch.cat([detector.score(x[i : i + 1], None if own is None else own[i : i + 1]) for i in range(70)])
+        turned = detector.score(x.flip(0), None if own is None else own.flip(0)).flip(0)
+    torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(turned, together, rtol=1e-12, atol=1e-14)
+
+
+def test_judging_changes_nothing(case: tuple[ModelConfig, int, int]):
+    """The same windows score the same again: no state, no hidden randomness."""
+    detector = fitted(case)
+    x, own = normal(20, case[1], case[2], 3).double(), seeds(detector, 20)
+    before = copy.deepcopy(detector.state_dict())
+    with torch.inference_mode():
+        first, second = detector.score(x, own), detector.score(x, own)
+    assert torch.equal(first, second)
+    assert all(torch.equal(before[name], tensor) for name, tensor in detector.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_detector(case: tuple[ModelConfig, int, int]):
+    """Bit for bit; another seed gives another."""
+    one, same, other = (fitted(case, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_survives_restoring(case: tuple[ModelConfig, int, int]):
+    """A detector built on the meta device takes the tensors and scores the same bits."""
+    detector = fitted(case).float()
+    with torch.device("meta"):
+        again = build(*case)
+    again.restore({name: tensor.clone() for name, tensor in detector.state_dict().items()})
+    x = normal(20, case[1], case[2], 3)
+    with torch.inference_mode():
+        assert torch.equal(
+            detector.score(x, seeds(detector, 20)), again.eval().score(x, seeds(detector, 20))
+        )
+
+
+@pytest.mark.parametrize("harm", ["missing", "extra", "shape", "type"])
+def test_tensors_that_do_not_fit_are_refused(case: tuple[ModelConfig, int, int], harm: str):
+    """The message names the tensor."""
+    tensors = dict(fitted(case).float().state_dict())
+    name = next(iter(tensors))
+    if harm == "missing":
+        del tensors[name]
+    elif harm == "extra":
+        name = "stranger"
+        tensors[name] = torch.zeros(1)
+    elif harm == "shape":
+        tensors[name] = torch.zeros(3, 3, 3, 3)
+    else:
+        tensors[name] = tensors[name].to(torch.float16)
+    with pytest.raises(ValueError, match=name):
+        build(*case).restore(tensors)
+
+
+def test_the_report_tells_how_the_fit_went(case: tuple[ModelConfig, int, int]):
+    """Every pass is reported to the caller and kept, and the best one is among them."""
+    calls: list[tuple[int, int, float, float]] = []
+    config, length, features = case
+    report = build(config, length, features).fit(
+        normal(100, length, features), normal(30, length, features, 1), TRAIN, lambda *call: calls.append(call)
+    )
+    losses = enumerate(zip(report.losses, report.val_losses, strict=True), start=1)
+    assert calls == [(epoch, TRAIN.epochs, *both) for epoch, both in losses]
+    assert report.epochs == len(calls) <= TRAIN.epochs
+    if report.epochs:
+        assert min(report.val_losses) == report.val_losses[report.best_epoch - 1]
+
+
+def test_early_stopping_keeps_the_best_weights():
+    """With validation windows that training moves away from, the fit ends early and returns to its best pass."""
+    config = TrainConfig(epochs=60, patience=3, learning_rate=0.05)
+    torch.manual_seed(0)
+    detector = build(AEConfig(hidden=[32], latent=4), 1, 5)
+    x_val = 5 * torch.randn(50, 1, 5, generator=torch.Generator().manual_seed(9))
+    report = detector.fit(normal(100, 1, 5), x_val, config)
+    assert report.epochs == report.best_epoch + 3
+    loss = detector.training_loss(x_val, torch.Generator())
+    assert float(loss.detach()) == pytest.approx(min(report.val_losses))
+
+
+def test_a_fit_that_diverges_says_so():
+    """No detector of NaN weights: the message names the setting to change."""
+    detector = build(AEConfig(), 1, 5)
+    with pytest.raises(DataError, match=r"train\.learning_rate"):
+        detector.fit(1e30 * normal(100, 1, 5), normal(10, 1, 5), TRAIN)
+
+
+def test_an_even_kernel_is_refused():
+    """It would change the window's length."""
+    with pytest.raises(ConfigError, match=r"model\.kernel"):
+        build(AEConfig(body="conv", kernel=4), 8, 2)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 60, 61])
+def test_the_convolution_restores_any_length(length: int):
+    """Odd, even and single cells come back as long as they went in."""
+    detector = build(AEConfig(body="conv", hidden=[4, 4, 4], latent=2), length, 3)
+    assert (2, length, 3) == detector(torch.zeros(2, length, 3)).shape

@@ -1,0 +1,111 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stream_detector import settings
+from stream_detector.cli import check, reference
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(capsys):
+    """Run `check` with arguments; return exit status, standard output and standard error."""
+
+    def _command(*arguments: object) -> tuple[int, str, str]:
+        parser = argparse.ArgumentParser()
+        check.add_parser(parser.add_subparsers())
+        args = parser.parse_args(["check", *map(str, arguments)])
+        status = args.run(args)
+        return (status, *capsys.readouterr())
+
+    return _command
+
+
+@pytest.fixture
+def set_up(tmp_path):
+    """A small valid set-up with an artifact that exists."""
+    (tmp_path / "pump.safetensors").touch()
+    path = tmp_path / "pump.yaml"
+    path.write_text("stream: pump\nchannels: {vibration: {unit: °C}}\nartifact: pump.safetensors\n")
+    return path
+
+
+def test_effective_settings_are_printed_as_yaml(command, set_up):
+    """The defaults, derived topics and resolved paths are filled in, and nothing is complained of."""
+    status, out, err = command(set_up)
+    plain = yaml.safe_load(out)
+    assert (status, err) == (0, "")
+    assert (
+        plain["kafka"]["alert_topic"], plain["window"]["length"], plain["channels"]["vibration"]["unit"]
+    ) == ("pump.alerts", 60, "°C")  # fmt: skip
+    assert str(set_up.parent / "pump.safetensors") == plain["artifact"]
+
+
+def test_json_says_the_same_as_yaml(command, set_up):
+    """Programs read the same settings as people."""
+    assert yaml.safe_load(command(set_up)[1]) == json.loads(command(set_up, "--json")[1])
+
+
+def test_problems_go_to_standard_error_with_status_2(command, set_up):
+    """Nothing but the problems is printed."""
+    set_up.write_text(set_up.read_text() + "window: {stride: 0}\n")
+    status, out, err = command(set_up)
+    assert (status, out) == (2, "")
+    assert "window.stride: got 0, expected greater than or equal to 1 (line 4)" in err
+
+
+def test_the_environment_counts(command, set_up, monkeypatch):
+    """What is checked is what a worker started here would run with."""
+    monkeypatch.setenv("STREAM_DETECTOR__WINDOW__STRIDE", "7")
+    assert yaml.safe_load(command(set_up)[1])["window"]["stride"] == 7
+
+
+def test_what_a_worker_would_miss_here_is_warned_of(command, set_up, monkeypatch):
+    """A file or variable that the settings name and this machine lacks is no error: it may be there at run time."""
+    monkeypatch.delenv("KAFKA_PW", raising=False)
+    set_up.write_text(
+        "stream: pump\nchannels: {vibration: {}}\nartifact: none.safetensors\n"
+        "redis: {password: {file: pw}}\n"
+        "kafka: {security: {protocol: SASL_SSL, mechanism: PLAIN, username: a, password: {env: KAFKA_PW}}}\n"
+    )
+    status, _, err = command(set_up)
+    assert status == 0
+    assert err.splitlines() == [
+        f"warning: artifact: {set_up.parent}/none.safetensors does not exist (yet); `stream-detector train` writes it",
+        "warning: kafka.security.password: the environment variable KAFKA_PW is not set",
+        f"warning: redis.password.file: the file {set_up.parent}/pw does not exist",
+    ]
+
+
+def test_a_set_up_without_an_artifact_says_what_run_needs(command, set_up):
+    """`run` can't go without a model."""
+    set_up.write_text("stream: pump\nchannels: {vibration: {}}\n")
+    assert "artifact is not set" in command(set_up)[2]
+
+
+def test_config_is_needed(command):
+    """Without a file there is nothing to check."""
+    status, out, err = command()
+    assert (status, out) == (2, "")
+    assert "CONFIG is missing" in err
+
+
+def test_the_stored_schema_is_current(command):
+    """Mend it by: stream-detector check --schema > stream_detector/schemas/config.schema.json."""
+    assert command("--schema")[1] == (ROOT / "stream_detector/schemas/config.schema.json").read_text()
+
+
+def test_the_documentation_is_current(command):
+    """Mend it by: stream-detector check --reference > docs/configuration.md."""
+    assert command("--reference")[1] == (ROOT / "docs/configuration.md").read_text()
+
+
+def test_the_documentation_has_every_key():
+    """Each key of each section of the schema stands in a table."""
+    keys = {key for part in [settings.schema(), *settings.schema()["$defs"].values()] for key in part["properties"]}
+    text = reference.markdown()
+    assert set() == {key for key in keys - {"env", "file"} if f"| `{key}` |" not in text}

@@ -1,0 +1,179 @@
+"""`stream-detector thresholds` on a real Valkey."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_detector.cli import thresholds
+from stream_detector.config import RedisConfig
+from stream_detector.errors import ConfigError, StoreError
+from stream_detector.records import AssetState, IncidentState, ThresholdState
+from stream_detector.redis_store import RedisStore
+
+Run = Callable[..., str]
+
+
+def state(level: float | None, opened: bool = False, judged_ms: int = 1_583_748_873_000) -> AssetState:
+    """A state as a worker leaves it."""
+    incident = IncidentState()
+    if opened:
+        incident = IncidentState(0b111, 1, 1_583_748_800_000, 1_583_748_801_000, "id", "warning", "vibration", 9.5, 12)
+    return AssetState(ThresholdState("spot", level, 18_233, (), np.ones(200, np.float32)), incident, judged_ms)
+
+
+@pytest.fixture
+def stream(unique: Callable[[str], str]) -> str:
+    """A stream of this test's own."""
+    return unique("thresholds")
+
+
+@pytest.fixture
+def config(valkey: str, stream: str, tmp_path: Path) -> Path:
+    """A set-up on the embedded Valkey."""
+    path = tmp_path / "pump.yaml"
+    path.write_text(f"stream: {stream}\nchannels: {{vibration: {{}}}}\nredis: {{url: '{valkey}'}}\n")
+    return path
+
+
+@pytest.fixture
+def store(valkey: str, stream: str) -> RedisStore:
+    """The worker's store, with three assets in two tasks."""
+    store = RedisStore(RedisConfig(url=valkey), stream)
+    store.save(0, store.acquire(0), 1, {"pump-1": state(4.02), "pump-2": state(None)}, {})
+    store.save(1, store.acquire(1), 1, {"fan-1": state(2.5, opened=True)}, {})
+    return store
+
+
+@pytest.fixture
+def run(config: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `thresholds ACTION CONFIG …` and return what it printed."""
+
+    def command(action: str, *arguments: str) -> str:
+        parser = argparse.ArgumentParser()
+        thresholds.add_parser(parser.add_subparsers())
+        assert thresholds.run(parser.parse_args(["thresholds", action, str(config), *arguments])) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return printed.out
+
+    return command
+
+
+def test_list_says_how_every_asset_is_judged(store: RedisStore, run: Run):
+    """A row an asset, by name, over all tasks."""
+    store.pin("pump-1", 6.5)
+    rows: list[dict[str, Any]] = json.loads(run("list", "--json"))
+    judged = "2020-03-09T10:14:33.000Z"
+    spot = {"method": "spot", "seen": 18_233, "judged": judged}
+    assert rows == [
+        {"asset": "fan-1", "task": 1, "level": 2.5, "pinned": None, "incident": "warning", **spot},
+        {"asset": "pump-1", "task": 0, "level": 4.02, "pinned": 6.5, "incident": None, **spot},
+        {"asset": "pump-2", "task": 0, "level": None, "pinned": None, "incident": None, **spot},
+    ]
+
+
+def test_list_is_a_table_for_people(store: RedisStore, run: Run):
+    """Headers and a line an asset."""
+    store.pin("pump-1", 6.5)
+    lines = run("list").splitlines()
+    assert all(header in lines[1] for header in ("asset", "level", "pinned", "incident"))
+    row = next(line for line in lines if "pump-1" in line)
+    assert "4.02" in row
+    assert "6.5" in row
+
+
+def test_list_of_nothing(run: Run):
+    """A stream that no worker has judged yet is said to be so."""
+    assert run("list") == "no asset has been judged yet\n"
+    assert json.loads(run("list", "--json")) == []
+
+
+def test_list_shows_an_asset_once_where_it_is_judged_now(store: RedisStore, run: Run):
+    """After a change of partitions an old task still holds a state of it; the newer one counts."""
+    store.save(7, store.acquire(7), 1, {"pump-1": state(9.0, judged_ms=1_583_748_874_000)}, {})
+    rows = {row["asset"]: (row["task"], row["level"]) for row in json.loads(run("list", "--json"))}
+    assert rows["pump-1"] == (7, 9.0)
+
+
+def test_show_tells_all_of_one_asset(store: RedisStore, run: Run):
+    """What list says, the incident and resets."""
+    store.reset("fan-1")
+    shown = json.loads(run("show", "fan-1", "--json"))
+    assert shown["level"] == 2.5
+    assert shown["scores_kept"] == 200
+    assert shown["incident_opened"] == "2020-03-09T10:13:21.000Z"
+    assert (shown["incident_leader"], shown["incident_peak"], shown["incident_windows"]) == ("vibration", 9.5, 12)
+    assert shown["reset_requested"].startswith("20")
+    assert shown["reset"] is None
+    text = run("show", "fan-1")
+    assert "incident leader" in text
+    assert "vibration" in text
+
+
+def test_pin_and_unpin(store: RedisStore, run: Run):
+    """A worker sees the pin and that something changed."""
+    version = store.controls_version()
+    assert "pump-1 is pinned: alarms above 6.5" in run("pin", "pump-1", "6.5")
+    assert store.controls().pins == {"pump-1": 6.5}
+    assert store.controls_version() > version
+    assert "adaptive level again" in run("unpin", "pump-1")
+    assert store.controls().pins == {}
+    assert "pump-1 was not pinned" in run("unpin", "pump-1")
+    assert json.loads(run("pin", "pump-1", "2", "--json")) == {"action": "pin", "asset": "pump-1", "level": 2.0}
+    assert json.loads(run("unpin", "pump-1", "--json")) == {"action": "unpin", "asset": "pump-1", "was_pinned": True}
+
+
+@pytest.mark.parametrize("level", ["0", "-1", "nan", "inf"])
+def test_a_pin_must_be_finite_and_above_0(store: RedisStore, run: Run, level: str):
+    """Anything else would alarm always or never."""
+    with pytest.raises(ConfigError, match="LEVEL must be finite and above 0"):
+        run("pin", "pump-1", "--", level)
+    assert store.controls().pins == {}
+
+
+def test_an_unknown_asset_is_told_with_near_names(store: RedisStore, run: Run):
+    """A slip of the key must not pin what doesn't exist."""
+    for action, arguments in (("pin", ["6"]), ("unpin", []), ("show", []), ("reset", [])):
+        with pytest.raises(ConfigError, match=r"no asset 'pmup-1'; did you mean 'pump-1'"):
+            run(action, "pmup-1", *arguments)
+    assert store.controls().version == 0
+
+
+def test_an_asset_not_seen_yet_can_be_pinned_by_force(store: RedisStore, run: Run):
+    """It is listed, shown and unpinned like the others."""
+    with pytest.raises(ConfigError, match="--force"):
+        run("pin", "pump-9", "6")
+    run("pin", "pump-9", "6", "--force")
+    row = next(row for row in json.loads(run("list", "--json")) if row["asset"] == "pump-9")
+    assert (row["pinned"], row["level"], row["judged"]) == (6.0, None, None)
+    assert json.loads(run("show", "pump-9", "--json"))["pinned"] == 6.0
+    run("unpin", "pump-9")
+    assert store.controls().pins == {}
+
+
+def test_reset_one_or_all(store: RedisStore, run: Run):
+    """A worker that holds the asset starts it from the calibration again."""
+    run("reset", "pump-1")
+    assert set(store.controls().resets) == {"pump-1"}
+    assert "all assets" in run("reset", "--all")
+    assert set(store.controls().resets) == {"*"}
+
+
+def test_reset_wants_to_know_what(run: Run):
+    """Neither an asset nor --all is an error, not a reset of everything."""
+    with pytest.raises(SystemExit):
+        run("reset")
+
+
+def test_a_store_that_is_away_is_said(run: Run, config: Path):
+    """With its address."""
+    config.write_text("stream: pump\nchannels: {vibration: {}}\nredis: {url: 'redis://127.0.0.1:1/0'}\n")
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/0 can't be reached"):
+        run("list")

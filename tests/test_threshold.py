@@ -1,0 +1,296 @@
+"""Judging and learning, whatever the method; `spot` by itself is in test_spot.py."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_detector.codec import encode_state
+from stream_detector.config import ThresholdConfig
+from stream_detector.records import AssetState, IncidentState, ThresholdState
+from stream_detector.threshold import Judgement, ThresholdMethod, judge, make_method
+
+Name = Literal["spot", "quantile", "mad"]
+METHODS: tuple[Name, ...] = ("spot", "quantile", "mad")
+
+
+def same(a: ThresholdState, b: ThresholdState) -> bool:
+    """Equal to the last bit."""
+    return (a.method, a.level, a.seen, a.numbers) == (b.method, b.level, b.seen, b.numbers) and np.array_equal(
+        a.sample, b.sample
+    )
+
+
+def exponential(n: int, seed: int = 0) -> np.ndarray:
+    """Scores with no scale or place of their own; rounded as the scorer rounds."""
+    return np.random.default_rng(seed).exponential(size=n).astype(np.float32).astype(np.float64)
+
+
+def run(method: ThresholdMethod, state: ThresholdState, scores: np.ndarray) -> tuple[list[Judgement], ThresholdState]:
+    """Judge one after the other."""
+    judgements = []
+    for score in scores.tolist():
+        judgement, state = judge(method, state, score)
+        judgements.append(judgement)
+    return judgements, state
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> ThresholdMethod:
+    """Each method with a risk it can meet on few scores."""
+    return make_method(ThresholdConfig(method=request.param, risk=1e-3))
+
+
+def test_a_calibrated_method_has_a_level(method: ThresholdMethod):
+    """A level, the scores counted, the method's name: what the alert says."""
+    state = method.calibrate(exponential(300))
+    assert state.level is not None
+    assert (state.method, state.seen) == (method.name, 300)
+
+
+def test_a_score_above_the_level_is_anomalous_and_teaches_nothing(method: ThresholdMethod):
+    """The very same state comes back, so a fault can't be learned away."""
+    state = method.calibrate(exponential(300))
+    assert state.level is not None
+    judgement, after = judge(method, state, state.level * 1.01)
+    assert judgement == Judgement(state.level, True)
+    assert after is state
+
+
+def test_a_score_at_the_level_is_normal_and_learnt(method: ThresholdMethod):
+    """Above means above."""
+    state = method.calibrate(exponential(300))
+    assert state.level is not None
+    judgement, after = judge(method, state, state.level)
+    assert judgement == Judgement(state.level, False)
+    assert after.seen == state.seen + 1
+
+
+def test_a_score_is_judged_before_it_is_learnt(method: ThresholdMethod):
+    """The verdict names the level that held before the score moved it."""
+    state = method.calibrate(exponential(300))
+    for score in exponential(100, seed=1).tolist():
+        judgement, after = judge(method, state, score)
+        assert judgement.level == state.level
+        state = after
+
+
+def test_states_are_never_changed_in_place(method: ThresholdMethod):
+    """An older state may still be the committed one."""
+    state = method.calibrate(exponential(2_000))
+    kept = ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample.copy())
+    run(method, state, exponential(500, seed=1))
+    assert same(state, kept)
+
+
+def test_zero_is_a_score_and_a_level(method: ThresholdMethod):
+    """A detector that is always exactly right gives scores of 0: they are quiet, and a level of 0 is one."""
+    state = method.calibrate(np.zeros(100))
+    assert state.level == 0.0
+    judgement, state = judge(method, state, 0.0)
+    assert judgement == Judgement(0.0, False)
+    assert judge(method, state, 1.0)[0] == Judgement(0.0, True)
+
+
+def test_a_constant_is_quiet(method: ThresholdMethod):
+    """All scores equal: the level is not below them."""
+    state = method.calibrate(np.full(100, 3.25))
+    judgements, _ = run(method, state, np.full(50, 3.25))
+    assert not any(judgement.anomalous for judgement in judgements)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        np.repeat([1.0, 2.0], [299, 1]),
+        np.repeat([1.0, 2.0], [150, 150]),
+        np.repeat([0.0, 5.0, 5.0], [280, 10, 10]),
+        np.concatenate([np.zeros(290), [1e-300] * 10]),
+        np.concatenate([np.ones(290), [3e38] * 10]),
+        -exponential(300) - 5.0,
+        np.linspace(0, 1, 300),
+    ],
+    ids=["one-other", "two-values", "ties-at-the-top", "tiny", "huge", "negative", "ramp"],
+)
+def test_odd_calibrations_give_a_usable_level(method: ThresholdMethod, scores: np.ndarray):
+    """Ties, steps, tiny, huge and negative scores: finite levels, before and after learning the same again."""
+    state = method.calibrate(scores)
+    assert state.level is not None
+    assert math.isfinite(state.level)
+    assert state.level >= np.median(scores)
+    _, state = run(method, state, scores)
+    assert state.level is not None
+    assert math.isfinite(state.level)
+
+
+def test_scores_that_are_not_finite_are_left_out_of_the_calibration(method: ThresholdMethod):
+    """They say nothing of normal."""
+    scores = exponential(300)
+    dirty = np.insert(scores, [0, 100, 300], [math.nan, math.inf, -math.inf])
+    assert same(method.calibrate(dirty), method.calibrate(scores))
+
+
+def test_a_score_that_is_no_number_is_anomalous(method: ThresholdMethod):
+    """A model that broke must not pass for a healthy machine, and must not be learnt from."""
+    for state in (method.calibrate(exponential(300)), method.calibrate(np.empty(0))):
+        judgement, after = judge(method, state, math.nan)
+        assert judgement.anomalous
+        assert after is state
+    assert judge(method, method.calibrate(exponential(300)), math.inf)[0].anomalous
+    _, after = judge(method, method.calibrate(np.empty(0)), math.inf)
+    assert after.seen == 0
+
+
+def test_without_a_calibration_a_level_comes_from_the_first_scores(method: ThresholdMethod):
+    """Nothing is anomalous until enough was seen; then it is as if calibrated with them."""
+    scores = exponential(60)
+    judgements, state = run(method, method.calibrate(np.empty(0)), scores)
+    first = next(i for i, judgement in enumerate(judgements) if judgement.level is not None)
+    assert first in (20, 50)
+    assert not any(judgement.anomalous for judgement in judgements[:first])
+    assert judgements[first].level == method.calibrate(scores[:first]).level
+    assert state.level is not None
+
+
+def test_a_pin_decides_instead_of_the_level(method: ThresholdMethod):
+    """Both ways: it silences what would alarm and alarms on what would not."""
+    state = method.calibrate(exponential(300))
+    assert state.level is not None
+    assert judge(method, state, state.level * 2, pinned=state.level * 3)[0] == Judgement(state.level * 3, False, True)
+    assert judge(method, state, state.level / 2, pinned=state.level / 4)[0] == Judgement(state.level / 4, True, True)
+    assert judge(method, state, math.nan, pinned=1.0)[0].anomalous
+
+
+def test_under_a_pin_only_scores_below_both_levels_are_learnt(method: ThresholdMethod):
+    """A pin set high to silence an asset teaches nothing wrong; one set low alarms, and alarms are not learnt."""
+    state = method.calibrate(exponential(300))
+    assert state.level is not None
+    assert judge(method, state, state.level * 2, pinned=state.level * 3)[1] is state
+    assert judge(method, state, state.level / 2, pinned=state.level / 4)[1] is state
+    assert judge(method, state, state.level / 2, pinned=state.level * 3)[1].seen == state.seen + 1
+
+
+def test_a_pin_judges_before_there_is_a_level(method: ThresholdMethod):
+    """An asset seen for the first time can be pinned, too; a pin may be 0."""
+    state = method.calibrate(np.empty(0))
+    judgement, after = judge(method, state, 1.0, pinned=0.0)
+    assert judgement == Judgement(0.0, True, True)
+    assert after is state
+    assert judge(method, state, 0.0, pinned=0.0)[1].seen == 1
+
+
+def test_scores_give_the_same_states_however_they_are_cut(method: ThresholdMethod):
+    """A restart in between, with the state stored and adopted, changes nothing."""
+    scores = exponential(3_000, seed=2)
+    whole = run(method, method.calibrate(exponential(100)), scores)
+    state = method.calibrate(exponential(100))
+    judgements: list[Judgement] = []
+    for part in np.split(scores, [1, 8, 500, 513, 2_999]):
+        adopted = method.adopt(state)
+        assert adopted is not None
+        more, state = run(method, adopted, part)
+        judgements += more
+    assert judgements == whole[0]
+    assert same(state, whole[1])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stored_state_is_adopted_by_a_changed_configuration(name: Name):
+    """A new risk holds at once; a smaller memory keeps the most recent; a larger one keeps all."""
+    old = make_method(ThresholdConfig(method=name, risk=1e-3))
+    _, state = run(old, old.calibrate(exponential(400)), exponential(2_300, seed=1))
+    assert old.adopt(state) is state
+    stricter = make_method(ThresholdConfig(method=name, risk=1e-2)).adopt(state)
+    assert stricter is not None
+    assert stricter.level is not None
+    assert state.level is not None
+    assert stricter.level < state.level
+    small = make_method(ThresholdConfig(method=name, risk=1e-3, memory=100, max_peaks=20))
+    smaller = small.adopt(state)
+    assert smaller is not None
+    assert len(smaller.sample) in (20, 100)
+    _, after = run(small, smaller, exponential(300, seed=3))
+    assert len(after.sample) == len(smaller.sample)
+    large = make_method(ThresholdConfig(method=name, risk=1e-3, memory=900, max_peaks=800))
+    larger = large.adopt(state)
+    assert larger is not None
+    assert sorted(larger.sample) == sorted(state.sample)
+    _, after = run(large, larger, exponential(300, seed=3))
+    assert len(after.sample) > len(state.sample)
+
+
+def test_another_methods_state_is_not_adopted(method: ThresholdMethod):
+    """After a change of method the calibration starts it anew."""
+    for name in METHODS:
+        state = make_method(ThresholdConfig(method=name)).calibrate(exponential(300))
+        assert (method.adopt(state) is None) == (name != method.name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_fits_into_4_kb(name: Name):
+    """With the largest memory the settings allow, as stored."""
+    method = make_method(ThresholdConfig(method=name, risk=1e-3, memory=900, max_peaks=800, tail=0.4))
+    state = method.calibrate(exponential(5_000))
+    assert len(encode_state(AssetState(state, IncidentState(), judged_ms=1_583_748_873_000), 1_000_000)) <= 4_096
+
+
+@pytest.mark.parametrize("risk", [1e-3, 1e-2])
+def test_a_rolling_quantile_keeps_its_risk(risk: float):
+    """Though it never learns what it alarmed on, its false alarms stay near the risk and don't grow with time."""
+    method = make_method(ThresholdConfig(method="quantile", risk=risk))
+    shares = []
+    for seed in range(3):
+        _, state = run(method, method.calibrate(exponential(500, seed)), exponential(5_000, seed + 10))
+        for turn in range(4):
+            _, state = run(method, state, exponential(500, seed + 100 * turn))
+            assert state.level is not None
+            shares.append(math.exp(-state.level))
+    assert risk / 3 < float(np.mean(shares)) < risk * 3
+
+
+def test_mad_is_set_by_the_bulk():
+    """On Gaussian scores the level is that of the risk; outliers among the calibration hardly move it."""
+    method = make_method(ThresholdConfig(method="mad", risk=1e-3))
+    scores = np.random.default_rng(0).normal(10.0, 2.0, 500)
+    level = method.calibrate(scores).level
+    assert level == pytest.approx(10.0 + 3.09 * 2.0, rel=0.03)
+    scores[::20] = 1_000.0
+    assert method.calibrate(scores).level == pytest.approx(level, rel=0.05)
+
+
+@given(
+    st.sampled_from(METHODS),
+    st.lists(st.floats(0, 1e300) | st.sampled_from([0.0, 1.0, 1.5, 2.0]), max_size=300),
+    st.floats(1e-6, 0.4),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_sequence_of_scores_breaks_a_method(name: Name, scores: list[float], risk: float):
+    """Levels are None or finite numbers; every normal score is counted; the state stays within its bounds."""
+    config = ThresholdConfig(method=name, risk=risk, memory=50, max_peaks=20)
+    method = make_method(config)
+    state = method.calibrate(np.array(scores[::2]))
+    for score in scores[1::2]:
+        before = state
+        judgement, state = judge(method, state, score)
+        assert state.level is None or math.isfinite(state.level)
+        assert state.seen == before.seen + (not judgement.anomalous)
+        assert len(state.sample) <= 50
+        assert judgement.anomalous == (before.level is not None and score > before.level)
+
+
+def test_judging_costs_a_few_microseconds(method: ThresholdMethod):
+    """Amortised over refits; the target is 5 µs, the bound here leaves room for a busy machine."""
+    scores = exponential(20_000, seed=1)
+    _, state = run(method, method.calibrate(exponential(1_000)), scores[:2_000])
+    best = math.inf
+    for _ in range(3):
+        began = time.perf_counter()
+        run(method, state, scores)
+        best = min(best, (time.perf_counter() - began) / len(scores))
+    assert best < 20e-6

@@ -1,0 +1,187 @@
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from stream_detector.errors import ConfigError, DataError
+from stream_detector.train import MIN_CALIBRATION, MIN_TRAIN, train, train_many
+from tests.trained import CELL_MS, LENGTH, artifact, joined, make_config, take, windows
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_same_training_gives_the_same_version():
+    """Weights, scaler, calibration and fingerprint agree bit for bit: the version hashes them all."""
+    assert train(make_config(), [windows(200)]).ref == artifact().ref
+
+
+def test_how_windows_were_batched_plays_no_role():
+    """One batch, many, or assets mixed in another order: the same artifact."""
+    a, b = windows(100, "a"), windows(100, "b", seed=1)
+    mixed = joined(a, b)
+    config = make_config()
+    expected = train(config, [a, b]).ref
+    assert train(config, [b, a]).ref == expected
+    cuts = [take(mixed, range(start, min(start + 33, 200))) for start in range(0, 200, 33)]
+    assert train(config, cuts).ref == expected
+
+
+def test_another_seed_or_history_gives_another_version():
+    """Nothing that matters is left out of it."""
+    changed = windows(200)
+    changed.values[0, 0, 0] += 1e-3
+    refs = {artifact().ref, artifact(1).ref, train(make_config(), [changed]).ref}
+    assert len(refs) == 3
+
+
+def test_the_caller_s_random_state_is_left_alone():
+    """Seeding is scoped, and so are the threads."""
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    torch.set_num_threads(2)
+    train(make_config(), [windows(60)])
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == 2
+
+
+def test_scaler_and_weights_know_nothing_of_the_held_out_tail():
+    """Whatever happens in the last quarter, what was learnt from the first three stays the same to the bit.
+
+    One epoch, so that early stopping, which is what the tail is for, has nothing to choose.
+    """
+    config = make_config(train={"epochs": 1})
+    wild = windows(200)
+    wild.values[150:] *= 40
+    one, other = train(config, [windows(200)]), train(config, [wild])
+    for part in ("preprocess", "detector"):
+        ours, theirs = getattr(one, part).state_dict(), getattr(other, part).state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert np.median(other.calibration) > np.median(one.calibration)
+
+
+def test_windows_that_share_cells_with_the_training_part_are_dropped():
+    """With enough windows after them: 7 of 8-cell windows at stride 1 reach back over the boundary."""
+    trained = train(make_config(), [windows(600)])
+    assert dataclasses.astuple(trained.split) == ("holdout", 450, 150 - (LENGTH - 1), 0, LENGTH - 1)
+    assert len(trained.calibration) == trained.split.n_calibration
+
+
+def test_a_short_history_keeps_them_and_says_so():
+    """Few windows are worse than some overlap; the artifact has the count."""
+    assert dataclasses.astuple(artifact().split) == ("holdout", 150, 50, LENGTH - 1, 0)
+
+
+def test_windows_apart_do_not_overlap():
+    """At a stride of a whole window nothing is shared."""
+    trained = train(make_config(window={"length": LENGTH, "stride": LENGTH}), [windows(100, stride=LENGTH)])
+    assert trained.split.n_overlapping == trained.split.n_dropped == 0
+
+
+def test_fractions_of_a_millisecond_are_no_overlap():
+    """End times are whole ms; cells of a third of one must not look as if they shared samples."""
+    batch = windows(100, stride=LENGTH)
+    cell = 1 / 3
+    batch.end_ms[:] = np.rint(1_583_748_873_000 + (np.arange(100) + 1) * LENGTH * cell)
+    config = make_config(window={"length": LENGTH, "stride": LENGTH, "cell_ms": cell})
+    assert train(config, [batch]).split.n_overlapping == 0
+
+
+def test_each_asset_is_split_in_its_own_time():
+    """An asset that ends a year before another still gives its tail to the calibration."""
+    old = windows(100, "old", start_ms=1_500_000_000_000)
+    assert train(make_config(), [old, windows(100, "new", seed=1)]).split.n_calibration == 50
+
+
+def test_windows_out_of_order_are_put_in_order():
+    """The held-out tail is the latest in event time, not the last to arrive."""
+    batch = windows(200)
+    turned = train(make_config(), [take(batch, np.arange(200)[::-1])])
+    assert turned.calibration.tobytes() == artifact().calibration.tobytes()
+
+
+def test_the_fingerprint_spans_the_data():
+    """From the first window's start to the last one's end."""
+    data = artifact().data
+    assert data.windows == 200
+    assert data.end_ms == int(windows(200).end_ms[-1])
+    assert data.start_ms == int(windows(200).end_ms[0]) - LENGTH * CELL_MS
+
+
+def test_training_on_some_assets_leaves_the_others_out():
+    """And the artifact names them."""
+    trained = train(make_config(), [windows(200, "a"), windows(200, "b", seed=1)], assets=["a"])
+    assert trained.assets == ("a",)
+    assert trained.data.windows == 200
+    assert trained.calibration.tobytes() == artifact().calibration.tobytes()
+
+
+def test_one_detector_an_asset_is_as_if_trained_alone():
+    """Same weights, same version."""
+    config = make_config()
+    calls: list[str] = []
+
+    def progress(asset: str) -> None:
+        calls.append(asset)
+
+    many = train_many(config, [joined(windows(120, "b", seed=1), windows(120, "a"))], progress=progress)
+    assert list(many) == calls == ["a", "b"]
+    assert many["a"].ref == train(config, [windows(120, "a")], assets=["a"]).ref
+
+
+def test_progress_is_told_after_every_epoch():
+    """Epoch, of how many, both losses."""
+    calls: list[tuple[int, int, float, float]] = []
+    trained = train(make_config(), [windows(100)], progress=lambda *call: calls.append(call))
+    assert [call[:2] for call in calls] == [(epoch, 8) for epoch in range(1, trained.fit.epochs + 1)]
+    assert tuple(call[2] for call in calls) == trained.fit.losses
+
+
+@pytest.mark.parametrize("count", [0, 5, MIN_TRAIN + MIN_CALIBRATION - 1])
+def test_too_few_windows_are_refused_with_the_mend(count: int):
+    """The message has the counts and the settings that make more."""
+    with pytest.raises(DataError, match=rf"makes {count} windows.*window\.length \(8\).*window\.max_gap_ms"):
+        train(make_config(), [windows(count)] if count else [])
+
+
+def test_of_many_assets_the_short_one_is_named():
+    """One can't be trained; the message says which."""
+    with pytest.raises(DataError, match="asset 'b': the history makes 5 windows"):
+        train_many(make_config(), [windows(100, "a"), windows(5, "b")])
+
+
+def test_an_asset_without_a_window_is_named():
+    """A misspelt name is not silently left out."""
+    with pytest.raises(DataError, match="'pmup-1'"):
+        train(make_config(), [windows(100)], assets=["pmup-1"])
+
+
+def test_a_value_that_is_no_number_is_refused_with_its_place():
+    """Asset, column and time."""
+    batch = windows(100)
+    batch.values[7, 3, 1] = np.nan
+    with pytest.raises(DataError, match=rf"'pump-1': column 'temperature' .*ends at {batch.end_ms[7]} ms holds nan"):
+        train(make_config(), [batch])
+
+
+def test_a_category_is_refused():
+    """Its codes are names, not quantities."""
+    channels = {"vibration": {}, "temperature": {}, "current": {"kind": "category", "cell": "last"}}
+    with pytest.raises(ConfigError, match=r"channels\.current"):
+        train(make_config(channels=channels), [windows(100)])
+
+
+def test_a_dead_channel_is_no_obstacle():
+    """A sensor that stands still in training has a part near zero until it moves."""
+    batch = windows(200)
+    batch.values[..., 0] = 0.0
+    trained = train(make_config(), [batch])
+    assert np.isfinite(trained.calibration).all()
