@@ -91,6 +91,7 @@ class Pipeline:
         self._committed_ms, self._controls_ms, self._retry_ms = now, -np.inf, -np.inf
         self._behind_since: float | None = None  # the store has missed commits since then
         self._anomalies = 0  # already counted in the metric
+        self.messages = 0  # taken so far, those read again included
         self.alerts = 0
         self.windows = 0
 
@@ -116,6 +117,7 @@ class Pipeline:
             task = self._tasks.get(batch.partition.index)
             if task is None:  # its state isn't loaded, or it was fenced: its messages come again
                 continue
+            self.messages += len(batch.messages)
             self._accept(task, task.take(batch, self._has_more))
         if several:
             for task in self._tasks.values():

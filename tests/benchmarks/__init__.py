@@ -1,0 +1,1 @@
+"""Speed, measured as ratios within one run. Not tests: `make bench`, or `python -m tests.benchmarks.NAME --json`."""
