@@ -10,18 +10,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from stream_detector.config_base import Section as Section
+from stream_detector.config_model import AEConfig as AEConfig
+from stream_detector.config_model import ModelConfig as ModelConfig
 from stream_detector.errors import ConfigError
 
 PositiveMs = Annotated[float, Field(gt=0)]
 WaveformFeature = Literal["rms", "peak", "crest", "kurtosis"]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Secret(Section):
@@ -199,24 +196,6 @@ class FeatureConfig(Section):
     """Scaled values are clipped to ±clip; left out (null): not clipped."""
 
 
-class AEConfig(Section):
-    """Autoencoder: score = mean square reconstruction error."""
-
-    kind: Literal["ae"] = "ae"
-    """Family of the detector."""
-    body: Literal["dense", "conv"] = "dense"
-    """`dense`: fully connected on the flattened window; `conv`: 1-d convolutions along time."""
-    hidden: list[int] = Field(default=[16], min_length=1)
-    """Widths of the encoder's hidden layers (channels, for `conv`); the decoder mirrors them."""
-    latent: int = Field(default=3, ge=1)
-    """Width of the bottleneck."""
-    kernel: int = Field(default=5, ge=1)
-    """`conv` only: kernel width, odd."""
-
-
-ModelConfig = AEConfig
-
-
 class TrainConfig(Section):
     """How a detector is fitted."""
 
@@ -366,6 +345,11 @@ class Config(Section):
     """Threshold store."""
     metrics: MetricsConfig = MetricsConfig()
     """Metrics and health."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _autoencoder_unless_said(cls, value: object) -> object:
+        return {"kind": "ae", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _whole(self) -> Config:

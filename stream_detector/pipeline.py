@@ -160,7 +160,7 @@ class Pipeline:
         return max(0, math.ceil(min(waits)))
 
     def _has_more(self, partition: Partition) -> bool:
-        return self._lag.get(partition, 0) > 0
+        return self._lag.get(partition, 1) > 0  # unknown: not fetched yet
 
     def _hold_back(self) -> None:
         """Pause partitions far ahead of their task's other topics; resume those that are not any more."""

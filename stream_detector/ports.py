@@ -51,7 +51,10 @@ class Source(Protocol):
         """Fetch these again."""
 
     def lag(self) -> dict[Partition, int]:
-        """Return, of each assigned partition, how many messages lie between the read position and its end."""
+        """Return, of each assigned partition, how many messages lie between the read position and its end.
+
+        Cheap, for every turn of the loop: the end is the one last seen. A partition whose end is unknown is absent.
+        """
 
     def close(self) -> None:
         """Leave the group. Commits nothing."""

@@ -223,6 +223,8 @@ _SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key", re.IGN
 def _problem(detail: ErrorDetails, data: object, document: strict_yaml.Document, origins: Mapping[Steps, str]) -> str:
     """Say one problem of the validation in one line."""
     steps, parts, secret = _place(detail["loc"], data)
+    if detail["type"] == "union_tag_invalid":  # the section is one of several, and the key that says which is wrong
+        steps += (detail["ctx"]["discriminator"].strip("'"),)
     text = _explained(detail, parts, secret)
     if detail["type"] == "value_error" and (first := re.split(r"[ :.]", text, maxsplit=1)[0]) in _members(parts, None):
         steps, text = (*steps, first), text[len(first) :]  # config.py says which of the section's keys is wrong
@@ -263,6 +265,8 @@ def _explained(detail: ErrorDetails, parts: Sequence[Schema], secret: bool) -> s
         close = get_close_matches(str(detail["loc"][-1]), siblings, n=1)
         expected = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(siblings)}"
         return f"unknown key; {expected}"
+    if kind == "union_tag_invalid":
+        return f"got {detail['ctx']['tag']!r}, expected one of: {detail['ctx']['expected_tags']}"
     got = "a value that is not shown" if secret else _shown(detail["input"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         hint = " (leave the key out to take the defaults)" if detail["input"] is None else ""
@@ -280,8 +284,16 @@ def _siblings(loc: Sequence[int | str]) -> list[str]:
         if isinstance(step, int):
             parts = _items(parts)
             continue
-        parts = _members(parts, {step: None}).get(step) or parts  # the tag of a union is no step
+        below = _members(parts, {step: None}).get(step)
+        parts = below or _tagged(parts, step)  # the tag of a union is no step, but says which section it is
     return sorted(_members(parts, None))
+
+
+def _tagged(parts: Iterable[Schema], tag: str) -> list[Schema]:
+    """Return of sections told apart by a constant the one whose constant is `tag`; all of them when there is none."""
+    plain = [each for part in parts for each in alternatives(part)]
+    mine = [part for part in plain if any(key.get("const") == tag for key in part.get("properties", {}).values())]
+    return mine or plain
 
 
 def _shown(value: object) -> str:

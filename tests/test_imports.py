@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
-    ("config",),
+    ("config", "config_base", "config_model"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "grid", "waveform", "features", "models"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "join"),
     ("pipeline", "task", "judging", "offline", "truth",

@@ -78,7 +78,7 @@ def test_every_problem_is_told_at_once(problems):
     text = MINIMAL + "window:\n  stride: 0\n  lenght: 4\nmodel: {body: sparse}\ncommit_interval_ms: soon\n"
     assert sorted(problems(text)) == [
         "commit_interval_ms: got 'soon', expected a valid number (line 8)",
-        "model.body: got 'sparse', expected 'dense' or 'conv' (line 7)",
+        "model.body: got 'sparse', expected 'dense', 'conv', 'recurrent' or 'mixer' (line 7)",
         "window.lenght: unknown key; did you mean length? (line 6)",
         "window.stride: got 0, expected greater than or equal to 1 (line 5)",
     ]
@@ -94,6 +94,22 @@ def test_a_missing_key_is_told_with_its_meaning(problems):
     """`stream` is required, and the message says what it is."""
     (told,) = problems("channels:\n  vibration: {}\n")
     assert told.startswith("stream: missing, expected: Name of the stream")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{kind: AE}", "model.kind: got 'AE', expected one of: 'ae', 'vae', "),
+        ("{kind: vae, samples: 0}", "model.samples: got 0, expected greater than or equal to 1 (line 4)"),
+        ("{kind: vae, betta: 0.1}", "model.betta: unknown key; did you mean beta? (line 4)"),
+        ("{samples: 4}", "model.samples: unknown key; expected one of: body, hidden, kernel, kind, latent, patch (line"),
+        ("{kind: gan, r1: x}", "model.r1: got 'x', expected a valid number (line 4)"),
+    ],
+)
+def test_a_detector_is_checked_by_its_own_keys(problems, text, told):
+    """Each family has its settings; without `kind` an autoencoder is meant."""
+    (line,) = problems(f"{MINIMAL}model: {text}\n")
+    assert line.startswith(told)
 
 
 def test_an_unknown_key_in_a_channel_is_told_with_what_may_stand_there(problems):

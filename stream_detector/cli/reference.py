@@ -38,7 +38,8 @@ def _section(path: str, part: settings.Schema) -> Iterator[str]:
     """Yield the lines of one section, then of the sections in it."""
     inner: list[tuple[str, settings.Schema]] = []
     required = part.get("required", [])
-    yield f"## {f'`{path}`' if path else 'Top level'}"
+    named = part["properties"].get("kind", {}).get("const")  # one of several sections that may stand here
+    yield f"## {f'`{path}`' if path else 'Top level'}{f' of kind `{named}`' if named else ''}"
     yield ""
     yield from (part.get("description", "").split("\n\n")[0].replace("\n", " "), "")
     yield "| key | value | default | meaning |"

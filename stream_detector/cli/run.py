@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from stream_detector import settings
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError
+from stream_detector.tuning import tune_gc
 
 if TYPE_CHECKING:
     from stream_detector.pipeline import Pipeline
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as closing:
         turn = [time.monotonic()]
         pipeline = _assemble(config, args.create_topics, closing, turn)
+        tune_gc()
         pipeline.open()
         sys.stderr.write(f"{config.stream}: worker started, reading {', '.join(e.topic for e in config.inputs)}\n")
         try:

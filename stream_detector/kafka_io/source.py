@@ -144,21 +144,15 @@ class KafkaSource:
     def lag(self) -> dict[Partition, int]:
         """Return, of each assigned partition, how many messages lie between the read position and its end.
 
-        Asks the brokers (one request to each): for a gauge every few seconds. Raises BrokerError.
+        The end is the one the last fetch saw, so this asks nobody and may be called in every loop; a partition not
+        fetched yet is absent.
         """
-        owned = sorted(self._owned)
-        if not owned:
-            return {}
-        with translated(self._kafka, "looking up lag"):
-            ends = self._consumer.end_offsets(owned, timeout_ms=REQUEST_TIMEOUT_MS)
-            reads = {name: self._consumer.position(name, timeout_ms=REQUEST_TIMEOUT_MS) for name in owned}
-            # The end a fetch has seen is older, but right on brokers that answer the question with less (Tansu).
-            seen = {name: self._consumer.highwater(name) or 0 for name in owned}
-        return {
-            self._names[name]: max(0, ends[name] - read, seen[name] - read)
-            for name, read in reads.items()
-            if read is not None
-        }
+        lag: dict[Partition, int] = {}
+        for name in self._owned:
+            read, end = self._consumer.position(name, timeout_ms=0), self._consumer.highwater(name)
+            if read is not None and end is not None:
+                lag[self._names[name]] = max(0, end - read)
+        return lag
 
     def group_metadata(self) -> Any:
         """Return the membership that offsets sent in a transaction are fenced by."""

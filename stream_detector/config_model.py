@@ -1,0 +1,82 @@
+"""The settings of the detectors: one section a family, chosen by `model.kind`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from stream_detector.config_base import Section
+
+Width = Annotated[int, Field(ge=1)]
+
+#: `kind` has a default, so that the classes can be made without it, but a file must say which family it means.
+NAMED = ConfigDict(json_schema_extra={"required": ["kind"]})
+
+
+class NetworkConfig(Section):
+    """What the families made of an encoder and a decoder share."""
+
+    kind: str
+    """Family of the detector."""
+    body: Literal["dense", "conv", "recurrent", "mixer"] = "dense"
+    """`dense`: fully connected on the flattened window; `conv`: 1-d convolutions along time; `recurrent`: GRU;
+    `mixer`: patches of the window mixed over time and over features in turn, for long windows."""
+    hidden: list[Width] = Field(default=[16], min_length=1)
+    """Widths of the encoder's hidden layers (`conv`: channels, `recurrent`: units of each layer, `mixer`: width of a
+    patch's code in each block); the decoder mirrors them."""
+    latent: int = Field(default=3, ge=1)
+    """Width of the bottleneck: so many numbers stand for the whole window."""
+    kernel: int = Field(default=5, ge=1)
+    """`conv` only: kernel width, odd."""
+    patch: int = Field(default=8, ge=1)
+    """`mixer` only: cells in a patch."""
+
+
+class AEConfig(NetworkConfig):
+    """Autoencoder: score = mean square reconstruction error, each feature weighted by its residual in training."""
+
+    kind: Literal["ae"] = "ae"
+    """Family of the detector."""
+
+
+class VAEConfig(NetworkConfig):
+    """Variational autoencoder: score = reconstruction probability, the mean of -log p(x|z) over draws of z."""
+
+    model_config = NAMED
+
+    kind: Literal["vae"] = "vae"
+    """Family of the detector."""
+    latent: int = Field(default=4, ge=1)
+    """Width of the bottleneck: so many numbers stand for the whole window."""
+    beta: float = Field(default=0.3, ge=0)
+    """Weight of the divergence from the prior in the loss, reached after `warm_up`. 1 is the evidence lower bound."""
+    warm_up: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the passes in which that weight rises from 0 to `beta`."""
+    samples: int = Field(default=16, ge=1, le=1024)
+    """Draws of z for a score."""
+
+
+class GANConfig(Section):
+    """Generative adversarial network with an encoder (f-AnoGAN): score = distance to what the generator can make."""
+
+    model_config = NAMED
+
+    kind: Literal["gan"] = "gan"
+    """Family of the detector."""
+    body: Literal["dense", "conv"] = "dense"
+    """`dense`: fully connected on the flattened window; `conv`: 1-d convolutions along time."""
+    hidden: list[Width] = Field(default=[32], min_length=1)
+    """Widths of the hidden layers of discriminator and encoder; the generator mirrors them."""
+    latent: int = Field(default=4, ge=1)
+    """Width of the noise that windows are made from."""
+    kernel: int = Field(default=5, ge=1)
+    """`conv` only: kernel width, odd."""
+    score: Literal["encoder", "encoder+features", "discriminator"] = "encoder+features"
+    """`encoder`: residual of G(E(x)); `encoder+features`: the same, and the residual of the discriminator's features;
+    `discriminator`: -log D(x), as the literature has it, but weak and sometimes inverted: for comparison."""
+    r1: float = Field(default=1.0, ge=0)
+    """Weight of the penalty on the discriminator's gradient at training windows."""
+
+
+ModelConfig = Annotated[AEConfig | VAEConfig | GANConfig, Field(discriminator="kind")]

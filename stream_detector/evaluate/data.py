@@ -1,0 +1,106 @@
+"""What an evaluation is given: labelled recordings, and which of their rows train and which are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.offline import Encoded
+
+
+class Message(Protocol):
+    """A reading as it is sent."""
+
+    @property
+    def key(self) -> bytes:
+        """The asset."""
+
+    @property
+    def value(self) -> bytes:
+        """The reading."""
+
+    @property
+    def headers(self) -> list[tuple[str, bytes]]:
+        """Its format."""
+
+
+class Recording(Protocol):
+    """Readings of one asset in the order of their source and what is known of their truth; N rows.
+
+    `producers.recording.Recording` is one. Labels never enter a message.
+    """
+
+    asset: str
+    ts_ms: NDArray[np.float64]        # (N,) event time, UNIX ms
+    values: dict[str, NDArray[Any]]   # channel -> (N,)
+    labels: NDArray[np.int8] | None   # (N,) 1 where anomalous
+    details: dict[str, NDArray[Any]]  # further truth by name, (N,): an attack's name, a test's part
+    source: str
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def rows(self, start: int, stop: int | None = None) -> Self:
+        """Return rows start..stop."""
+
+    def messages(self) -> Iterator[Message]:
+        """Yield one message a row that has any value."""
+
+
+class Read(Protocol):
+    """Reads files of one public format, as `producers.readers.read` does; raises DataError."""
+
+    def __call__(self, paths: Path | Sequence[Path], format: str, **options: Any) -> Sequence[Recording]:
+        """Return the recordings of files and folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One recording to be judged, and the rows before or beside it that train its detector.
+
+    Training and test are different rows: nothing of `test`, labels included, reaches the training.
+    """
+
+    name: str            # of the file, for people: valve1/0.csv
+    train: Recording
+    test: Recording
+    first_row: int = 0   # row of the file that `test` begins with
+
+    @property
+    def asset(self) -> str:
+        """The recording's asset."""
+        return self.test.asset
+
+    @property
+    def labels(self) -> NDArray[np.int8]:
+        """Truth of the test rows, (N,); all 0 where nobody labelled them."""
+        return np.zeros(len(self.test), np.int8) if self.test.labels is None else self.test.labels
+
+
+#: Told how far a long evaluation has come: what is done, steps done, steps in all.
+Tell = Callable[[str, int, int], None]
+
+
+def encoded(recording: Recording) -> Iterator[Encoded]:
+    """Yield a recording's readings as messages."""
+    for message in recording.messages():
+        yield Encoded(message.key, message.value, message.headers)
+
+
+def silent(what: str, done: int, of: int) -> None:
+    """Tell nobody."""
+
+
+def mean_of(rows: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    """Return the mean of a figure over those that have it; None when none has."""
+    known = [row[key] for row in rows if row.get(key) is not None]
+    return float(np.mean(known)) if known else None

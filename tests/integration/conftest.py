@@ -1,0 +1,72 @@
+"""A detector trained once, and streams of a test's own on servers that tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producers.output import write
+from producers.simulate import simulate
+from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
+from tests.integration.site import DETECTOR, Site, call, write_config
+from tests.servers import KafkaServer, RedisServer
+
+
+@dataclass(frozen=True)
+class Material:
+    """Recorded machines with faults, and a detector trained on their healthy beginnings."""
+
+    files: list[Path]
+    messages: int
+    artifact: Path
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Six machines for half an hour, most with faults after the first twelve minutes."""
+    folder = tmp_path_factory.mktemp("material")
+    recordings = simulate(
+        6, 0.5, seed=5, faults="machine-1=bearing-outer@13m+8m:0.9, machine-2=overheating@14m+12m:0.9, "
+        "machine-3=sensor-stuck/current@15m+5m, machine-5=bearing-inner@20m+6m:0.9, "
+        "machine-6=sensor-offset/temperature@14m+10m"
+    )  # fmt: skip
+    files = [path for path in write(recordings, folder / "recordings") if path.suffix == ".csv"]
+    artifact = folder / "machine.safetensors"
+    config = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0")
+    call(DETECTOR, "train", config, "--data", *files, "--rows", 720, "--quiet")
+    return Material(files, sum(map(len, recordings)), artifact)
+
+
+@pytest.fixture(params=["embedded", "kafka+redis"])
+def servers(request: pytest.FixtureRequest) -> tuple[dict[str, Any], str]:
+    """Kafka settings and the store's URL: what is embedded, or Apache Kafka and Redis."""
+    if request.param == "embedded":
+        embedded: Embedded = request.getfixturevalue("embedded")
+        brokers, redis = [embedded.bootstrap_servers], embedded.redis_url
+    else:
+        kafka: KafkaServer = request.getfixturevalue("kafka_server")
+        store: RedisServer = request.getfixturevalue("redis_server")
+        brokers, redis = kafka.config.bootstrap_servers, store.url
+    assert redis is not None
+    return {"bootstrap_servers": brokers, "session_timeout_ms": SESSION_TIMEOUT_MS}, redis
+
+
+@pytest.fixture
+def make_site(
+    servers: tuple[dict[str, Any], str], material: Material, unique: Callable[[str], str], tmp_path: Path
+) -> Iterator[Callable[..., Site]]:
+    """Make a stream on the servers; its programs end with the test."""
+    sites: list[Site] = []
+
+    def make(partitions: int = 4, **sections: Any) -> Site:
+        path = write_config(tmp_path / "site.yaml", unique("live"), material.artifact, *servers, **sections)
+        sites.append(Site(path, tmp_path, partitions))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.close()
