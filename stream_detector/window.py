@@ -11,6 +11,7 @@ replays and backtests agree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from stream_detector.config import ChannelConfig, WindowConfig
 from stream_detector.grid import NEVER, Bools, Floats, Grid, Ints
 from stream_detector.records import DeadLetter, ReadingBatch, WindowBatch
 
+_NOBODY = np.iinfo(np.int64).max // 2  # heard last in the far future: a row without an asset is never let go
 _MOST_CELLS = 2_000_000  # in one cut: bounds the memory of a batch, not its result
 
 
@@ -36,16 +38,20 @@ class Windower:
         self._rows: dict[str, int] = {}
         self._names: dict[int, str] = {}
         longest = float(self._grid.max_gap.max()) * window.cell_ms
-        #: An asset is let go when the partition's event time has come this far since its last reading. Never less
-        #: than max_ahead_ms: one asset's fast clock must not let the others go.
-        self.hold_ms = max(longest + window.lateness_ms, window.max_ahead_ms)
+        #: An asset is let go when the task has progressed this far in event time since its last reading. More than its
+        #: windows can wait, so that letting go changes no window.
+        self.hold_ms = int(2 * (longest + window.lateness_ms) + window.max_ahead_ms)
+        # A step of the newest event time counts as progress only up to this: one asset whose clock jumps (back from a
+        # long silence, or a recording of another year) must not let all the others go.
+        self._stride_ms = max(1, self.hold_ms // 8)
         self._skew_ms = longest
         capacity = self._grid.capacity
         self._clocks: Floats = np.full((len(topics), capacity), -np.inf)  # (topics, A) newest event time by topic
-        self._heard: Floats = np.full(capacity, np.inf)  # (A,) partition time at the last reading; inf: no asset
+        self._heard: Ints = np.full(capacity, _NOBODY)  # (A,) the task's progress at the last reading
         self._next: Ints = np.zeros(capacity, np.int64)   # (A,) end cell of the next window
         self._ingest: Ints = np.full(capacity, -1, np.int64)
-        self._now = -np.inf  # the partition's event time
+        self._now = -np.inf  # newest event time of all assets
+        self._progress = 0   # ms that it has moved on, large steps cut; whole, so that batches can't change the sum
 
     @property
     def event_ms(self) -> float:
@@ -85,17 +91,21 @@ class Windower:
         kept = self._not_ahead(batch, first_ms, last_ms, dead)
         if not kept.size:
             return None
-        now = np.maximum.accumulate(np.maximum(last_ms[kept], self._now))  # (M',) partition time after each reading
-        before = np.concatenate([[self._now], now[:-1]])
+        now = np.maximum.accumulate(np.maximum(last_ms[kept], self._now))  # (M',) newest event time after each reading
+        since = now[0] if self._now == -np.inf else self._now
+        steps = np.diff(np.floor(now).astype(np.int64), prepend=math.floor(since))
+        after = self._progress + np.cumsum(np.minimum(steps, self._stride_ms))  # (M',) progress after each reading
+        before = np.concatenate([[self._progress], after[:-1]])
         rest: ReadingBatch | None = None
-        if now[-1] - self._now > self.hold_ms and (cut := self._return_within(batch, kept, now, before)) is not None:
+        cut = self._return_within(batch, kept, after, before) if after[-1] - before[0] > self.hold_ms else None
+        if cut is not None:
             rest = _from_reading(batch, int(kept[cut]))
-            kept, now, before = kept[:cut], now[:cut], before[:cut]
+            kept, now, after, before = kept[:cut], now[:cut], after[:cut], before[:cut]
+        self._now, self._progress = float(now[-1]), int(after[-1])
         rows = self._rows_of(batch, kept, first_ms, before)
-        kept, rows, now = self._not_late(batch, topic, kept, rows, now, first_ms, last_ms, dead)
+        kept, rows, after = self._not_late(batch, topic, kept, rows, after, first_ms, last_ms, dead)
         if kept.size:
-            self._now = float(max(self._now, now[-1]))
-            self._heard[rows] = now
+            self._heard[rows] = after
             self._ingest[rows] = batch.ingest_ms[kept]
             self._insert(batch, topic, kept, rows, parts)
         return rest
@@ -110,17 +120,18 @@ class Windower:
             dead.append(DeadLetter(batch.partition, batch.messages[index], "too-far-ahead", detail))
         return np.flatnonzero(~ahead)
 
-    def _return_within(self, batch: ReadingBatch, kept: Ints, now: Floats, before: Floats) -> int | None:
+    def _return_within(self, batch: ReadingBatch, kept: Ints, after: Ints, before: Ints) -> int | None:
         """Return where in the batch an asset first speaks again after it was let go within this batch, if one does."""
-        heard: dict[str, float] = {}
-        for position, index in enumerate(kept.tolist()):
+        heard: dict[str, int] = {}
+        progress = zip(kept.tolist(), before.tolist(), after.tolist(), strict=True)
+        for position, (index, here, then) in enumerate(progress):
             asset = batch.assets[index]
-            if before[position] - heard.get(asset, np.inf) > self.hold_ms:
+            if here - heard.get(asset, here) > self.hold_ms:
                 return position
-            heard[asset] = now[position]
+            heard[asset] = then
         return None
 
-    def _rows_of(self, batch: ReadingBatch, kept: Ints, first_ms: Floats, before: Floats) -> Ints:
+    def _rows_of(self, batch: ReadingBatch, kept: Ints, first_ms: Floats, before: Ints) -> Ints:
         assets = batch.assets if len(kept) == len(batch.assets) else [batch.assets[i] for i in kept.tolist()]
         lookup = self._rows
         rows = np.fromiter((lookup.get(asset, -1) for asset in assets), np.int64, len(assets))
@@ -144,11 +155,11 @@ class Windower:
         row = self._grid.add(end - self._config.length)
         if (more := self._grid.capacity - len(self._heard)) > 0:
             self._clocks = np.concatenate([self._clocks, np.full((len(self._clocks), more), -np.inf)], axis=1)
-            self._heard = np.concatenate([self._heard, np.full(more, np.inf)])
+            self._heard = np.concatenate([self._heard, np.full(more, _NOBODY)])
             self._next = np.concatenate([self._next, np.zeros(more, np.int64)])
             self._ingest = np.concatenate([self._ingest, np.full(more, -1, np.int64)])
         self._clocks[:, row] = -np.inf
-        self._heard[row] = self._now
+        self._heard[row] = self._progress
         self._next[row] = end
         self._rows[asset] = row
         self._names[row] = asset
@@ -156,18 +167,18 @@ class Windower:
     def _forget(self, asset: str) -> None:
         row = self._rows.pop(asset)
         del self._names[row]
-        self._heard[row] = np.inf
+        self._heard[row] = _NOBODY
         self._grid.remove(row)
 
     def _let_go(self) -> None:
         """Forget assets silent for so long that none of their windows can still be completed."""
-        for row in np.flatnonzero(self._heard < self._now - self.hold_ms).tolist():
+        for row in np.flatnonzero(self._heard < self._progress - self.hold_ms).tolist():
             self._forget(self._names[row])
 
     def _not_late(
-        self, batch: ReadingBatch, topic: int, kept: Ints, rows: Ints, now: Floats,
+        self, batch: ReadingBatch, topic: int, kept: Ints, rows: Ints, after: Ints,
         first_ms: Floats, last_ms: Floats, dead: list[DeadLetter],
-    ) -> tuple[Ints, Ints, Floats]:  # fmt: skip
+    ) -> tuple[Ints, Ints, Ints]:  # fmt: skip
         """Refuse readings whose first cell is closed, by the clock their own topic had when they came."""
         order = np.argsort(rows, kind="stable")
         sorted_rows, first, last = rows[order], first_ms[kept][order], last_ms[kept][order]
@@ -192,8 +203,8 @@ class Windower:
                 dead.append(DeadLetter(batch.partition, batch.messages[index], "too-late", detail))
             fine = np.ones(len(order), bool)
             fine[order[late]] = False
-            kept, rows, now = kept[fine], rows[fine], now[fine]
-        return kept, rows, now
+            kept, rows, after = kept[fine], rows[fine], after[fine]
+        return kept, rows, after
 
     def _late_in_turn(self, first: Floats, last: Floats, clock: float) -> Bools:
         late = np.zeros(len(first), bool)

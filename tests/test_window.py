@@ -115,10 +115,21 @@ def test_a_clock_far_ahead_is_refused_and_does_not_close_others_cells():
 def test_a_silent_asset_is_let_go_and_holds_no_offset_back():
     """Once event time is past its last reading by hold_ms, only the speaking asset needs the log."""
     windower = Windower(WindowConfig(length=4, stride=2, max_ahead_ms=10_000), ONE, 0, ["t"])
+    assert 20_000 == windower.hold_ms
     windower.push(batch_of([*steady("silent", [0, 1]), *steady("p", range(2, 40))]))
     assert 1 == windower.assets
     # The next window ends at 40 and begins with second 36; second 35's reading would fill a gap at its start.
     assert {"t": 35} == windower.oldest_offsets()
+
+
+def test_one_assets_jump_in_time_lets_no_other_go():
+    """A recording of next year begins on the partition; the others' windows go on without a gap."""
+    windower = Windower(WindowConfig(length=4, stride=1, max_ahead_ms=10_000), ONE, 0, ["t"])
+    year = 31_536_000
+    stream = [reading for s in range(30) for reading in steady("p", [s]) + (steady("q", [s + year]) if s > 9 else [])]
+    found, dead = windows_of(windower, [batch_of(stream)])
+    assert [] == dead
+    assert [end * 1000 for end in range(4, 30)] == ends(found, "p")
 
 
 def test_channels_of_two_topics_and_rates_meet_on_the_grid():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stream_detector import settings
 from stream_detector.cli.show import alert_line
-from stream_detector.errors import DecodeError
+from stream_detector.errors import ConfigError, DecodeError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -34,8 +34,11 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
+    from stream_detector.codec import decode_alert
     from stream_detector.kafka_io import AlertReader  # the client is slow to import: only once the options are right
 
+    if args.count is not None and args.count < 1:
+        raise ConfigError(f"--count must be at least 1, got {args.count}")
     config = settings.load(args.config)
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -43,15 +46,16 @@ def run(args: argparse.Namespace) -> int:
     shown = 0
     with AlertReader(config, from_beginning=args.from_beginning) as alerts:
         while not stop.is_set():
-            for alert in alerts.read(timeout_ms=200):
-                if args.asset is not None and alert.key != args.asset.encode():
-                    continue
+            for record in alerts.read(timeout_ms=200):
                 try:
-                    line = alert.value.decode() if args.json else alert_line(alert.value)
-                except (DecodeError, UnicodeDecodeError) as error:
-                    line = f"not an alert, at offset {alert.offset} of partition {alert.partition}: {error}"
-                    sys.stderr.write(line + "\n")
+                    alert = decode_alert(record.value)
+                except DecodeError as error:
+                    where = f"offset {record.offset} of partition {record.partition}"
+                    sys.stderr.write(f"not an alert, at {where}: {error}\n")
                     continue
+                if args.asset is not None and alert.asset != args.asset:
+                    continue
+                line = record.value.decode() if args.json else alert_line(record.value)
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
                 shown += 1

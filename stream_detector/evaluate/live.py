@@ -18,12 +18,13 @@ from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
 from stream_detector.evaluate.data import Recording, encoded
 from stream_detector.judging import Judging
+from stream_detector.model_set import ModelSet
 from stream_detector.offline import offline, windows
 from stream_detector.ports import TaskState
 from stream_detector.records import Alert, Controls, ScoreBatch, WindowBatch
 from stream_detector.scorer import Scorer
 from stream_detector.task import Task
-from stream_detector.threshold import alarm_level
+from stream_detector.threshold import alarm_level, make_method
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,42 +58,107 @@ class Rows:
     level: NDArray[np.float64]  # (N,) NaN during the warm-up
 
 
-def score(config: Config, scorer: Scorer, recording: Recording) -> Scored:
-    """Cut a recording's windows and score them."""
-    return Scored(recording, tuple((part, scorer.score(part)) for part in windows(config, encoded(recording))))
+class Live:
+    """Trained detectors and the stages behind them. Every recording is judged from a fresh state."""
+
+    def __init__(self, config: Config, models: ModelSet) -> None:
+        """Load the detectors; raises ConfigError when the device asked for is absent."""
+        self.config = offline(config)
+        self.models = models
+        self.scorer = Scorer(models, config.scorer)
+        self._calibrations = [artifact.calibration for artifact in models.artifacts]
+
+    def score(self, recording: Recording) -> Scored:
+        """Cut a recording's windows and score them."""
+        parts = ((part, self.scorer.score(part)) for part in windows(self.config, encoded(recording)))
+        return Scored(recording, tuple(parts))
+
+    def judges(self, margin: float | None = None) -> Judges:
+        """Return the stages behind the scorer, with another `threshold.margin` when one is given."""
+        config = self.config
+        if margin is not None:
+            threshold = config.threshold.model_copy(update={"margin": margin})
+            config = config.model_copy(update={"threshold": threshold})
+        return Judges(config, self._calibrations)
 
 
-def follow(config: Config, calibrations: Sequence[NDArray[np.float64]], scored: Scored) -> Track:
-    """Judge a recording's windows one after the other, from a fresh state, as the worker's own stage does.
+class Judges:
+    """Threshold and incidents, window by window. Holds no state of any recording."""
 
-    `calibrations` are by the scorer's model index.
+    def __init__(self, config: Config, calibrations: Sequence[NDArray[np.float64]]) -> None:
+        """`calibrations`: by the scorer's model index, scores of normal windows the model wasn't trained on."""
+        self._config = config
+        self._judging = Judging(config, calibrations)
+        self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
+        method = make_method(config.threshold)
+        self._fresh = [method.calibrate(scores).level for scores in calibrations]
+
+    def follow(self, scored: Scored) -> Track:
+        """Judge a recording's windows one after the other, from a fresh state, as the worker's own stage does."""
+        task = Task(self._config, 0, 0, TaskState({}, 0, {}), {}, self._decoders)
+        margin, controls, judging = self._config.threshold.margin, Controls(), self._judging
+        levels: list[float | None] = []
+        anomalous: list[bool] = []
+        alarms: list[bool] = []
+        alerts: list[Alert] = []
+        for batch, scores in scored.parts:
+            for row, (asset, model) in enumerate(zip(batch.assets, scores.model.tolist(), strict=True)):
+                state = task.states.get(asset)
+                level = state.threshold.level if state is not None else self._fresh[model] if model >= 0 else None
+                before = judging.anomalies
+                alerts += judging.judge(task, _one(batch, row), scores, row, controls)
+                levels.append(alarm_level(level, margin))
+                anomalous.append(judging.anomalies > before)
+                after = task.states.get(asset)
+                alarms.append(after is not None and after.incident.opened_ms is not None)
+        return Track(
+            asset=scored.recording.asset,
+            end_ms=np.concatenate([np.empty(0, np.int64), *(batch.end_ms for batch, _ in scored.parts)]),
+            score=np.concatenate([np.empty(0), *(scores.score for _, scores in scored.parts)]),
+            level=np.array([np.nan if level is None else level for level in levels], np.float64),
+            anomalous=np.array(anomalous, np.bool_),
+            alarm=np.array(alarms, np.bool_),
+            alerts=tuple(alerts),
+        )
+
+
+def decide(track: Track, ts_ms: NDArray[np.float64], cell_ms: float) -> Rows:
+    """Return the decisions for rows at `ts_ms` (N,), in event-time order, from the windows up to each."""
+    cell = np.floor(ts_ms / cell_ms)
+    last_of_cell = np.append(cell[1:] > cell[:-1], True)
+    known_ms = (cell + last_of_cell) * cell_ms  # end of the newest cell whose rows all lie at or before the row
+    newest = np.searchsorted(track.end_ms, known_ms + 0.5, side="right") - 1  # ends are rounded to whole ms
+    warm = newest >= 0
+    at = np.maximum(newest, 0)
+
+    def spread(values: NDArray[np.float64], cold: float) -> NDArray[np.float64]:
+        return np.where(warm, values[at], cold) if len(values) else np.full(len(ts_ms), cold)
+
+    return Rows(
+        alarm=warm & track.alarm[at] if len(track.alarm) else np.zeros(len(ts_ms), np.bool_),
+        score=spread(strangeness(track.score), -np.inf),
+        ratio=spread(ratio(track.score, track.level), -np.inf),
+        level=spread(track.level, np.nan),
+    )
+
+
+def ratio(score: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return scores held against their alarm levels, 1 at the level: 1 + (score - level)/|level|, as severity has it.
+
+    So scores of different assets can be pooled. Without a level the plain score stands.
     """
-    config = offline(config)
-    judging = Judging(config, calibrations)
-    decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
-    task = Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders)
-    margin, controls = config.threshold.margin, Controls()
-    fresh = [Judging(config, [scores]).fresh_level(0) for scores in calibrations]
-    levels: list[float | None] = []
-    anomalous: list[bool] = []
-    alarms: list[bool] = []
-    alerts: list[Alert] = []
-    for batch, scores in scored.parts:
-        for row, (asset, model) in enumerate(zip(batch.assets, scores.model.tolist(), strict=True)):
-            state = task.states.get(asset)
-            level = state.threshold.level if state is not None else fresh[model] if model >= 0 else None
-            before = judging.anomalies
-            alerts += judging.judge(task, _one(batch, row), scores, row, controls)
-            levels.append(alarm_level(level, margin))
-            anomalous.append(judging.anomalies > before)
-            after = task.states.get(asset)
-            alarms.append(after is not None and after.incident.opened_ms is not None)
-    return Track(
-        asset=scored.recording.asset,
-        end_ms=_joined([batch.end_ms for batch, _ in scored.parts], np.int64),
-        score=_joined([scores.score for _, scores in scored.parts], np.float64),
-        level=np.array([np.nan if level is None else level for level in levels], np.float64),
-        anomalous=np.array(anomalous, np.bool_),
-        alarm=np.array(alarms, np.bool_),
-        alerts=tuple(alerts),
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = 1.0 + (score - level) / np.abs(level)
+    return strangeness(np.where(np.isnan(level), score, np.where(level == 0.0, score, found)))
+
+
+def strangeness(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return scores with infinity where they are not a number: as strange as can be, as the threshold takes it."""
+    return np.where(np.isnan(score), np.inf, score)
+
+
+def _one(batch: WindowBatch, row: int) -> WindowBatch:
+    at = slice(row, row + 1)
+    return WindowBatch(
+        batch.task, batch.assets[at], batch.end_ms[at], batch.values[at], batch.filled[at], batch.ingest_ms[at]
     )

@@ -57,14 +57,15 @@ def servers(request: pytest.FixtureRequest) -> tuple[dict[str, Any], str]:
 
 @pytest.fixture
 def make_site(
-    servers: tuple[dict[str, Any], str], material: Material, unique: Callable[[str], str], tmp_path: Path
+    request: pytest.FixtureRequest, servers: tuple[dict[str, Any], str], material: Material,
+    unique: Callable[[str], str], tmp_path: Path,
 ) -> Iterator[Callable[..., Site]]:
     """Make a stream on the servers; its programs end with the test."""
     sites: list[Site] = []
 
     def make(partitions: int = 4, **sections: Any) -> Site:
         path = write_config(tmp_path / "site.yaml", unique("live"), material.artifact, *servers, **sections)
-        sites.append(Site(path, tmp_path, partitions))
+        sites.append(Site(path, tmp_path, partitions, request.node.callspec.params["servers"] != "embedded"))
         return sites[-1]
 
     yield make

@@ -105,6 +105,7 @@ class Site:
     config_path: Path
     folder: Path
     partitions: int
+    keeps_metadata: bool  # of committed offsets: the embedded broker doesn't
     programs: list[Program] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -7,14 +7,15 @@ The order of alerts is each asset's own: partitions are processed side by side.
 from __future__ import annotations
 
 import json
-import signal
 import time
+from contextlib import closing
 
 import pytest
 
-from stream_detector.kafka_io import AlertReader, MessageWriter, end_offsets
-from stream_detector.records import DEAD_LETTER_CODES
+from stream_detector.kafka_io import AlertReader, KafkaSource, MessageWriter
+from stream_detector.records import DEAD_LETTER_CODES, Partition
 from tests.broken import EITHER, broken
+from tests.contracts.test_log import Listener
 from tests.integration.site import DETECTOR, Site, call, repeats, until
 
 pytestmark = pytest.mark.slow
@@ -58,3 +59,89 @@ def test_kill_9_in_the_middle_loses_no_alert(make_site, material):
     expected, found = backtest(site, material.files), site.alerts()
     assert set() == set(expected) - set(found)
     assert set() == set(found) - set(expected)
+
+
+def test_a_clean_stop_hands_the_work_over_without_repeats(make_site, material):
+    """Two workers share the partitions; SIGTERM ends one with 0 and all committed, the other does the rest.
+
+    No alert is missing, and none comes twice: a clean hand-over repeats nothing even with at-least-once delivery.
+    """
+    site = make_site()
+    first, second = site.worker(), site.worker()
+    until(lambda: shared(first, second), "each has two partitions")
+    replay = site.replay(material.files, 120)
+    until(lambda: site.share_read(material.messages) > 0.4, "40% is read", alive=first)
+    assert 0 == first.stop(), first.said()
+    site.finish(replay, second)
+    assert 0 == second.stop(), second.said()
+    found = site.alerts()
+    assert by_asset(backtest(site, material.files)) == by_asset(found)
+    assert {} == repeats(found)
+    for index, end in site.ends().items():
+        position = committed(site)[index]
+        assert 0 < position.offset <= end == site.read_up_to()[index]
+        assert position.read == (end if site.keeps_metadata else position.offset)
+    assert "worker stopped" in first.said()
+
+
+def shared(first, second):
+    """Whether two workers have two partitions each."""
+    return 2 == first.metric("assigned_partitions") == second.metric("assigned_partitions")
+
+
+def committed(site):
+    """What the broker holds of the group, by partition."""
+    with closing(KafkaSource(site.config)) as source:
+        source.open(Listener(source))  # joins the group with the first poll only
+        positions = source.committed([Partition(site.topic, index) for index in site.ends()])
+    return {partition.index: position for partition, position in positions.items()}
+
+
+def test_10_000_messages_half_of_them_broken(make_site):
+    """Every message is a reading or a dead letter with a documented reason, and no good one is lost."""
+    site = make_site(partitions=1)
+    cases = broken(10_000, seed=3, max_bytes=100_000)
+    worker = site.worker()
+    with MessageWriter(site.config.kafka) as writer:
+        for case in cases:
+            sent = case.message
+            writer.send(site.topic, sent.key, sent.value, sent.headers, sent.timestamp, 0)
+    until(site.processed, "all is processed", alive=worker)
+    letters = {}
+    for letter in site.dead_letters():
+        headers = dict(letter.headers)
+        offset, code = int(headers["offset"]), headers["error"].decode()
+        assert (site.topic.encode(), b"0") == (headers["topic"], headers["partition"])
+        assert offset not in letters
+        assert cases[offset].message.value in (letter.value, None)
+        letters[offset] = code
+    assert set() == set(letters.values()) - set(DEAD_LETTER_CODES)
+    for offset, case in enumerate(cases):
+        if case.code != EITHER:
+            assert (offset, case.kind, case.code or case.later) == (offset, case.kind, letters.get(offset))
+    assert 10_000 - len(letters) == worker.metric("readings_total")
+    assert len(letters) == worker.metric("dead_letters_total")
+    assert 0 == worker.stop(), worker.said()
+
+
+def test_a_pin_takes_effect_within_a_second(make_site, material):
+    """Pinned low while the worker runs, a healthy machine alarms; unpinned, it calms down. `monitor` shows both."""
+    site = make_site(partitions=1)
+    worker = site.worker()
+    site.replay(material.files[3:4], 60, "--loop", "forever")
+    asset = until(lambda: site.thresholds("list"), "an asset is judged", alive=worker)[0]["asset"]
+    with AlertReader(site.config, from_beginning=False) as reader:
+        assert {"action": "pin", "asset": asset, "level": 1e-9} == site.thresholds("pin", asset, 1e-9)
+        pinned_ms = time.time() * 1_000
+        opened = until(lambda: reader.read(100), "the pin alarms", 10, worker)[0]
+        assert "pinned" == json.loads(opened.value)["state"]["method"]
+        # two of three windows open an incident; at 60 times the pace they are 83 ms apart
+        assert int(opened.headers["scored-ms"]) < pinned_ms + 1_000 + 2 * 83
+        assert {"action": "unpin", "asset": asset, "was_pinned": True} == site.thresholds("unpin", asset)
+        closed = until(lambda: [one for one in reader.read(100) if b'"close"' in one.value], "it closes", 10, worker)
+    assert json.loads(opened.value)["incident"] == json.loads(closed[0].value)["incident"]
+    shown = call(DETECTOR, "monitor", site.config_path, "--from-beginning", "--json", "--count", 1, "--asset", asset)
+    assert opened.value.decode() + "\n" == shown
+    assert asset in call(DETECTOR, "monitor", site.config_path, "--from-beginning", "--count", 2)
+
+

@@ -1,0 +1,81 @@
+"""VUS-PR: the volume under the range-based precision-recall surface (Paparrizos et al., PVLDB 15(11), 2022).
+
+Labels of ranges are never exact, and a score a little early or late deserves part of the credit. So around each
+anomaly [s, e] the label falls off instead of jumping, over a buffer of ℓ/2 rows on each side:
+
+    label_ℓ(t) = 1 in the anomaly,  √(1 - d/ℓ) at a distance of d = 1..ℓ/2 rows from it,  at most 1 in all
+
+For a threshold θ, with p(t) = 1 where score(t) ≥ θ, P anomalous rows and N rows:
+
+    TP = Σ label_ℓ·p    FP = Σ p - TP    P_ℓ = P + ½ Σ_buffers label_ℓ·p
+    existence = share of the anomalies (with their buffers, merged where these touch) in which any row has p = 1
+    recall = min(TP/P_ℓ, 1)·existence    precision = TP/Σ p
+
+The area for one ℓ is Σ (recall_k - recall_{k-1})·precision_k over 250 thresholds at even ranks of the scores, and VUS-PR
+the mean area over ℓ = 0..L, so no buffer length has to be chosen. Higher is better; 1 is best. As in the authors' code,
+where the paper leaves it open: the thresholds, and label-weighted rows in P_ℓ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.evaluate.pointwise import stretches
+
+THRESHOLDS = 250
+#: Longest buffer, rows, where nothing else is asked: the leaderboards' default.
+LONGEST = 100
+
+
+def vus_pr(truth: NDArray[Any], score: NDArray[np.float64], longest: int = LONGEST) -> float | None:
+    """Return VUS-PR of one recording; `truth`, `score`: (N,) in time order. None without an anomalous row.
+
+    Never pool recordings: a buffer must not reach from one into the next.
+    """
+    was = np.asarray(truth) > 0
+    if not was.any():
+        return None
+    n, positives, anomalies = len(was), int(was.sum()), stretches(was)
+    ranks = np.linspace(0, n - 1, THRESHOLDS).astype(int)
+    thresholds = np.sort(score)[::-1][ranks]
+    said = score[None, :] >= thresholds[:, None]  # (K, N)
+    alarms = said.sum(axis=1)                     # (K,)
+    so_far = np.concatenate([np.zeros((THRESHOLDS, 1), np.int64), said.cumsum(axis=1)], axis=1)  # (K, N + 1)
+    inside = said[:, was].sum(axis=1)
+    labels = np.stack([_label(was, anomalies, length) for length in range(longest + 1)], axis=1)  # (N, L + 1)
+    beside = said @ np.where(was[:, None], 0.0, labels)  # (K, L + 1) Σ label·p in the buffers
+    areas = np.empty(longest + 1)
+    for length in range(longest + 1):
+        merged = _with_buffers(anomalies, length // 2, n)
+        found = np.array([so_far[:, stop] > so_far[:, start] for start, stop in merged]).mean(axis=0)
+        true = inside + beside[:, length]
+        recall = np.minimum(true / (positives + beside[:, length] / 2), 1.0) * found
+        precision = true / alarms
+        areas[length] = float(np.diff(recall, prepend=0.0) @ precision)
+    return float(areas.mean())
+
+
+def _with_buffers(anomalies: list[tuple[int, int]], reach: int, n: int) -> list[tuple[int, int]]:
+    """Anomalies (start, stop) widened by `reach` rows on both sides, those that then share a row merged."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in anomalies:
+        low, high = max(start - reach, 0), min(stop + reach, n)
+        if merged and low < merged[-1][1]:
+            merged[-1] = (merged[-1][0], high)
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _label(was: NDArray[np.bool_], anomalies: list[tuple[int, int]], length: int) -> NDArray[np.float64]:
+    label = was.astype(np.float64)
+    reach = length // 2
+    for start, stop in anomalies:
+        after = np.arange(stop, min(stop + reach, len(label)))
+        label[after] += np.sqrt(1.0 - (after - stop + 1) / length) if length else 0.0
+        before = np.arange(max(start - reach, 0), start)
+        label[before] += np.sqrt(1.0 - (start - before) / length) if length else 0.0
+    return np.minimum(label, 1.0)
