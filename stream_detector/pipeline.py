@@ -167,9 +167,9 @@ class Pipeline:
         full = {p for task in self._tasks.values() for p in task.partitions if task.full(p)}
         if start := full - self._paused:
             self._source.pause(start)
-        if stop := self._paused - full:
+        if stop := {p for p in self._paused - full if p.index in self._tasks}:  # others wait for their state
             self._source.resume(stop)
-        self._paused = full
+        self._paused = (self._paused - stop) | full
 
     def _accept(self, task: Task, cut: Cut) -> None:
         if cut.dead:

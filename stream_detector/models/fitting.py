@@ -25,6 +25,7 @@ class FitReport:
     best_epoch: int                 # the pass whose weights were kept, from 1; 0 for detectors without passes
     losses: tuple[float, ...]       # (epochs) mean training loss of each pass
     val_losses: tuple[float, ...]   # (epochs) loss on the held-out windows after each pass
+    warnings: tuple[str, ...] = ()  # what the user must know before trusting the scores
 
 
 def fit_by_gradient(
@@ -34,9 +35,11 @@ def fit_by_gradient(
     x_val: Tensor,
     config: TrainConfig,
     progress: Progress | None = None,
+    begin: Callable[[float], None] | None = None,
 ) -> FitReport:
     """Minimise `loss` over minibatches of x_train (N, T, F); stop `patience` epochs after the best loss on x_val.
 
+    `begin` is called before each epoch with the share of `config.epochs` made so far, for losses with a schedule.
     Deterministic: shuffles come from a generator seeded with `config.seed`, and every validation uses the same draws.
     Leaves the model in eval mode with the weights of its best epoch. Raises DataError when the loss stops being
     a number.
@@ -51,8 +54,10 @@ def fit_by_gradient(
     kept = [p.detach().clone() for p in weights]
     for epoch in range(1, config.epochs + 1):
         model.train()
-        shuffled = x_train[torch.randperm(n, generator=shuffle)]  # one gather an epoch; minibatches are views of it
-        total = torch.zeros((), dtype=torch.float64)
+        if begin is not None:
+            begin((epoch - 1) / config.epochs)
+        shuffled = x_train[torch.randperm(n, generator=shuffle).to(x_train.device)]  # one gather an epoch; minibatches are views of it
+        total = torch.zeros((), dtype=torch.float64, device=x_train.device)
         for batch in torch.split(shuffled, config.batch):
             adam.zero_grad(set_to_none=True)
             value = loss(batch, shuffle)
