@@ -91,10 +91,10 @@ def _report(artifacts: list[Artifact], out: Path, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"path": str(out), "artifacts": rows}) + "\n")
         return
-    for row in rows:
-        name = ", ".join(row["assets"]) or "all assets"
+    for artifact in artifacts:
+        name = ", ".join(artifact.assets or ()) or "all assets"
         sys.stdout.write(
-            f"{name}: {row['kind']} {row['version']}, trained on {row['windows_trained']} windows, "
-            f"calibrated on {row['windows_calibrated']}\n"
+            f"{name}: {artifact.ref.kind} {artifact.ref.version}, trained on {artifact.split.n_train} windows, "
+            f"calibrated on {artifact.split.n_calibration}\n"
         )
     sys.stdout.write(f"wrote {out}\n")

@@ -1,0 +1,153 @@
+"""`stream-detector evaluate`: how good is a detector on labelled recordings, and what do simple ones reach?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stream_detector import settings
+from stream_detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream_detector.config import Config
+    from stream_detector.evaluate.protocols import Protocol
+    from stream_detector.evaluate.series import Outcome
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+#: Simple detectors printed beside every other, of those that there are.
+BASELINES = ("robust-z", "mahalanobis", "pca")
+PROTOCOL_NAMES = (
+    "skab", "nab", "smap-msl", "cwru", "femto", "nsl-kdd", "kdd99", "creditcard", "yahoo-s5", "ucr", "csv",
+)  # fmt: skip
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a detector on labelled recordings",
+        description="Train a detector on the part of a public data set that its protocol says, run the rest through "
+        "the stages of a worker and hold the alarms against the labels. The decision for a row uses the rows up to it "
+        "and no others. Simple detectors are measured beside it. What the figures mean: docs/evaluation.md.",
+    )
+    parser.add_argument("protocol", choices=PROTOCOL_NAMES, metavar="PROTOCOL", help=", ".join(PROTOCOL_NAMES))
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="in the data set's own layout")
+    parser.add_argument("--detector", metavar="KIND", help="model.kind, with its shipped settings (default: config's)")
+    parser.add_argument("--config", type=Path, metavar="CONFIG", help="YAML file (default: the one shipped)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with so many seeds (default: 1)")
+    parser.add_argument(
+        "--baselines", metavar="KIND,…", help=f"detectors beside it; none for none (default: {','.join(BASELINES)})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write signal, score and alarms of every file")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry it out; return the exit status."""
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1, got {args.seeds}")
+    from producers.readers import read
+    from stream_detector.evaluate.protocols import PROTOCOLS, Request  # torch comes with it
+    from stream_detector.models import DETECTORS
+
+    protocol = PROTOCOLS[args.protocol]
+    config = _config(protocol, args.config, args.detector)
+    wanted = BASELINES if args.baselines is None else _names(args.baselines)
+    known = [kind for kind in wanted if kind in DETECTORS]
+    if args.baselines is not None and (missing := [kind for kind in wanted if kind not in DETECTORS]):
+        raise ConfigError(f"--baselines: {missing[0]!r} is no detector; expected some of {', '.join(sorted(DETECTORS))}")
+    baselines = {kind: _config(protocol, args.config, kind) for kind in known if kind != config.model.kind}
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
+    ) as bars:  # fmt: skip
+        bar = bars.add_task("reading", total=None)
+
+        def tell(what: str, done: int, of: int) -> None:
+            bars.update(bar, description=what, completed=done, total=of)
+
+        outcome = protocol.run(
+            Request(args.data, config, read, baselines, range(args.seeds), tell)  # type: ignore[arg-type]
+        )
+    plain = {"protocol": outcome.protocol, "detector": outcome.detector, **outcome.figures}
+    if args.json:
+        sys.stdout.write(json.dumps(_finite(plain)) + "\n")
+    else:
+        _print(protocol, outcome)
+    return 0
+
+
+def _config(protocol: Protocol, given: Path | None, kind: str | None) -> Config:
+    """Return the set-up asked for with the detector asked for, in that family's shipped settings."""
+    from stream_detector.models import DETECTORS
+
+    if kind is not None and kind not in DETECTORS:
+        raise ConfigError(f"--detector must be one of {', '.join(sorted(DETECTORS))}, got {kind!r}")
+    path = given or CONFIGS / f"{protocol.config}.yaml"
+    if given is None and kind is not None and (own := CONFIGS / f"{protocol.config}-{kind}.yaml").is_file():
+        path = own
+    if given is None and not path.is_file():
+        raise ConfigError(f"the shipped set-up {path} is not here; give --config CONFIG")
+    config = settings.load(path)
+    if kind is None or kind == config.model.kind:
+        return config
+    return settings.load(path, env=os.environ, overrides={"model": {"kind": kind}})
+
+
+def _names(text: str) -> list[str]:
+    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print(protocol: Protocol, outcome: Outcome) -> None:
+    figures, console = outcome.figures, Console()
+    table = Table(title=f"{protocol.name}: {figures.get('files', '?')} files, {len(figures['seeds'])} seeds")
+    table.add_column("detector")
+    for column in protocol.columns:
+        table.add_column(column, justify="right")
+    spread = figures.get("spread", {})
+
+    def cells(row: Mapping[str, Any], with_sd: bool) -> list[str]:
+        found = []
+        for column in protocol.columns:
+            value = row.get(column)
+            text = "-" if value is None else f"{value:.3f}"
+            if with_sd and value is not None and column in spread and len(figures["seeds"]) > 1:
+                text += f" ± {spread[column]['sd']:.3f}"
+            found.append(text)
+        return found
+
+    table.add_row(outcome.detector, *cells(figures, with_sd=True))
+    for name, row in figures["baselines"].items():
+        table.add_row(name, *cells(row, with_sd=False))
+    for name, row in figures.get("published", {}).items():
+        table.add_row(f"published {name}", *cells(row, with_sd=False))
+    console.print(table)
+    if incidents := figures.get("incidents"):
+        console.print(
+            f"{incidents['caught']:.3g} of {incidents['faults']:.0f} faults caught, "
+            f"{incidents['already_open']:.3g} by an incident open before; {incidents['false']:.3g} false incidents in "
+            f"{incidents['days']:.3g} days; in alarm {incidents['alarm_share']:.1%} of the time"
+        )
