@@ -56,6 +56,8 @@ def _replay(args: argparse.Namespace) -> None:
         block=args.block,
         start_ms=args.start,
     )
+    if args.skip is not None:
+        recordings = [recording.rows(args.skip) for recording in recordings]
     if args.limit is not None:
         recordings = [recording.head(args.limit) for recording in recordings]
     _send(recordings, args)

@@ -78,6 +78,7 @@ def _add_replay(commands: Any) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, or folders of them")
     parser.add_argument("--format", required=True, choices=list(FORMATS), help="format of the files")
     parser.add_argument("--limit", type=_at_least(1), metavar="ROWS", help="send the first ROWS of each recording only")
+    parser.add_argument("--skip", type=_at_least(1), metavar="ROWS", help="leave out the first ROWS of each recording")
     reading = parser.add_argument_group("reading")
     reading.add_argument("--asset", help="name of the asset, for a single file; its file's name when left out")
     reading.add_argument("--asset-column", metavar="NAME", help="column that names the asset (csv, parquet: asset)")

@@ -58,14 +58,15 @@ class Recording:
     blocks: dict[str, list[NDArray[np.float64] | None]] = field(default_factory=dict)  # channel -> (N) waveforms
     interval_ms: float | None = None           # from sample to sample of the blocks
     labels: NDArray[np.int8] | None = None     # (N,) 1 where anomalous; None when nobody knows
-    marks: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # further label columns: changepoint
+    marks: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # further label columns: changepoint, training
+    details: dict[str, Column] = field(default_factory=dict)          # further truth in words: attack, category
     faults: list[Fault] = field(default_factory=list)
     source: str = ""                           # the file or folder it was read from
 
     def __post_init__(self) -> None:
         """Check the columns against each other."""
         where = self.source or self.asset
-        columns: dict[str, Any] = {**self.values, **self.blocks, **self.marks}
+        columns: dict[str, Any] = {**self.values, **self.blocks, **self.marks, **self.details}
         if self.labels is not None:
             columns["labels"] = self.labels
         for name, column in columns.items():
@@ -115,7 +116,43 @@ class Recording:
             blocks={name: column[cut] for name, column in self.blocks.items()},
             labels=None if self.labels is None else self.labels[cut],
             marks={name: column[cut] for name, column in self.marks.items()},
+            details={name: column[cut] for name, column in self.details.items()},
             faults=[fault for fault in self.faults if fault.start_ms <= last and fault.end_ms >= first],
+        )
+
+    def take(self, places: NDArray[np.int64]) -> Recording:
+        """Return the rows at these places, in their order; faults stay as they are."""
+        return replace(
+            self,
+            ts_ms=self.ts_ms[places],
+            values={name: column[places] for name, column in self.values.items()},
+            blocks={name: [column[place] for place in places.tolist()] for name, column in self.blocks.items()},
+            labels=None if self.labels is None else self.labels[places],
+            marks={name: column[places] for name, column in self.marks.items()},
+            details={name: column[places] for name, column in self.details.items()},
+        )
+
+    def decimated(self, factor: int, low_pass: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Recording:
+        """Return the recording with every `factor`-th sample of its blocks, filtered by `low_pass` as one waveform.
+
+        Blocks keep their length, so there are fewer rows; those at the end are cut. Raises DataError when blocks are
+        missing somewhere, or of different lengths other than the last.
+        """
+        waves = {name: [block for block in blocks if block is not None] for name, blocks in self.blocks.items()}
+        size = max(len(block) for blocks in waves.values() for block in blocks)
+        for name, blocks in waves.items():
+            if len(blocks) < len(self) or any(len(block) != size for block in blocks[:-1]):
+                raise DataError(f"{self.source or self.asset}: the waveform of {name} has holes; it can't be decimated")
+        thin = {name: low_pass(np.concatenate(blocks))[::factor] for name, blocks in waves.items()}
+        count = min(map(len, thin.values())) // size
+        kept = self.rows(0, count)
+        assert self.interval_ms is not None
+        step = size * self.interval_ms * factor
+        return replace(
+            kept,
+            ts_ms=self.start_ms + step * np.arange(count, dtype=np.float64),
+            blocks={name: [wave[i * size : (i + 1) * size] for i in range(count)] for name, wave in thin.items()},
+            interval_ms=self.interval_ms * factor,
         )
 
     def head(self, n: int) -> Recording:

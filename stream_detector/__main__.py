@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from stream_detector import __version__
-from stream_detector.cli import backtest, check, demo, monitor, run, thresholds, train
+from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train
 from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
 
 _EPILOG = """\
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, check, train, backtest, run, monitor, thresholds):
+    for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds):
         command.add_parser(commands)
     return parser
 
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("kafka").setLevel(logging.ERROR)  # its warnings repeat what the worker says once, in its words
     try:
         status: int = args.run(args)
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
     except DetectorError as error:
         sys.stderr.write(f"stream-detector: {error}\n")
         return 2 if isinstance(error, ConfigError | DataError | ArtifactError) else 1

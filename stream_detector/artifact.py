@@ -303,7 +303,7 @@ def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
         assets=None if assets is None else tuple(str(asset) for asset in assets),
         data=_fingerprint(content["data"]),
         split=_split(content["split"]),
-        fit=FitReport(fit["epochs"], fit["best_epoch"], tuple(fit["losses"]), tuple(fit["val_losses"])),
+        fit=_report(fit),
         packages={str(name): str(number) for name, number in content["packages"].items()},
         ref=ModelRef(config.model.kind, ""),
     )
@@ -312,6 +312,10 @@ def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
 
 def _fingerprint(data: dict[str, Any]) -> DataFingerprint:
     return DataFingerprint(str(data["sha256"]), int(data["windows"]), int(data["start_ms"]), int(data["end_ms"]))
+
+
+def _report(data: dict[str, Any]) -> FitReport:
+    return FitReport(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 
 def _split(data: dict[str, Any]) -> Split:

@@ -6,116 +6,23 @@ Frozen: what a worker runs with can't change under it. Secrets never stand in th
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from stream_detector.config_base import Section as Section
+from stream_detector.config_kafka import InputConfig as InputConfig
+from stream_detector.config_kafka import KafkaConfig as KafkaConfig
+from stream_detector.config_kafka import KafkaSecurity as KafkaSecurity
+from stream_detector.config_kafka import Secret as Secret
 from stream_detector.config_model import AEConfig as AEConfig
 from stream_detector.config_model import ModelConfig as ModelConfig
-from stream_detector.errors import ConfigError
 
 PositiveMs = Annotated[float, Field(gt=0)]
 WaveformFeature = Literal["rms", "peak", "crest", "kurtosis"]
-
-
-class Secret(Section):
-    """Where a secret is kept: exactly one of `env` and `file`."""
-
-    env: str | None = None
-    """Name of the environment variable that holds it."""
-    file: Path | None = None
-    """Path of the file that holds it; a trailing newline is dropped."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_literals(cls, value: object) -> object:
-        if isinstance(value, str):  # the value may be the secret itself: never repeat it
-            raise ValueError("a secret can't stand in the configuration; write {env: NAME} or {file: PATH}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Secret:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give exactly one of env and file")
-        return self
-
-    def reveal(self) -> str:
-        """Return the secret. Raises ConfigError when its place is empty or can't be read."""
-        if self.env is not None:
-            if not (value := os.environ.get(self.env)):
-                raise ConfigError(f"the environment variable {self.env} is not set, but the configuration names it")
-            return value
-        assert self.file is not None
-        try:
-            return self.file.read_text().rstrip("\n")
-        except OSError as error:
-            raise ConfigError(f"the secret's file {self.file} can't be read: {error.strerror}") from error
-
-
-class InputConfig(Section):
-    """One input topic."""
-
-    topic: str = Field(min_length=1)
-    """Name of the topic."""
-    format: Literal["auto", "json", "msgpack"] = "auto"
-    """Format of the values. `auto`: the `content-type` header decides, JSON without one."""
-    fields: dict[str, str] = {}
-    """Names in this topic: `asset`, `ts`, `interval_ms`, `values` or a channel -> the field's name there."""
-    max_message_bytes: int = Field(default=1_048_576, ge=64)
-    """A larger value goes to the dead-letter topic as `too-large`."""
-
-
-class KafkaSecurity(Section):
-    """How to talk to the brokers."""
-
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """Transport and authentication."""
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    """SASL mechanism."""
-    username: str | None = None
-    """SASL user."""
-    password: Secret | None = None
-    """SASL password."""
-    ca_file: Path | None = None
-    """Certificate authority the brokers' certificates are checked against; the system's when left out."""
-    cert_file: Path | None = None
-    """Client certificate for mutual TLS."""
-    key_file: Path | None = None
-    """Private key of the client certificate."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> KafkaSecurity:
-        if self.protocol.startswith("SASL") and (
-            self.mechanism is None or self.username is None or self.password is None
-        ):
-            raise ValueError(f"protocol {self.protocol} needs mechanism, username and password")
-        return self
-
-
-class KafkaConfig(Section):
-    """Brokers, topics and the consumer group."""
-
-    bootstrap_servers: list[str] = Field(default=["127.0.0.1:9092"], min_length=1)
-    """Brokers to start from, `host:port`."""
-    group: str | None = None
-    """Consumer group of the workers; `<stream>-detector` when left out."""
-    inputs: list[InputConfig] = Field(default=[], validate_default=True)
-    """Input topics; `<stream>.readings` when left out. Topics that are joined have equally many partitions."""
-    alert_topic: str | None = None
-    """Where alerts go; `<stream>.alerts` when left out."""
-    dead_letter_topic: str | None = None
-    """Where unusable messages go; `<stream>.dead-letter` when left out."""
-    start_from: Literal["earliest", "latest"] = "earliest"
-    """Where a group without committed offsets starts."""
-    session_timeout_ms: int = Field(default=10_000, ge=1_000)
-    """A worker silent for so long loses its partitions."""
-    max_poll_records: int = Field(default=4_000, ge=1)
-    """Most messages taken in one poll."""
-    security: KafkaSecurity = KafkaSecurity()
-    """Transport, authentication and certificates."""
+#: Scores kept of an asset: its state has 4 kB.
+MOST_SCORES = 900
 
 
 class ChannelConfig(Section):
@@ -129,7 +36,7 @@ class ChannelConfig(Section):
     """What becomes of the readings in one grid cell; `waveform`: the features below of its samples."""
     valid: tuple[float, float] | None = None
     """Readings outside [low, high] are dead letters (`out-of-range`)."""
-    features: list[WaveformFeature] = ["rms", "peak", "crest", "kurtosis"]
+    features: list[WaveformFeature] = Field(default=["rms", "peak", "crest", "kurtosis"])
     """Waveform only: features of a cell's samples. Kurtosis is Pearson's (3 for a Gaussian)."""
     bands: int = Field(default=0, ge=0, le=64)
     """Waveform only: so many log band energies, evenly spaced from 0 to half the sample rate."""
@@ -237,15 +144,25 @@ class ThresholdConfig(Section):
     """`spot`: extreme value theory (Siffer et al. 2017); `quantile`: rolling quantile; `mad`: median + k·MAD."""
     risk: float = Field(default=1e-4, gt=0, lt=0.5)
     """Wanted probability that a normal window's score exceeds the adaptive level."""
-    margin: float = Field(default=1.0, ge=1, le=100)
+    margin: float = Field(default=2.0, ge=1, le=100)
     """Alarm only above margin times the adaptive level: room for conditions that a short history did not show. Scores
     between the two neither alarm nor are learnt."""
+    learn_after: int = Field(default=60, ge=0, le=400)
+    """A normal score is learnt once so many more were normal: a slow rise must not pull the level up with it. 0: at
+    once."""
     tail: float = Field(default=0.02, gt=0, lt=0.5)
     """spot: share of normal scores taken as the tail the generalised Pareto law is fitted to."""
     max_peaks: int = Field(default=200, ge=10, le=800)
     """spot: most recent tail excesses kept."""
     memory: int = Field(default=500, ge=20, le=900)
     """quantile, mad: recent normal scores kept."""
+
+    @model_validator(mode="after")
+    def _small(self) -> ThresholdConfig:
+        key = "max_peaks" if self.method == "spot" else "memory"
+        if (kept := getattr(self, key)) + self.learn_after > MOST_SCORES:
+            raise ValueError(f"{key} and learn_after must sum to at most {MOST_SCORES}, got {kept} + {self.learn_after}")
+        return self
 
 
 class IncidentConfig(Section):
@@ -254,11 +171,19 @@ class IncidentConfig(Section):
     open_after: int = Field(default=2, ge=1, le=64)
     """Open when so many ..."""
     open_of: int = Field(default=3, ge=1, le=64)
-    """... of the last so many windows were anomalous."""
+    """... of the last so many windows were anomalous ..."""
+    min_duration_ms: float = Field(default=0.0, ge=0)
+    """... and the first anomalous one of the run is so long ago, event time."""
     close_after: int = Field(default=10, ge=1)
     """Close after so many quiet windows in a row."""
-    exit_ratio: float = Field(default=1.0, gt=0, le=1)
-    """A window of an open incident is quiet when its score is at most exit_ratio times the level."""
+    exit_ratio: float = Field(default=0.5, gt=0, le=1)
+    """A window of an open incident is quiet when its score is at most exit_ratio times the alarm level ..."""
+    exit_peak_share: float = Field(default=0.25, ge=0, lt=1)
+    """... or below this share of the incident's highest score, even above the level: what went wrong is over, though
+    the machine is not as it was. 0: never."""
+    rearm_factor: float = Field(default=4.0, ge=1)
+    """After an incident that ended by its peak's share, alarm only above so many times the score it ended at, a limit
+    that falls with the score and is gone once the score is quiet by exit_ratio."""
     warning_ratio: float = Field(default=1.5, ge=1)
     """Score over level from which an incident is a warning (below: info)."""
     critical_ratio: float = Field(default=4.0, ge=1)
@@ -319,8 +244,14 @@ class Config(Section):
     """Name of the stream; the default topics, group and keys derive from it."""
     channels: dict[str, ChannelConfig] = Field(min_length=1)
     """Channels by name, in the order of the model's inputs."""
-    delivery: Literal["at_least_once"] = "at_least_once"
-    """What a crash may cost. at_least_once: alerts may repeat, with the same id."""
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    """What a crash may cost. `at_least_once`: alerts may repeat, with the same id. `exactly_once`: nothing, for
+    consumers that read with `read_committed`; needs a broker with transactions (docs/delivery.md)."""
+    on_store_outage: Literal["continue", "pause"] = "continue"
+    """While Redis is away: `continue` with the thresholds in memory, or `pause` until it is back."""
+    on_state_lost: Literal["replay", "recalibrate"] = "replay"
+    """When Redis holds no state of a task that Kafka says has one: `replay` the topics from their oldest message, in
+    silence, or `recalibrate`: begin again from the model's calibration. exactly_once only."""
     commit_interval_ms: float = Field(default=1_000.0, gt=0)
     """Longest time between commits of alerts, state and offsets."""
     kafka: KafkaConfig = KafkaConfig()
@@ -332,7 +263,8 @@ class Config(Section):
     model: ModelConfig = AEConfig()
     """The detector."""
     artifact: Path | None = None
-    """Trained detector: a file for all assets, or a folder of `<asset>.safetensors` and perhaps `default.safetensors`."""
+    """Trained detector: a file for all assets, or a folder of `<asset>.safetensors` and perhaps
+    `default.safetensors`."""
     train: TrainConfig = TrainConfig()
     """Fitting."""
     scorer: ScorerConfig = ScorerConfig()

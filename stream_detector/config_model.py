@@ -53,6 +53,8 @@ class VAEConfig(NetworkConfig):
     """Weight of the divergence from the prior in the loss, reached after `warm_up`. 1 is the evidence lower bound."""
     warm_up: float = Field(default=0.3, ge=0, lt=1)
     """Share of the passes in which that weight rises from 0 to `beta`."""
+    variance: Literal["feature", "value"] = "feature"
+    """Variance that the decoder gives the values: one for each feature, or one for each value, a function of z."""
     samples: int = Field(default=16, ge=1, le=1024)
     """Draws of z for a score."""
 
@@ -72,7 +74,7 @@ class GANConfig(Section):
     """Width of the noise that windows are made from."""
     kernel: int = Field(default=5, ge=1)
     """`conv` only: kernel width, odd."""
-    score: Literal["encoder", "encoder+features", "discriminator"] = "encoder+features"
+    score: Literal["encoder", "encoder+features", "discriminator"] = "encoder"
     """`encoder`: residual of G(E(x)); `encoder+features`: the same, and the residual of the discriminator's features;
     `discriminator`: -log D(x), as the literature has it, but weak and sometimes inverted: for comparison."""
     r1: float = Field(default=1.0, ge=0)

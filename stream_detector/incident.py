@@ -1,18 +1,24 @@
 """Verdicts -> incidents -> alerts: open, update, close. Pure: a state in, a new one and its alerts out.
 
-Open    on the k-th anomalous window of the last n (`open_after`, `open_of`). `start` is the first anomalous window of
-        that run; a run is over when none of the last n windows was anomalous.
+Open    on the k-th anomalous window of the last n (`open_after`, `open_of`), once the run has lasted
+        `min_duration_ms`. `start` is the run's first anomalous window; a run is over when none of the last n windows
+        was anomalous.
 Update  on an anomalous window whose severity is higher than the incident's (it never falls within an incident, so at
         most twice), or in which another channel leads clearly: with at least LEAD times the share of the leader so
         far. Channels of about the same share would otherwise take turns and every window would be an update.
 Close   after `close_after` quiet windows in a row. A window is quiet at a score of at most `exit_ratio` times the
-        level; between that and the level it is neither anomalous nor quiet, and the count starts again.
+        level, or below `exit_peak_share` of the incident's highest score, even above the level: many a machine doesn't
+        return to what it was, and an alarm that never ends hides the next fault. Any other window is not quiet, and
+        the count starts again.
+Re-arm  after an exit above `exit_ratio` times the level: windows are anomalous only above a limit, `rearm_factor`
+        times the score at the exit. The limit falls with the score, never rises, and goes once the score is quiet by
+        `exit_ratio`.
 
 Windows that never come change nothing: an incident of an asset that fell silent stays open until quiet windows come.
 
 Severity is the score over the level, against `warning_ratio` and `critical_ratio`. Detectors whose scores are
 logarithms may have levels of 0 or below; so the ratio is taken as 1 + (score - level)/|level|, the same for levels
-above 0.
+above 0. Shares of the peak and the limit after an exit are taken of these ratios too.
 
 Kind, as far as the length tells: `collective` from `collective_windows` on, `point` when an incident closes having
 lasted at most `point_windows`, else `contextual`. Quiet windows at the end don't count.
@@ -79,16 +85,19 @@ class Incidents:
         """
         if state.opened_ms is not None:
             return self._during(state, asset, end_ms, judgement, scores, row, seen, ingest_ms)
-        if not judgement.anomalous:
-            if state.recent == 0:
+        anomalous, rearm = judgement.anomalous, state.rearm
+        if rearm is not None:
+            anomalous, rearm = self._rearmed(rearm, _finite(float(scores.score[row])), judgement)
+        if not anomalous:
+            if state.recent == 0 and state.rearm is rearm:
                 return state, _NOTHING
-            recent = (state.recent << 1) & self._mask
-            return (IncidentState(recent, first_ms=state.first_ms) if recent else _QUIET), _NOTHING
+            if recent := (state.recent << 1) & self._mask:
+                return IncidentState(recent, first_ms=state.first_ms, windows=state.windows, rearm=rearm), _NOTHING
+            return (_QUIET if rearm is None else IncidentState(rearm=rearm)), _NOTHING
         recent = ((state.recent << 1) | 1) & self._mask
-        first_ms = end_ms if state.first_ms is None else state.first_ms
-        count = recent.bit_count()
-        if count < self.config.open_after:
-            return IncidentState(recent, first_ms=first_ms), _NOTHING
+        first_ms, windows = (end_ms, 1) if state.first_ms is None else (state.first_ms, state.windows + 1)
+        if recent.bit_count() < self.config.open_after or end_ms - first_ms < self.config.min_duration_ms:
+            return IncidentState(recent, first_ms=first_ms, windows=windows, rearm=rearm), _NOTHING
         score = _finite(float(scores.score[row]))
         shares = self._shares(scores, row)
         opened = IncidentState(
@@ -99,7 +108,7 @@ class Incidents:
             severity=self._severity(score, judgement.level),
             leader=shares[0].name,
             peak=score,
-            windows=count,  # from its first anomalous window on, so that its length is known
+            windows=windows,  # from its first anomalous window on, so that its length is known
         )
         alert = self._alert("open", opened, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
         return opened, (alert,)
@@ -117,8 +126,11 @@ class Incidents:
     ) -> tuple[IncidentState, Sequence[Alert]]:
         """Take an open incident one window further."""
         score = _finite(float(scores.score[row]))
-        anomalous = judgement.anomalous
-        quiet = state.quiet + 1 if not anomalous and self._is_quiet(score, judgement.level) else 0
+        peak = max(state.peak, score)
+        normal = not judgement.anomalous and self._is_quiet(score, judgement.level)
+        is_quiet = normal or self._is_over(score, judgement.level, peak)
+        anomalous = judgement.anomalous and not is_quiet
+        quiet = state.quiet + 1 if is_quiet else 0
         severity, leader = state.severity, state.leader
         event: AlertEvent | None = None
         shares: tuple[ChannelShare, ...] | None = None
@@ -139,7 +151,7 @@ class Incidents:
             incident=state.incident,
             severity=severity,
             leader=leader,
-            peak=max(state.peak, score),
+            peak=peak,
             windows=state.windows + 1,
         )
         if event is None:
@@ -147,7 +159,22 @@ class Incidents:
         if shares is None:
             shares = self._shares(scores, row)
         alert = self._alert(event, after, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
-        return (_QUIET if event == "close" else after), (alert,)
+        if event == "close":
+            after = _QUIET if normal else IncidentState(rearm=self._limit(score, judgement.level))
+        return after, (alert,)
+
+    def _rearmed(self, limit: float, score: float, judgement: Judgement) -> tuple[bool, float | None]:
+        """Return whether a window after an exit by the peak's share is anomalous, and the limit after it."""
+        if not judgement.anomalous and self._is_quiet(score, judgement.level):
+            return False, None
+        lower = self._limit(score, judgement.level)
+        return judgement.anomalous and score > limit, lower if lower < limit else limit
+
+    def _limit(self, score: float, level: float | None) -> float:
+        """Return the score at `rearm_factor` times the ratio of `score`."""
+        if level is None or level == 0.0:
+            return _finite(self.config.rearm_factor * score)
+        return _finite(level + (self.config.rearm_factor * _ratio(score, level) - 1.0) * abs(level))
 
     def _severity(self, score: float, level: float | None) -> Severity:
         ratio = _ratio(score, level)
@@ -157,6 +184,9 @@ class Incidents:
 
     def _is_quiet(self, score: float, level: float | None) -> bool:
         return level is None or score <= level - (1.0 - self.config.exit_ratio) * abs(level)
+
+    def _is_over(self, score: float, level: float | None, peak: float) -> bool:
+        return _ratio(score, level) < self.config.exit_peak_share * _ratio(peak, level)
 
     def _kind(self, event: AlertEvent, state: IncidentState) -> AlertKind:
         length = state.windows - state.quiet

@@ -32,7 +32,7 @@ class Judging:
     def __init__(self, config: Config, calibrations: Sequence[NDArray[np.float64]]) -> None:
         """`calibrations`: by model index, scores (n,) of normal windows that the model wasn't trained on."""
         self._method: ThresholdMethod = make_method(config.threshold)
-        self._margin = config.threshold.margin
+        self._margin, self._learn_after = config.threshold.margin, config.threshold.learn_after
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold)
         self.anomalies = 0
@@ -45,7 +45,7 @@ class Judging:
             if adopted is None:
                 states[asset] = replace(state, reset=_OTHER_METHOD)
             elif adopted is not state.threshold:
-                states[asset] = replace(state, threshold=adopted)
+                states[asset] = replace(state, threshold=replace(adopted, pending=state.threshold.pending))
 
     def judge(self, task: Task, windows: WindowBatch, scores: ScoreBatch, row: int, controls: Controls) -> list[Alert]:
         """Judge one task's windows, whose scores begin at `row`, in order; return the alerts they call for.
@@ -71,7 +71,7 @@ class Judging:
                 state = AssetState(self._fresh[model], state.incident, state.judged_ms, token)
             end = ends[index]
             judgement, threshold = judge(
-                self._method, state.threshold, score_of[index], pins.get(asset), self._margin
+                self._method, state.threshold, score_of[index], pins.get(asset), self._margin, self._learn_after
             )
             incident, found = self._incidents.step(
                 state.incident, asset, end, judgement, scores, row + index, threshold.seen, ingests[index]

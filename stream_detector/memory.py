@@ -248,7 +248,10 @@ class MemorySource:
 
 
 class MemorySink:
-    """`ports.Sink` on a MemoryLog: alerts and dead letters go to topics of it, at least once."""
+    """`ports.Sink` on a MemoryLog: alerts and dead letters go to topics of it.
+
+    At least once they are there when flushed; exactly once (`exactly_once`) with the commit that follows.
+    """
 
     def __init__(
         self,
@@ -257,6 +260,7 @@ class MemorySink:
         alert_topic: str = "alerts",
         dead_letter_topic: str = "dead-letter",
         now_ms: int = -1,
+        exactly_once: bool = False,
     ) -> None:
         """Make the topics when they are missing; `now_ms` stands in for the wall clock in the alerts' headers."""
         self._log = log
@@ -266,6 +270,7 @@ class MemorySink:
         self._dead_letters = Partition(dead_letter_topic, 0)
         log.create(alert_topic)
         log.create(dead_letter_topic)
+        self._exactly_once = exactly_once
         self._buffer: list[tuple[Partition, Message]] = []
 
     @property
@@ -293,6 +298,10 @@ class MemorySink:
     def flush(self) -> None:
         """Append all that was written. Raises BrokerError while the log is away; what was written is kept."""
         self._log.check()
+        if not self._exactly_once:
+            self._append()
+
+    def _append(self) -> None:
         for partition, message in self._buffer:
             self._log.append(partition, message.key, message.value, message.headers, message.timestamp)
         self._buffer.clear()
@@ -300,8 +309,14 @@ class MemorySink:
     def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Make positions durable. Raises FencedError when another member owns the partitions."""
         self._source.commit(positions)
+        self._append()  # exactly-once: with the positions, for nothing comes between
+
+    def abort(self) -> None:
+        """Forget what was written since the last commit (at least once: since the last flush)."""
+        self._log.check()
+        self._buffer.clear()
 
     def close(self) -> None:
-        """Flush what can be flushed."""
+        """Flush what can be flushed; exactly-once, forget what isn't committed."""
         if self._log.available:
             self.flush()

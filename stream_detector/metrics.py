@@ -57,6 +57,12 @@ class Metrics:
             "store_behind_seconds", "For how long the state store has missed commits; 0 when it is up to date."
         )
         self.fencings_total = self._counter("fencings_total", "Tasks dropped because another worker owned them.")
+        self.aborts_total = self._counter(
+            "aborts_total", "Transactions taken back (exactly_once): the tasks were loaded again."
+        )
+        self.states_lost_total = self._counter(
+            "states_lost_total", "Tasks that the store held no state of, though one was committed (on_state_lost)."
+        )
         self.restores_total = self._counter("restores_total", "Tasks whose state was loaded on assignment.")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions this worker reads.")
 

@@ -15,7 +15,7 @@ from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.memory_store import MemoryServer, MemoryStore
 from stream_detector.metrics import Metrics
 from stream_detector.pipeline import Pipeline, Scores
-from stream_detector.records import MessageBatch, Partition, PlainMessage, WindowBatch
+from stream_detector.records import AssetState, MessageBatch, Partition, PlainMessage, WindowBatch
 from stream_detector.window import Windower
 
 TOPIC = "recording"
@@ -34,7 +34,7 @@ def offline(config: Config, batch: int = _CHUNK) -> Config:
     """Return the set-up reading one topic in memory, with the standard field names, instead of the configured ones."""
     topic = InputConfig(topic=TOPIC, max_message_bytes=2**31)
     kafka = config.kafka.model_copy(update={"inputs": [topic], "max_poll_records": batch})
-    return config.model_copy(update={"kafka": kafka})
+    return config.model_copy(update={"kafka": kafka, "delivery": "at_least_once"})  # of one that never fails
 
 
 def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch]:
@@ -66,8 +66,9 @@ class Backtest:
         self._offset = 0
         self._seen = [0, 0]  # alerts, dead letters handed out
         self.metrics = Metrics()
+        self._store = MemoryStore(MemoryServer())
         self.pipeline = Pipeline(
-            self._config, source, self._sink, MemoryStore(MemoryServer()), scorer, calibrations, self.metrics,
+            self._config, source, self._sink, self._store, scorer, calibrations, self.metrics,
             clock_ms=lambda: 0.0, wall_ms=lambda: -1.0,
         )  # fmt: skip
         self.pipeline.open()
@@ -85,6 +86,10 @@ class Backtest:
                 assert alert.value is not None
                 yield alert.value
             self._seen[0] = len(published)
+
+    def states(self) -> Iterator[tuple[str, AssetState]]:
+        """Yield each asset with its state after all that was run."""
+        yield from ((asset, state) for _, asset, state in self._store.assets())
 
     @property
     def dead_letters(self) -> int:

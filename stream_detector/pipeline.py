@@ -6,7 +6,8 @@ One step: poll, decode and cut windows, score what is due, judge, write alerts, 
     2. save     changed states, tagged with the next epoch, fenced by the task's token
     3. commit   positions, with that epoch
 
-A crash after 1 or 2 repeats alerts with the ids they had; a crash after 3 loses nothing and repeats nothing.
+At least once, a crash after 1 or 2 repeats alerts with the ids they had. Exactly once, 1 and 3 are one transaction, so
+nothing is readable before it, and 2 doesn't count before it: what fails is taken back and the tasks are loaded anew.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from stream_detector.records import (
     ScoreBatch,
     WindowBatch,
 )
-from stream_detector.task import Cut, Task
+from stream_detector.task import Cut, Task, counting_state
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class Pipeline:
         self._clock, self._wall = clock_ms, wall_ms
         self._judging = Judging(config, calibrations)
         self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
+        self._exact = config.delivery == "exactly_once"
+        self._undone = False  # exactly-once: what was written since the last commit has to be taken back
         self._tasks: dict[int, Task] = {}
         self._wanted: dict[int, set[Partition]] = {}  # assigned, by task
         self._paused: set[Partition] = set()
@@ -118,7 +121,7 @@ class Pipeline:
             if task is None:  # its state isn't loaded, or it was fenced: its messages come again
                 continue
             self.messages += len(batch.messages)
-            self._accept(task, task.take(batch, self._has_more))
+            self._accept(task, task.take(batch))
         if several:
             for task in self._tasks.values():
                 self._accept(task, task.release(self._has_more))
@@ -237,16 +240,26 @@ class Pipeline:
         try:
             self._sink.flush()  # 1
         except BrokerError as error:
-            self._drop(due, f"alerts could not be sent, so the log is read again: {error}")
+            self._give_up(due, f"alerts could not be sent, so the log is read again: {error}")
             raise
         saved = {task.index: self._save(task) for task in due}  # 2
+        if self._exact and None in saved.values():  # its alerts are among those written
+            self._give_up(due, "another worker owns one of its transaction's tasks")
+            return
+        if self._config.on_store_outage == "pause" and False in saved.values():
+            self._give_up(due, "it waits for the store")
+            return
         due = [task for task in due if saved[task.index] is not None]
         try:
             self._sink.commit({partition: at for task in due for partition, at in task.positions().items()})  # 3
         except FencedError as error:
             self._metrics.fencings_total.inc(len(due))
-            self._drop(due, str(error))
+            self._give_up(due, str(error))
             return
+        except BrokerError as error:
+            if self._exact:  # in doubt: what Kafka says after it was taken back, counts
+                self._give_up(due, str(error))
+            raise
         for task in due:
             task.committed(saved=bool(saved[task.index]))
         if all(saved.values()):
@@ -336,6 +349,8 @@ class Pipeline:
 
     def on_lost(self, partitions: Iterable[Partition]) -> None:
         """Drop tasks that others own already."""
+        if self._exact:
+            self._give_up((), "its worker was put out of the group")
         self._let_go(partitions)
 
     def _let_go(self, partitions: Iterable[Partition]) -> None:
@@ -353,6 +368,7 @@ class Pipeline:
         if not waiting or self._clock() - self._retry_ms < RETRY_EVERY_MS:
             return
         self._retry_ms = self._clock()
+        self._take_back()
         for index in waiting:
             partitions = self._wanted[index]
             try:
@@ -365,16 +381,38 @@ class Pipeline:
     def _take_over(self, index: int, partitions: set[Partition]) -> None:
         token = self._store.acquire(index)
         committed = self._source.committed(partitions)
-        loaded = self._store.load(index)
+        loaded, lost = counting_state(self._config, self._store, index, committed)
         self._judging.adopt(loaded.assets)
         task = Task(self._config, index, token, loaded, committed, self._decoders)
+        if lost:
+            self._metrics.states_lost_total.inc()
+            log.error("task %d: the store holds no state of epoch %d or before; by on_state_lost: %s it is made anew",
+                      index, task.epoch, self._config.on_state_lost)  # fmt: skip
         for partition in partitions:
             self._source.seek(partition, task.start[partition])
         self._source.resume(partitions)
         self._paused -= partitions
         self._tasks[index] = task
         self._metrics.restores_total.inc()
-        log.info("task %d: %d assets from epoch %d", index, len(loaded.assets), loaded.epoch)
+        log.info("task %d: %d assets of epoch %d, committed is %d", index, len(loaded.assets), loaded.epoch, task.epoch)
+
+    def _give_up(self, tasks: Iterable[Task], why: str) -> None:
+        """Drop tasks whose commit failed; exactly-once, all of them: their alerts are one transaction."""
+        if self._exact:
+            tasks = self._tasks.values()
+            self._undone = True
+            self._metrics.aborts_total.inc()
+        self._drop([task for task in tasks if self._tasks.get(task.index) is task], why)
+        try:
+            self._take_back()
+        except BrokerError as error:
+            log.warning("taking back what was written goes on before the tasks are loaded again: %s", error)
+
+    def _take_back(self) -> None:
+        """Make sure that nothing written for dropped tasks becomes readable. Raises BrokerError while it can't be."""
+        if self._undone:
+            self._sink.abort()
+            self._undone = False
 
     def _drop(self, tasks: list[Task], why: str) -> None:
         """Forget tasks whose state in memory is no longer what was committed.

@@ -72,11 +72,17 @@ class Sink(Protocol):
     def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Make positions (and, exactly-once, all written since the last commit) durable.
 
-        Call only after `flush`. Raises FencedError when another worker owns the partitions.
+        Call only after `flush`. Raises FencedError when another worker owns the partitions. After any error `abort`.
+        """
+
+    def abort(self) -> None:
+        """Forget what was written since the last commit; exactly-once, once it returns none of it can become readable.
+
+        Raises BrokerError while that isn't sure; call again.
         """
 
     def close(self) -> None:
-        """Flush what can be flushed and let go."""
+        """Let go; at-least-once, flush what can be flushed before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,8 @@ class IncidentState:
     severity: Severity = "info"
     leader: str | None = None    # the channel that leads its shares
     peak: float = 0.0            # highest score of the incident
-    windows: int = 0             # windows since it opened
+    windows: int = 0             # windows since it opened; before: anomalous ones of the run that may open it
+    rearm: float | None = None   # after an exit by the peak's share: anomalous only above this score (it only falls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,7 @@ class ThresholdState:
     seen: int                # normal scores learnt from, calibration included
     numbers: tuple[float, ...] = ()           # method-specific scalars, documented in threshold.py
     sample: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # peaks or recent scores
+    pending: tuple[float, ...] = ()           # normal scores not yet learnt, oldest first (see threshold.learn_after)
 
 
 @dataclass(frozen=True, slots=True)

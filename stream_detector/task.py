@@ -10,7 +10,7 @@ import numpy as np
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
 from stream_detector.join import Join
-from stream_detector.ports import TaskState
+from stream_detector.ports import StateStore, TaskState
 from stream_detector.records import (
     AssetState,
     DeadLetter,
@@ -52,37 +52,33 @@ class Task:
         self.index = index
         self.token = token
         self.partitions = [Partition(entry.topic, index) for entry in config.inputs]
-        self.epoch = max([loaded.epoch, *(position.epoch for position in committed.values())])
+        self.epoch = _epoch(config, loaded, committed)
         self.states = loaded.assets
         self.changed: set[str] = set()
         self.moved = False  # messages were taken since the last commit
         self.windower = Windower(config.window, config.channels, index, [entry.topic for entry in config.inputs])
         self.messages = dict.fromkeys((entry.topic for entry in config.inputs), 0)  # taken since last asked
-        self._join = Join(self.partitions)
+        self._join = Join(self.partitions, config.window)
         self._decoders = decoders
         self._published: dict[Partition, int] = {}
         self.start: dict[Partition, int | None] = dict.fromkeys(self.partitions)
         for partition, position in committed.items():
-            stored = loaded.positions.get(partition, position)
-            # The store's positions are older than the broker's when it was away or lost its last writes: the states it
-            # holds are of then, so the log is read again from there. All before either `read` was published: alerts
-            # are flushed before the store is written.
-            self.start[partition] = min(position.offset, stored.offset)
-            self._published[partition] = max(position.read, stored.read)
-        self._read = dict(self._published)
+            start, published = _resume(config, position, loaded, partition)
+            self.start[partition], self._published[partition] = start, published
+        self._at = {partition: start for partition, start in self.start.items() if start is not None}
 
-    def take(self, batch: MessageBatch, has_more: Callable[[Partition], bool]) -> Cut:
-        """Decode messages and cut the windows they complete."""
+    def take(self, batch: MessageBatch) -> Cut:
+        """Decode messages and cut the windows they complete; of several topics' not before `release`."""
         partition = batch.partition
         self.moved = True
         self.messages[partition.topic] += len(batch.messages)
         readings, dead = self._decoders[partition.topic].decode(batch)
-        self._read[partition] = max(self._read.get(partition, 0), batch.messages[-1].offset + 1)
-        passed = self._join.push(readings, has_more) if readings is not None else []
+        self._at[partition] = batch.messages[-1].offset + 1
+        passed = self._join.push(readings) if readings is not None else []
         return self._cut(passed, dead)
 
     def release(self, has_more: Callable[[Partition], bool]) -> Cut:
-        """Cut the windows of readings that waited for another topic and need not any more."""
+        """Cut the windows of several topics' readings that need not wait for each other any more."""
         return self._cut(self._join.release(has_more), [])
 
     def full(self, partition: Partition) -> bool:
@@ -93,11 +89,12 @@ class Task:
         """Return where each partition stands after all that was taken, for a commit as the next epoch."""
         oldest = self.windower.oldest_offsets()
         positions: dict[Partition, Position] = {}
-        for partition, read in self._read.items():
+        for partition, at in self._at.items():
             waiting = self._join.oldest_offset(partition)
-            done = read if waiting is None else max(waiting, self._published.get(partition, 0))
-            needed = [offset for offset in (oldest[partition.topic], waiting, done) if offset is not None]
-            positions[partition] = Position(min(needed), done, self.epoch + 1)
+            done = at if waiting is None else waiting
+            needed = oldest[partition.topic]
+            offset = done if needed is None else min(needed, done)
+            positions[partition] = Position(offset, max(done, self._published.get(partition, 0)), self.epoch + 1)
         return positions
 
     def not_judged(self, windows: WindowBatch) -> WindowBatch | None:
@@ -151,3 +148,61 @@ class Task:
         if cut < len(batch.assets):
             parts.append((part(batch, cut, len(batch.assets)), False))
         return parts
+
+
+def counting_epoch(config: Config, committed: Mapping[Partition, Position]) -> int | None:
+    """Return the newest epoch of states that count for a task with these committed positions; None: all count.
+
+    Exactly-once, Kafka decides: states newer than its epoch belong to a commit that never came to be. Offsets without
+    an epoch were set by an operator, who wants the newest states.
+    """
+    if config.delivery == "at_least_once":
+        return None
+    epoch = max((position.epoch for position in committed.values()), default=0)
+    return None if committed and not epoch else epoch
+
+
+def counting_state(
+    config: Config, store: StateStore, index: int, committed: Mapping[Partition, Position]
+) -> tuple[TaskState, bool]:
+    """Return the state that counts for a task, and whether there should be one and is none. Raises StoreError."""
+    epoch = counting_epoch(config, committed)
+    loaded = store.load(index, epoch)
+    if epoch is None:
+        return loaded, False
+    # A save of this epoch may be of a first try that came to nothing, while the commit that counts missed the store.
+    # It had read further then, or not as far, which is as good as any older state.
+    while loaded.positions and any(
+        stored.read > (committed[partition].read if partition in committed else 0)
+        for partition, stored in loaded.positions.items()
+    ):
+        loaded = store.load(index, loaded.epoch - 1)
+    if loaded.positions:
+        return loaded, False
+    return TaskState({}, 0, {}), epoch > 0
+
+
+def _epoch(config: Config, loaded: TaskState, committed: Mapping[Partition, Position]) -> int:
+    """Return the number of the task's last commit."""
+    counting = counting_epoch(config, committed)
+    if counting is not None:
+        return counting
+    return max([loaded.epoch, *(position.epoch for position in committed.values())])
+
+
+def _resume(config: Config, position: Position, loaded: TaskState, partition: Partition) -> tuple[int, int]:
+    """Return where to read a committed partition from, and before where all was published.
+
+    The store's positions are older than the broker's when it was away or lost its last writes: the states it holds are
+    of then, so the log is read again from there.
+    """
+    stored = loaded.positions.get(partition)
+    if config.delivery == "at_least_once":  # alerts are flushed before the store is written: both were published
+        stored = stored or position
+        return min(position.offset, stored.offset), max(position.read, stored.read)
+    if not position.epoch:  # set by an operator
+        return position.offset, position.offset
+    if stored is not None:
+        return stored.offset, position.read
+    missed = config.on_state_lost == "replay" if not loaded.positions else config.kafka.start_from == "earliest"
+    return 0 if missed else position.offset, position.read

@@ -58,8 +58,8 @@ def make_config(**sections: Any) -> Config:
             "stream": "pump",
             "channels": {"vibration": {}, "current": {}},
             "window": {"cell_ms": 1_000, "length": 8, "stride": 2, "lateness_ms": 2_000, "max_gap_ms": 3_000},
-            "threshold": {"method": "quantile", "risk": 0.01, "memory": 200},
-            "incident": {"open_after": 2, "open_of": 3, "close_after": 4},
+            "threshold": {"method": "quantile", "risk": 0.01, "memory": 200, "margin": 1.0, "learn_after": 0},
+            "incident": {"open_after": 2, "open_of": 3, "close_after": 4, "exit_ratio": 1.0},
             **sections,
         }
     )
@@ -195,7 +195,10 @@ class Plant:
     def worker(self, batch: int | None = None) -> Worker:
         """Start a worker that takes at most `batch` messages a poll."""
         source = MemorySource(self.log, [entry.topic for entry in self.config.inputs], batch=batch)
-        sink = FaultySink(self.log, source, self.config.alert_topic, self.config.dead_letter_topic)
+        sink = FaultySink(
+            self.log, source, self.config.alert_topic, self.config.dead_letter_topic,
+            exactly_once=self.config.delivery == "exactly_once",
+        )  # fmt: skip
         store = FaultyStore(self.server)
         faults = sink.faults = store.faults = Faults()
         scorer, metrics = LastValue(), Metrics()

@@ -24,8 +24,10 @@ INCIDENT = "ccf6c1f4-41d8-5ac2-aac1-72e4951524a1"
 def state(sample: int = 3) -> AssetState:
     """Return a state with every field set to something of its own."""
     return AssetState(
-        threshold=ThresholdState("spot", 0.1 + 0.2, 18_233, (1 / 3, -0.0, 5e-324), np.arange(sample, dtype=np.float32)),
-        incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12),
+        threshold=ThresholdState(
+            "spot", 0.1 + 0.2, 18_233, (1 / 3, -0.0, 5e-324), np.arange(sample, dtype=np.float32), (0.5, 3.25)
+        ),
+        incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12, 0.1 + 0.7),
         judged_ms=TS,
         reset="token-1",
     )
@@ -44,17 +46,30 @@ def test_states_are_read_back_exactly() -> None:
         ] * 2
 
 
+def test_a_state_of_the_first_schema_is_read() -> None:
+    """States written before scores waited and limits were set: nothing waits, no limit."""
+    _, epoch, judged_ms, reset, threshold, incident = msgpack.unpackb(encode_state(state(), 41))
+    found_epoch, found = decode_state(msgpack.packb([1, epoch, judged_ms, reset, threshold[:-1], incident[:-1]]))
+    assert 41 == found_epoch
+    assert replace(state().incident, rearm=None) == found.incident
+    assert () == found.threshold.pending
+    assert state().threshold.numbers == found.threshold.numbers
+    for odd in ([1], [1, epoch, judged_ms, reset, threshold, incident], [1, epoch, judged_ms, reset, None, None]):
+        with pytest.raises(DecodeError, match="bad-state"):
+            decode_state(msgpack.packb(odd))
+
+
 def test_a_state_is_at_most_4_kb() -> None:
-    """The largest sample the config allows fits, with 16 numbers and names of usual length."""
-    full = state(900)
-    full = replace(full, threshold=replace(full.threshold, numbers=(1 / 3,) * 16))
+    """The most scores the config allows fit, with 16 numbers and names of usual length."""
+    full = state(900 - 400)
+    full = replace(full, threshold=replace(full.threshold, numbers=(1 / 3,) * 16, pending=(0.5,) * 400))
     assert len(encode_state(full, 2**40)) <= 4_096
 
 
 def test_foreign_bytes_are_no_state() -> None:
     """Cut, changed or foreign bytes raise bad-state, never anything else."""
     value = encode_state(state(), 1)
-    later = msgpack.packb([2, *msgpack.unpackb(value)[1:]])
+    later = msgpack.packb([3, *msgpack.unpackb(value)[1:]])
     for odd in [value[:i] for i in range(len(value))] + [b"\x90", b"{}", value + b"\x00", later, encode_positions({})]:
         with pytest.raises(DecodeError) as caught:
             decode_state(odd)

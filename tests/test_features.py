@@ -91,7 +91,7 @@ def test_a_constant_column_neither_divides_by_zero_nor_explodes(scaling: str, le
     assert preprocess(x).abs().max() < 1e-3
     moved = preprocess(torch.full((1, 20, 1), 0.97 * level + 0.03))
     assert torch.isfinite(moved).all()
-    assert moved.abs().max() <= 10
+    assert moved.abs().max() <= 100
 
 
 def test_a_column_that_seldom_moves_keeps_its_own_spread():
@@ -107,7 +107,7 @@ def test_extreme_values_are_clipped():
     """The largest float32 gives a finite input."""
     preprocess = Preprocess(FeatureConfig(), 20, 3)
     preprocess.fit(windows())
-    assert preprocess(torch.full((1, 20, 3), 3.4e38)).tolist() == [[[10.0] * 3] * 20]
+    assert preprocess(torch.full((1, 20, 3), 3.4e38)).tolist() == [[[100.0] * 3] * 20]
 
 
 def test_a_small_change_on_a_large_offset_survives():

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 #: Rooms by floor: a room may import from its own floor and from those below. A module `kafka_io/sink.py` is in the room
 #: `kafka_io`. A new module belongs on the lowest floor on which its imports allow it to stand.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "tuning"),
     ("records",),
-    ("config", "config_base", "config_model"),
+    ("config", "config_base", "config_kafka", "config_model"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "grid", "waveform", "features", "models"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "join"),
     ("pipeline", "task", "judging", "offline", "truth",

@@ -121,6 +121,83 @@ def test_between_exit_and_level_a_window_is_neither_quiet_nor_anomalous():
     assert run("-----", exit_ratio=0.7)[0] == "     "
 
 
+def follow(scores: Sequence[float], level: float = LEVEL, **settings: float) -> tuple[str, IncidentState]:
+    """Step through scores; return the events under them and the last state."""
+    incidents = Incidents("pump", COLUMNS, IncidentConfig.model_validate(settings), ThresholdConfig())
+    table, state, events = batch(scores), IncidentState(), ""
+    for row, score in enumerate(scores):
+        judgement = Judgement(level, score > level)
+        state, found = incidents.step(state, "pump-1", 1_000 * (row + 1), judgement, table, row, 100)
+        events += "".join(alert.event[0] for alert in found) or " "
+    return events, state
+
+
+def test_an_incident_ends_below_a_share_of_its_peak():
+    """Far below its peak it is over, though the score stays above the level; at or above the share it goes on."""
+    settings = {"close_after": 2, "exit_peak_share": 0.25}
+    assert follow([100, 100, 24, 24], **settings)[0] == " o c"
+    assert follow([100, 100, 24, 25, 24], **settings)[0] == " o   "
+    assert follow([100, 100, 24, 24], close_after=2, exit_peak_share=0)[0] == " o  "
+    assert follow([100, 100, 400, 99, 99], **settings)[0] == " o  c"  # the peak so far counts
+
+
+def test_what_is_below_the_share_of_the_peak_is_no_update():
+    """A quiet window is not news, even when another channel leads in it."""
+    incidents = Incidents("pump", COLUMNS, IncidentConfig(exit_peak_share=0.25), ThresholdConfig())
+    table = batch([100, 100, 20], [[3, 1, 0], [3, 1, 0], [0, 1, 0]])
+    state = IncidentState()
+    for row in range(3):
+        state, found = incidents.step(state, "pump-1", 1_000 * row, Judgement(LEVEL, True), table, row, 100)
+    assert list(found) == []
+    assert state.quiet == 1
+
+
+def test_after_such_an_end_only_a_clear_rise_alarms():
+    """Re-armed at four times the score it ended at: what lingers is not a new incident, the next fault is."""
+    settings = {"close_after": 2, "exit_peak_share": 0.25, "rearm_factor": 4}
+    lingering, state = follow([100, 100, 24, 20] + [24] * 50, **settings)
+    assert lingering == " o c" + " " * 50
+    assert state == IncidentState(rearm=80.0)
+    assert follow([100, 100, 24, 20, 24, 81, 81], **settings)[0] == " o c  o"
+    assert follow([100, 100, 24, 20, 80, 80, 80], **settings)[0] == " o c   "
+
+
+def test_the_limit_falls_with_the_score_and_never_rises():
+    """A machine that calms down is watched more closely again."""
+    settings = {"close_after": 2, "exit_peak_share": 0.25, "rearm_factor": 4}
+    before = [100, 100, 24, 20]
+    assert follow([*before, 10, 20, 5, 20], **settings)[1] == IncidentState(rearm=20.0)
+    assert follow([*before, 5, 21, 21], **settings)[0] == " o c  o"
+
+
+def test_the_limit_goes_once_the_score_is_quiet():
+    """Back at normal, the level alone counts again."""
+    settings = {"close_after": 2, "exit_peak_share": 0.25, "exit_ratio": 0.5}
+    assert follow([100, 100, 24, 20, 2.0], **settings)[1] == IncidentState()
+    assert follow([100, 100, 24, 20, 2.1], **settings)[1] == IncidentState(rearm=8.4)
+    assert follow([100, 100, 24, 20, 2.0, 5, 5], **settings)[0] == " o c  o"
+    assert follow([100, 100, 24, 2.0, 5, 5], **settings)[0] == " o c o"  # it had ended as quiet
+
+
+def test_shares_of_the_peak_work_for_levels_below_zero():
+    """Log-likelihoods: ratios are taken as for severity, 1 + (score - level)/|level|."""
+    settings = {"level": -10.0, "close_after": 1, "exit_peak_share": 0.25, "rearm_factor": 4.0}
+    events, state = follow([30, 30, -8], **settings)  # ratios 5, 5 and 1.2
+    assert events == " oc"
+    assert state.rearm == pytest.approx(-10 + (4 * 1.2 - 1) * 10)
+    assert follow([30, 30, -7], **settings)[0] == " o "
+
+
+def test_a_minimum_duration_is_waited_for():
+    """Opening takes k of n and the time since the run's first anomalous window; its length is known all the same."""
+    events, alerts, _ = run("iiiiii", min_duration_ms=3_000)
+    assert events == "   o  "
+    assert (alerts[0].start_ms, alerts[0].end_ms) == (1_000, 4_000)
+    assert run("i...iii", min_duration_ms=3_000)[0] == "       "  # the first had been forgotten
+    assert run("i.iii", min_duration_ms=3_000)[0] == "   o "
+    assert [alert.kind for alert in run("iiiii", min_duration_ms=4_000, collective_windows=5)[1]] == ["collective"]
+
+
 def test_severity_rises_and_never_falls():
     """Info, warning, critical by the score over the level; each rise is an update, each fall is not."""
     events, alerts, _ = run("iiiwwicci" + "." * 10)
@@ -145,7 +222,7 @@ def test_severity_is_the_score_over_the_level(ratio: float, severity: str):
 )
 def test_levels_need_not_be_above_zero(level: float, score: float, severity: str):
     """Log-likelihoods have levels below 0: what counts is the distance in levels, as above 0."""
-    config = IncidentConfig(open_after=1, open_of=1, close_after=1, exit_ratio=0.5)
+    config = IncidentConfig(open_after=1, open_of=1, close_after=1, exit_ratio=0.5, exit_peak_share=0)
     incidents = Incidents("pump", COLUMNS, config, ThresholdConfig())
     scores = batch([score, level, level - 0.5 * abs(level)])
     state, (alert,) = incidents.step(IncidentState(), "pump-1", 1_000, Judgement(level, True), scores, 0, 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -217,12 +218,75 @@ def test_a_stored_state_is_adopted_by_a_changed_configuration(name: Name):
     assert len(smaller.sample) in (20, 100)
     _, after = run(small, smaller, exponential(300, seed=3))
     assert len(after.sample) == len(smaller.sample)
-    large = make_method(ThresholdConfig(method=name, risk=1e-3, memory=900, max_peaks=800))
+    large = make_method(ThresholdConfig(method=name, risk=1e-3, memory=840, max_peaks=800))
     larger = large.adopt(state)
     assert larger is not None
     assert sorted(larger.sample) == sorted(state.sample)
     _, after = run(large, larger, exponential(300, seed=3))
     assert len(after.sample) > len(state.sample)
+
+
+def test_scores_are_learnt_late(method: ThresholdMethod):
+    """With `learn_after` a score is learnt when so many more were normal; the queue is part of the state."""
+    state = method.calibrate(exponential(300))
+    late, scores = state, (0.5 * exponential(50, 1)).clip(max=1.0).tolist()
+    for score in scores:
+        _, late = judge(method, late, score, learn_after=20)
+    at_once = state
+    for score in scores[:30]:
+        _, at_once = judge(method, at_once, score)
+    assert same(replace(late, pending=()), at_once)
+    assert late.pending == tuple(scores[30:])
+    for _ in range(2):  # set back to 0, all that waits is learnt with the next normal score
+        _, late = judge(method, late, 0.25)
+        assert late.pending == ()
+    assert late.seen == 300 + 50 + 2
+
+
+def test_what_alarms_leaves_the_queue_alone(method: ThresholdMethod):
+    """Scores before an alarm were normal: dropping them would teach only the quieter half of what is normal."""
+    state = method.calibrate(exponential(300))
+    for score in (0.5, 0.25):
+        _, state = judge(method, state, score, learn_after=20)
+    assert state.level is not None
+    assert judge(method, state, state.level * 9, learn_after=20)[1] is state
+    assert judge(method, state, state.level * 1.5, margin=2.0, learn_after=20)[1] is state
+
+
+def test_a_level_is_reached_without_waiting(method: ThresholdMethod):
+    """Until there is a level nothing can alarm, so nothing waits."""
+    _, state = judge(method, method.calibrate(np.empty(0)), 1.0, learn_after=20)
+    assert (state.seen, state.pending) == (1, ())
+
+
+def test_a_slow_rise_does_not_lift_the_level_before_itself():
+    """Scores each like the last that climb by 2 % a window: learnt at once they take SPOT's level along for ever."""
+    method = make_method(ThresholdConfig(method="spot", risk=1e-4))
+    noise = np.random.default_rng(3).exponential(size=10)
+    calm = np.repeat(0.3 + 0.3 * noise, 9)  # 90 scores to calibrate on, but only 10 independent ones
+    caught: dict[int, float] = {}
+    for learn_after in (0, 60):
+        state = method.calibrate(calm)
+        for score in (0.5 * 1.02 ** np.arange(300)).tolist():
+            judgement, state = judge(method, state, score, learn_after=learn_after)
+            if judgement.anomalous:
+                caught.setdefault(learn_after, score)
+    assert caught == {60: pytest.approx(method.calibrate(calm).level, rel=0.1)}
+
+
+@pytest.mark.parametrize("name", ["spot", "quantile"])
+def test_learning_late_keeps_the_risk(name: Name):
+    """The same share of false alarms as when learnt at once."""
+    method = make_method(ThresholdConfig(method=name, risk=1e-2))
+    shares = []
+    for learn_after in (0, 60):
+        state, levels = method.calibrate(exponential(500)), []
+        for score in exponential(6_000, 11).tolist():
+            _, state = judge(method, state, score, learn_after=learn_after)
+            levels.append(state.level)
+        shares.append(float(np.mean(np.exp(-np.array(levels[1_000:], float)))))
+    assert shares[1] == pytest.approx(shares[0], rel=0.2)
+    assert 1e-2 / 3 < shares[1] < 3e-2
 
 
 def test_another_methods_state_is_not_adopted(method: ThresholdMethod):
@@ -235,8 +299,8 @@ def test_another_methods_state_is_not_adopted(method: ThresholdMethod):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_state_fits_into_4_kb(name: Name):
     """With the largest memory the settings allow, as stored."""
-    method = make_method(ThresholdConfig(method=name, risk=1e-3, memory=900, max_peaks=800, tail=0.4))
-    state = method.calibrate(exponential(5_000))
+    method = make_method(ThresholdConfig(method=name, risk=1e-3, memory=840, max_peaks=800, tail=0.4))
+    state = replace(method.calibrate(exponential(5_000)), pending=(0.5,) * 60)
     assert len(encode_state(AssetState(state, IncidentState(), judged_ms=1_583_748_873_000), 1_000_000)) <= 4_096
 
 

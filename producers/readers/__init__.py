@@ -12,7 +12,21 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from producers.readers import cwru, delimited, femto, nab, parquet, skab
+from producers.readers import (
+    creditcard,
+    cwru,
+    delimited,
+    femto,
+    ims,
+    kdd99,
+    nab,
+    nsl_kdd,
+    parquet,
+    skab,
+    smap_msl,
+    ucr,
+    yahoo_s5,
+)
 from producers.readers.options import Format, ReadOptions
 from producers.readers.times import TsUnit
 from producers.recording import Recording
@@ -23,6 +37,13 @@ FORMATS: dict[str, Format] = {
     "nab": nab.FORMAT,
     "cwru": cwru.FORMAT,
     "femto": femto.FORMAT,
+    "ims": ims.FORMAT,
+    "smap-msl": smap_msl.FORMAT,
+    "ucr": ucr.FORMAT,
+    "yahoo-s5": yahoo_s5.FORMAT,
+    "nsl-kdd": nsl_kdd.FORMAT,
+    "kdd99": kdd99.FORMAT,
+    "creditcard": creditcard.FORMAT,
     "csv": delimited.FORMAT,
     "parquet": parquet.FORMAT,
 }

@@ -81,6 +81,7 @@ def split(whole: Recording, assets: list[str] | None) -> list[Recording]:
                 interval_ms=whole.interval_ms,
                 labels=None if whole.labels is None else whole.labels[mine],
                 marks={channel: marks[mine] for channel, marks in whole.marks.items()},
+                details={name: details[mine] for name, details in whole.details.items()},
                 source=whole.source,
             )
         )

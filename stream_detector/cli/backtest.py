@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from rich.progress import Progress
 
 from stream_detector import settings
 from stream_detector.cli import data
-from stream_detector.cli.show import alert_line
+from stream_detector.cli.show import alert_line, state_line
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -29,6 +30,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
     data.add_options(parser)
     parser.add_argument("--model", type=Path, metavar="ARTIFACT", help="file or folder (default: artifact)")
+    parser.add_argument(
+        "--states", type=Path, metavar="FILE", help="write each asset's final state there, as a worker would keep it"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as published")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     parser.set_defaults(run=run)
@@ -44,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     config = settings.load(args.config, overrides=overrides)
     recordings = data.recordings(args, config)
     models = ModelSet.load(config)
+    logging.getLogger("stream_detector.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
     backtest = Backtest(config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts])
     count = 0
     with Progress(console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty()) as bars:
@@ -51,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
             for alert in backtest.run(data.encoded([recording])):
                 count += 1
                 sys.stdout.write((alert.decode() if args.json else alert_line(alert)) + "\n")
+    if args.states:
+        lines = (state_line(asset, state) for asset, state in sorted(backtest.states()))
+        args.states.write_text("".join(f"{line}\n" for line in lines))
     if not args.quiet:
         rows, windows = sum(map(len, recordings)), backtest.pipeline.windows
         sys.stderr.write(f"{rows} readings, {windows} windows, {count} alerts, {backtest.dead_letters} dead letters\n")

@@ -54,15 +54,32 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a recording instead of simulated machines")
     parser.add_argument("--format", choices=sorted(FORMATS), help="format of --data")
     parser.add_argument("--config", type=Path, metavar="CONFIG", help="default: configs/machine.yaml, or FORMAT.yaml")
-    parser.add_argument("--train-rows", type=int, default=400, metavar="N", help="of --data, a file (default: 400)")
-    parser.add_argument("--machines", type=int, default=4, help="simulated machines (default: 4)")
+    parser.add_argument("--train-rows", type=_at_least_1, default=400, metavar="N", help="of each file (default: 400)")
+    parser.add_argument("--machines", type=_at_least_1, default=4, help="simulated machines (default: 4)")
     parser.add_argument("--hours", type=float, default=2.0, help="simulated hours (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
-    parser.add_argument("--speed", default="max", help="of the replay: 60 is a minute a second (default: max)")
+    parser.add_argument("--speed", type=_speed, default="max", help="60 is a minute a second (default: max)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep recording and model here")
     parser.add_argument("--headless", action="store_true", help="plain lines, no colours")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, as the last line")
     parser.set_defaults(run=run)
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _speed(text: str) -> str:
+    """Check it here, before anything starts, and leave it to the replay as it is."""
+    try:
+        right = text == "max" or 0 < float(text) < float("inf")
+    except ValueError:
+        right = False
+    if not right:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 or max, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True)

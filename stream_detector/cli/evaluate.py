@@ -50,9 +50,20 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--baselines", metavar="KIND,…", help=f"detectors beside it; none for none (default: {','.join(BASELINES)})"
     )
+    parser.add_argument(
+        "--train", type=_amount, metavar="N", help="csv, yahoo-s5: the first N rows train, or a share below 1 (0.4)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write signal, score and alarms of every file")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write the first seed's detectors, set-up and alerts, to run them live"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    table = parser.add_argument_group("csv")
+    table.add_argument("--label-column", metavar="NAME", help="(default: anomaly, is_anomaly or label)")
+    table.add_argument("--ts-column", metavar="NAME", help="the column of times (default: looked for)")
+    table.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="unit of numeric times")
+    table.add_argument("--asset-column", metavar="NAME", help="a column that names the asset")
     parser.set_defaults(run=run)
 
 
@@ -69,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = BASELINES if args.baselines is None else _names(args.baselines)
     known = [kind for kind in wanted if kind in DETECTORS]
     if args.baselines is not None and (missing := [kind for kind in wanted if kind not in DETECTORS]):
-        raise ConfigError(f"--baselines: {missing[0]!r} is no detector; expected some of {', '.join(sorted(DETECTORS))}")
+        raise ConfigError(f"--baselines: {missing[0]!r} is no detector; expected of {', '.join(sorted(DETECTORS))}")
     baselines = {kind: _config(protocol, args.config, kind) for kind in known if kind != config.model.kind}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -80,9 +91,26 @@ def run(args: argparse.Namespace) -> int:
         def tell(what: str, done: int, of: int) -> None:
             bars.update(bar, description=what, completed=done, total=of)
 
-        outcome = protocol.run(
-            Request(args.data, config, read, baselines, range(args.seeds), tell)  # type: ignore[arg-type]
+        asked = Request(
+            data=args.data,
+            config=config,
+            read=read,  # type: ignore[arg-type]  # it names its options, the protocol only that there are some
+            baselines=baselines,
+            seeds=range(args.seeds),
+            tell=tell,
+            options=_csv_options(args),
+            train=args.train,
+            own_config=args.config is not None,
         )
+        outcome = protocol.run(asked)
+    if args.report is not None:
+        from stream_detector.evaluate.report import write
+
+        write(args.report, outcome, protocol)
+    if args.keep is not None:
+        from stream_detector.evaluate.keep import keep
+
+        keep(outcome.first, args.keep)
     plain = {"protocol": outcome.protocol, "detector": outcome.detector, **outcome.figures}
     if args.json:
         sys.stdout.write(json.dumps(_finite(plain)) + "\n")
@@ -108,6 +136,25 @@ def _config(protocol: Protocol, given: Path | None, kind: str | None) -> Config:
     return settings.load(path, env=os.environ, overrides={"model": {"kind": kind}})
 
 
+def _csv_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("label_column", "ts_column", "ts_unit", "asset_column")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if given and args.protocol != "csv":
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise ConfigError(f"{option} is for the protocol csv; {args.protocol} files say it themselves")
+    return given
+
+
+def _amount(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not (0 < number < 1 or (number >= 1 and number.is_integer())):
+        raise argparse.ArgumentTypeError(f"expected a share below 1 or a whole number of rows, got {text!r}")
+    return number
+
+
 def _names(text: str) -> list[str]:
     return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
 
@@ -122,9 +169,10 @@ def _finite(value: Any) -> Any:
 
 
 def _print(protocol: Protocol, outcome: Outcome) -> None:
-    figures, console = outcome.figures, Console()
+    figures = outcome.figures
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     table = Table(title=f"{protocol.name}: {figures.get('files', '?')} files, {len(figures['seeds'])} seeds")
-    table.add_column("detector")
+    table.add_column("detector", no_wrap=True)
     for column in protocol.columns:
         table.add_column(column, justify="right")
     spread = figures.get("spread", {})

@@ -84,7 +84,7 @@ def _loop(pipeline: Pipeline, stop: Event, turn: list[float]) -> None:
 
 def _assemble(config: Config, partitions: int | None, closing: ExitStack, turn: list[float]) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
-    from stream_detector.kafka_io import KafkaSink, KafkaSource, ensure_topics
+    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink
     from stream_detector.metrics import HealthServer, Metrics
     from stream_detector.model_set import ModelSet
     from stream_detector.pipeline import Pipeline
@@ -100,7 +100,7 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, turn: 
         inputs = {entry.topic: partitions for entry in config.inputs}
         ensure_topics(config.kafka, {**inputs, config.alert_topic: partitions, config.dead_letter_topic: 1})
     source = KafkaSource(config)
-    sink = KafkaSink(config, source)
+    sink = make_sink(config, source)
     metrics = Metrics()
     pipeline = Pipeline(config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics)
     if config.metrics.port is not None:

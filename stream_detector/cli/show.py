@@ -1,10 +1,12 @@
-"""How an alert looks to a person."""
+"""How an alert looks to a person, and an asset's state to a program."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
-from stream_detector.codec import decode_alert
+from stream_detector.codec import decode_alert, encode_state
+from stream_detector.records import AssetState
 
 _MARK = {"info": "·", "warning": "!", "critical": "‼"}
 
@@ -27,6 +29,13 @@ def alert_line(value: bytes) -> str:
         f"{when}  {_MARK[alert.severity]} {event} {alert.asset}  {alert.severity} {alert.kind}{lasted}"
         f"  score {alert.score:.4g} over {alert.threshold:.4g}  {channels}"
     )
+
+
+def state_line(asset: str, state: AssetState) -> str:
+    """Return an asset's state as one JSON object: its alarm level, and all of it as Redis would hold it in epoch 0."""
+    threshold = state.threshold
+    fields = {"judged_ms": state.judged_ms, "level": threshold.level, "seen": threshold.seen}
+    return json.dumps({"asset": asset, **fields, "state": encode_state(state, 0).hex()})
 
 
 def _duration(ms: float) -> str:

@@ -12,7 +12,9 @@ from stream_detector.codec.packing import pack, unpack
 from stream_detector.errors import DecodeError
 from stream_detector.records import AssetState, IncidentState, Partition, Position, ThresholdState
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
+#: What schema 1 lacked, at the ends of the threshold's and the incident's fields: nothing pending, not re-armed.
+_SINCE_2: tuple[bytes, None] = (b"", None)
 POSITIONS_SCHEMA = 1
 
 _METADATA = re.compile(r"sd1:([0-9]{1,18}):([0-9]{1,18})")
@@ -35,6 +37,7 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
             int(threshold.seen),
             [float(number) for number in threshold.numbers],
             np.ascontiguousarray(threshold.sample, dtype="<f4").tobytes(),
+            np.array(threshold.pending, dtype="<f4").tobytes(),
         ],
         [
             int(incident.recent),
@@ -46,15 +49,21 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
             incident.leader,
             float(incident.peak),
             int(incident.windows),
+            _float_or_none(incident.rearm),
         ],
     ])
 
 
 def decode_state(value: bytes) -> tuple[int, AssetState]:
-    """Return the epoch and state that `encode_state` wrote. Raises DecodeError(bad-state) for anything else."""
+    """Return the epoch and state that `encode_state` wrote, in this version or an earlier one.
+
+    Raises DecodeError(bad-state) for anything else.
+    """
     fields = _unpacked(value, "bad-state")
     if not (type(fields) is list and fields and type(fields[0]) is int):
         raise DecodeError("bad-state", "not a state of this program")
+    if fields[0] == 1:
+        fields = _as_schema_2(fields)
     if fields[0] != STATE_SCHEMA:
         raise DecodeError("bad-state", f"schema {fields[0]} is not known; expected {STATE_SCHEMA}")
     match fields:
@@ -63,7 +72,7 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
             int(epoch),
             int(judged_ms),
             str(reset),
-            [str(method), (float() | None) as level, int(seen), [*numbers], bytes(sample)],
+            [str(method), (float() | None) as level, int(seen), [*numbers], bytes(sample), bytes(pending)],
             [
                 int(recent),
                 int(quiet),
@@ -74,8 +83,9 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 (str() | None) as leader,
                 float(peak),
                 int(windows),
+                (float() | None) as rearm,
             ],
-        ] if len(sample) % 4 == 0 and all(type(number) is float for number in numbers):
+        ] if len(sample) % 4 == len(pending) % 4 == 0 and all(type(number) is float for number in numbers):
             return epoch, AssetState(
                 threshold=ThresholdState(
                     method=method,
@@ -83,9 +93,10 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                     seen=seen,
                     numbers=tuple(numbers),
                     sample=np.frombuffer(sample, dtype="<f4").astype(np.float32),
+                    pending=tuple(np.frombuffer(pending, dtype="<f4").tolist()),
                 ),
                 incident=IncidentState(
-                    recent, quiet, first_ms, opened_ms, incident, severity, leader, peak, windows
+                    recent, quiet, first_ms, opened_ms, incident, severity, leader, peak, windows, rearm
                 ),
                 judged_ms=judged_ms,
                 reset=reset,
@@ -129,6 +140,13 @@ def decode_metadata(text: str | None) -> tuple[int, int] | None:
     """Return (read, epoch) of a commit by this program; None for any other text: somebody else set the offset."""
     found = _METADATA.fullmatch(text or "")
     return (int(found[1]), int(found[2])) if found else None
+
+
+def _as_schema_2(fields: list[Any]) -> list[Any]:
+    if len(fields) == 6 and type(fields[4]) is list and type(fields[5]) is list:
+        pending, rearm = _SINCE_2
+        return [2, *fields[1:4], [*fields[4], pending], [*fields[5], rearm]]
+    return fields
 
 
 def _unpacked(value: bytes, code: str) -> Any:

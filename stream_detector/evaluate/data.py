@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.config import Config
 from stream_detector.offline import Encoded
 
 
@@ -38,8 +39,11 @@ class Recording(Protocol):
     asset: str
     ts_ms: NDArray[np.float64]        # (N,) event time, UNIX ms
     values: dict[str, NDArray[Any]]   # channel -> (N,)
+    blocks: dict[str, list[NDArray[np.float64] | None]]  # channel -> (N) waveforms
     labels: NDArray[np.int8] | None   # (N,) 1 where anomalous
+    marks: dict[str, NDArray[np.int8]]  # further flags, (N,): `training` where the data set says which rows train
     details: dict[str, NDArray[Any]]  # further truth by name, (N,): an attack's name, a test's part
+    interval_ms: float | None         # from sample to sample of waveforms
     source: str
 
     @property
@@ -52,6 +56,12 @@ class Recording(Protocol):
     def rows(self, start: int, stop: int | None = None) -> Self:
         """Return rows start..stop."""
 
+    def take(self, places: NDArray[np.int64]) -> Self:
+        """Return the rows at these places, in their order."""
+
+    def decimated(self, factor: int, low_pass: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Self:
+        """Return waveforms of every `factor`-th sample after a low-pass filter."""
+
     def messages(self) -> Iterator[Message]:
         """Yield one message a row that has any value."""
 
@@ -61,6 +71,9 @@ class Read(Protocol):
 
     def __call__(self, paths: Path | Sequence[Path], format: str, **options: Any) -> Sequence[Recording]:
         """Return the recordings of files and folders."""
+
+
+Fit = Callable[[Config], Config]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,20 @@ class Case:
     name: str            # of the file, for people: valve1/0.csv
     train: Recording
     test: Recording
+    config: Config       # the set-up it is judged under
     first_row: int = 0   # row of the file that `test` begins with
+    fit: Fit | None = None  # how a set-up is fitted to the file, such as its grid to the file's step
+
+    @classmethod
+    def of(
+        cls, name: str, train: Recording, test: Recording, config: Config, first_row: int = 0, fit: Fit | None = None
+    ) -> Case:
+        """Return a case under the set-up fitted to it."""
+        return cls(name, train, test, fit(config) if fit else config, first_row, fit)
+
+    def under(self, config: Config) -> Case:
+        """Return the same case under another set-up."""
+        return replace(self, config=self.fit(config) if self.fit else config)
 
     @property
     def asset(self) -> str:

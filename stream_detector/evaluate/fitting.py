@@ -24,16 +24,11 @@ def history(config: Config, recordings: Iterable[Recording]) -> Iterator[WindowB
         yield from windows(config, encoded(recording))
 
 
-def fit_each(config: Config, cases: Sequence[Case]) -> dict[str, Artifact]:
-    """Train one detector a case, as `train --per-asset` does; return them by asset."""
-    return train_many(config, history(config, [case.train for case in cases]))
+def fit_each(config: Config, cases: Sequence[Case]) -> ModelSet:
+    """Train one detector a case, as `train --per-asset` does."""
+    return ModelSet(by_asset=train_many(config, history(config, [case.train for case in cases])))
 
 
 def fit_all(config: Config, recordings: Iterable[Recording]) -> Artifact:
     """Train one detector on all recordings, as `train` does."""
     return train(config, history(config, recordings))
-
-
-def each_its_own(artifacts: dict[str, Artifact]) -> ModelSet:
-    """Return the detectors for a live run."""
-    return ModelSet(by_asset=artifacts)

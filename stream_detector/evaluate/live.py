@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,8 @@ class Track:
 class Rows:
     """The decisions for one recording's N rows."""
 
-    alarm: NDArray[np.bool_]    # (N,)
+    alarm: NDArray[np.bool_]    # (N,) an incident is open
+    verdict: NDArray[np.bool_]  # (N,) the newest window's score was above its level
     score: NDArray[np.float64]  # (N,) -inf during the warm-up
     ratio: NDArray[np.float64]  # (N,) score over alarm level, which can be held against other assets'; -inf in warm-up
     level: NDArray[np.float64]  # (N,) NaN during the warm-up
@@ -63,6 +65,7 @@ class Live:
 
     def __init__(self, config: Config, models: ModelSet) -> None:
         """Load the detectors; raises ConfigError when the device asked for is absent."""
+        self.asked = config  # as it would run live
         self.config = offline(config)
         self.models = models
         self.scorer = Scorer(models, config.scorer)
@@ -73,12 +76,11 @@ class Live:
         parts = ((part, self.scorer.score(part)) for part in windows(self.config, encoded(recording)))
         return Scored(recording, tuple(parts))
 
-    def judges(self, margin: float | None = None) -> Judges:
-        """Return the stages behind the scorer, with another `threshold.margin` when one is given."""
-        config = self.config
-        if margin is not None:
-            threshold = config.threshold.model_copy(update={"margin": margin})
-            config = config.model_copy(update={"threshold": threshold})
+    def judges(self, margin_factor: float = 1.0) -> Judges:
+        """Return the stages behind the scorer, `threshold.margin` multiplied by a factor."""
+        threshold = self.config.threshold
+        margin = {"margin": threshold.margin * margin_factor}
+        config = self.config.model_copy(update={"threshold": threshold.model_copy(update=margin)})
         return Judges(config, self._calibrations)
 
 
@@ -124,18 +126,19 @@ class Judges:
 
 def decide(track: Track, ts_ms: NDArray[np.float64], cell_ms: float) -> Rows:
     """Return the decisions for rows at `ts_ms` (N,), in event-time order, from the windows up to each."""
-    cell = np.floor(ts_ms / cell_ms)
+    cell = np.floor(ts_ms / cell_ms + 1e-9)
     last_of_cell = np.append(cell[1:] > cell[:-1], True)
     known_ms = (cell + last_of_cell) * cell_ms  # end of the newest cell whose rows all lie at or before the row
     newest = np.searchsorted(track.end_ms, known_ms + 0.5, side="right") - 1  # ends are rounded to whole ms
     warm = newest >= 0
     at = np.maximum(newest, 0)
 
-    def spread(values: NDArray[np.float64], cold: float) -> NDArray[np.float64]:
+    def spread(values: NDArray[Any], cold: float) -> NDArray[Any]:
         return np.where(warm, values[at], cold) if len(values) else np.full(len(ts_ms), cold)
 
     return Rows(
-        alarm=warm & track.alarm[at] if len(track.alarm) else np.zeros(len(ts_ms), np.bool_),
+        alarm=spread(track.alarm, False).astype(np.bool_),
+        verdict=spread(track.anomalous, False).astype(np.bool_),
         score=spread(strangeness(track.score), -np.inf),
         ratio=spread(ratio(track.score, track.level), -np.inf),
         level=spread(track.level, np.nan),

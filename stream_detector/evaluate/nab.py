@@ -3,14 +3,14 @@
 Rows are detected or not. The first 15 % of a file (of at most 5,000 rows) are probation and never count. With
 σ(y) = 2/(1 + exp(5y)) - 1, window widths in rows, and the weights A of a profile:
 
-- a window that holds a detection earns A_TP·σ(y)/σ(-1) of the earliest one, at y = -(rows to the window's end + 1)/width
+- a window that holds a detection earns A_TP·σ(y)/σ(-1) of the earliest, at y = -(rows to the window's end + 1)/width
 - a window without one costs A_FN
 - a detection outside costs A_FP·|σ(y)|, y = rows since the last window ended/(its width - 1); 1 before the first
   window and beyond y = 3
 
 The corpus score is the sum over files, scaled so that no detection at all is 0 and every window found at its first row
 without a false detection is 100; it can be negative. NAB's own detectors give a score a row, and one threshold for the
-whole corpus and profile is chosen to be the best in hindsight: `best_threshold`. A live detector's threshold is its own.
+whole corpus and profile is chosen to be the best in hindsight: `best_threshold`. A live detector has its own.
 """
 
 from __future__ import annotations

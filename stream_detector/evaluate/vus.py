@@ -11,9 +11,9 @@ For a threshold θ, with p(t) = 1 where score(t) ≥ θ, P anomalous rows and N 
     existence = share of the anomalies (with their buffers, merged where these touch) in which any row has p = 1
     recall = min(TP/P_ℓ, 1)·existence    precision = TP/Σ p
 
-The area for one ℓ is Σ (recall_k - recall_{k-1})·precision_k over 250 thresholds at even ranks of the scores, and VUS-PR
-the mean area over ℓ = 0..L, so no buffer length has to be chosen. Higher is better; 1 is best. As in the authors' code,
-where the paper leaves it open: the thresholds, and label-weighted rows in P_ℓ.
+The area for one ℓ is Σ (recall_k - recall_{k-1})·precision_k over 250 thresholds at even ranks of the scores, and
+VUS-PR the mean area over ℓ = 0..L, so no buffer length has to be chosen. Higher is better; 1 is best. As in the
+authors' code, where the paper leaves it open: the thresholds, and label-weighted rows in P_ℓ.
 """
 
 from __future__ import annotations

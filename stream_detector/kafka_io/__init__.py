@@ -3,16 +3,23 @@
     settings  connection settings of every client, and its errors in our words
     topics    partition counts, creation, end offsets
     source    the input topics as a group member (ports.Source)
-    sink      alerts, dead letters, commits (ports.Sink)
+    sink      alerts, dead letters, commits (ports.Sink): at least once
+    transactional  the same in transactions: exactly once
+    outgoing  alerts and dead letters as messages: what both sinks write
+    leftovers transactions of dead workers, ended
+    probe     whether a broker keeps what exactly-once needs
     reader    follow a topic without a group: monitor, demo, verification
     writer    send messages to a topic: producers
 """
 
+from stream_detector.config import Config
+from stream_detector.kafka_io.probe import require_transactions
 from stream_detector.kafka_io.reader import AlertReader, AlertRecord, TopicReader
 from stream_detector.kafka_io.settings import client_settings
 from stream_detector.kafka_io.sink import KafkaSink
 from stream_detector.kafka_io.source import KafkaSource
 from stream_detector.kafka_io.topics import end_offsets, ensure_topics, partition_counts
+from stream_detector.kafka_io.transactional import TransactionalSink
 from stream_detector.kafka_io.writer import MessageWriter
 
 __all__ = [
@@ -22,8 +29,22 @@ __all__ = [
     "KafkaSource",
     "MessageWriter",
     "TopicReader",
+    "TransactionalSink",
     "client_settings",
     "end_offsets",
     "ensure_topics",
+    "make_sink",
     "partition_counts",
+    "require_transactions",
 ]
+
+
+def make_sink(config: Config, source: KafkaSource) -> KafkaSink | TransactionalSink:
+    """Return the sink of the delivery that the set-up asks for.
+
+    Exactly-once: raises ConfigError on a broker that doesn't keep the promise. Raises BrokerError.
+    """
+    if config.delivery == "at_least_once":
+        return KafkaSink(config, source)
+    require_transactions(config)
+    return TransactionalSink(config, source)

@@ -82,6 +82,15 @@ def connect_producer(kafka: KafkaConfig, **settings: Any) -> Any:
         return KafkaProducer(**merged)  # type: ignore[no-untyped-call]  # the client ships no types
 
 
+def track_topic(producer: Any, topic: str) -> None:
+    """Keep the topic in the producer's metadata; call once for each before the first message to it.
+
+    The client does so itself only for topics it had to look up. A broker that answers the first request with all
+    topics (Tansu) makes it forget them at the next lookup, and messages to them wait until they expire.
+    """
+    producer._sender.add_topic(topic)
+
+
 def _ssl_context(kafka: KafkaConfig) -> ssl.SSLContext:
     """Build it here, not in the client, so that an unreadable file is an error at start and not an endless retry."""
     security = kafka.security

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from kafka.net.wakeup_notifier import WakeupNotifier
 from stream_detector.codec import decode_metadata, encode_metadata
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, FencedError
+from stream_detector.kafka_io.leftovers import end_leftovers
 from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
 from stream_detector.kafka_io.topics import end_offsets, require_topics
 from stream_detector.ports import RebalanceListener
@@ -42,6 +44,9 @@ class KafkaSource:
         self._names: dict[TopicPartition, Partition] = {}
         self._listener: RebalanceListener | None = None
         self._failure: BaseException | None = None
+        self.transactional_id = f"{config.group}#{config.kafka.instance_id or uuid.uuid4().hex}"
+        """Of the transactions that carry this member's offsets; also its client id: so others know that it is alive."""
+        self._membership: Any = None  # as of the last assignment
         self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
 
     def open(self, listener: RebalanceListener) -> None:
@@ -58,8 +63,9 @@ class KafkaSource:
         session = self._kafka.session_timeout_ms
         self._consumer = connect_consumer(
             self._kafka,
-            client_id=self._config.group,
+            client_id=self.transactional_id,
             group_id=self._config.group,
+            group_instance_id=self._kafka.instance_id,
             # Only for a position that retention has deleted: go on at the oldest message there is, whatever
             # start_from says. Where a new group starts is settled in `_assigned` and `seek`.
             auto_offset_reset="earliest",
@@ -80,7 +86,7 @@ class KafkaSource:
         """Return what is there, at most `max_messages` in all; wait up to `timeout_ms` only when nothing is.
 
         The messages are the client's own records, unconverted. Returns nothing while no broker can be reached
-        (`lag` and commits raise then). Raises what the listener raised, BrokerError.
+        (flushes and commits raise then). Raises what the listener raised, BrokerError.
         """
         with translated(self._kafka, "reading"):
             polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
@@ -155,8 +161,20 @@ class KafkaSource:
         return lag
 
     def group_metadata(self) -> Any:
-        """Return the membership that offsets sent in a transaction are fenced by."""
+        """Return the membership as it is now."""
         return self._consumer.group_metadata()
+
+    def membership(self, partitions: Iterable[Partition]) -> Any:
+        """Return what fences the offsets of these partitions in a transaction: the membership they were assigned under.
+
+        Not the one of now: a member that was put out has none for a while, and a broker lets offsets without one pass.
+        Raises FencedError when a partition isn't this worker's any more.
+        """
+        if gone := sorted({TopicPartition(*partition) for partition in partitions} - self._owned):
+            raise FencedError(f"committing: {gone[0].topic}[{gone[0].partition}] is not this worker's")
+        if self._membership is None or self._membership.generation_id < 0 or not self._membership.member_id:
+            raise FencedError("committing: this worker is no member of its group")
+        return self._membership
 
     def close(self) -> None:
         """Leave the group. Commits nothing and doesn't call the listener."""
@@ -169,6 +187,9 @@ class KafkaSource:
 
     def _assigned(self, partitions: set[TopicPartition]) -> None:
         self._owned |= partitions
+        self._membership = self._consumer.group_metadata()
+        if self._config.delivery == "exactly_once":
+            end_leftovers(self._kafka, self._config.group, self.transactional_id)
         self._names.update({name: Partition(name.topic, name.partition) for name in partitions})
         if self._kafka.start_from == "latest":
             self._ends.clear()

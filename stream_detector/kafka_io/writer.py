@@ -8,7 +8,14 @@ from typing import Any
 
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
-from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_producer, plain, servers, translated
+from stream_detector.kafka_io.settings import (
+    REQUEST_TIMEOUT_MS,
+    connect_producer,
+    plain,
+    servers,
+    track_topic,
+    translated,
+)
 
 _DELIVERY_TIMEOUT_MS = 30_000
 
@@ -20,6 +27,7 @@ class MessageWriter:
         """Connect. Raises BrokerError when no broker answers, ConfigError when a secret can't be read."""
         self._kafka = kafka
         self._lock = threading.Lock()
+        self._topics: set[str] = set()
         self._failed = 0
         self._first: BaseException | None = None
         self._producer = connect_producer(
@@ -45,6 +53,9 @@ class MessageWriter:
         Raises BrokerError when the topic doesn't come up within 30 s.
         """
         with translated(self._kafka, f"writing to {topic}"):
+            if topic not in self._topics:
+                track_topic(self._producer, topic)
+                self._topics.add(topic)
             future: Any = self._producer.send(
                 topic, value=value, key=key, headers=list(headers), timestamp_ms=timestamp_ms, partition=partition
             )

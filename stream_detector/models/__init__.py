@@ -9,12 +9,13 @@ from stream_detector.errors import ConfigError
 from stream_detector.models.ae import AE
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.fitting import FitReport, Progress
+from stream_detector.models.gan import GAN
 from stream_detector.models.vae import VAE
 
 __all__ = ["DETECTORS", "Detector", "FitReport", "Judged", "Progress", "build"]
 
 #: `model.kind` -> class.
-DETECTORS: Mapping[str, type[Detector]] = {detector.kind: detector for detector in (AE, VAE)}
+DETECTORS: Mapping[str, type[Detector]] = {detector.kind: detector for detector in (AE, VAE, GAN)}
 
 
 def build(config: ModelConfig, length: int, features: int) -> Detector:

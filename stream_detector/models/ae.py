@@ -5,8 +5,9 @@
     score   = mean over c of part_c
 
 The equations show one layer each way; W, b, f and W', b', g stand for as many as the body has (see bodies.py).
-r_c is the root mean square residual of channel c on the training windows: a channel the network restores well counts
-its small errors as much as a noisy channel its large ones, so the score is about 1 on normal data.
+r_c is the root mean square residual of channel c on the training windows or on the later ones kept out of training,
+whichever is larger: a channel the network restores well counts its small errors as much as a noisy channel its large
+ones, so the score is about 1 on normal data; one that drifts, a temperature say, is no witness against the machine.
 Source: Hinton & Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 313, 2006;
 as a detector: Sakurada & Yairi, "Anomaly detection using autoencoders with nonlinear dimensionality reduction", 2014.
 """
@@ -19,10 +20,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from stream_detector.config import ModelConfig
+from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config_model import AEConfig
 from stream_detector.models.base import Detector
 from stream_detector.models.bodies import make_decoder, make_encoder
+from stream_detector.models.fitting import FitReport, Progress
 
 #: r_min, in units of a channel's normal spread. Residuals below it are the network's own wobble; without it a channel
 #: constant in training would have a near-infinite weight.
@@ -64,15 +66,21 @@ class AE(Detector):
         restored = self(x)
         return self.weight * (x - restored).square().mean(dim=1), restored[:, -1]
 
+    def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
+        """Minimise the loss, then set w_c from the residuals of both parts."""
+        report = super().fit(x_train, x_val, config, progress)
+        with torch.no_grad():
+            later = residual_weights(x_val, lambda chunk: chunk - self(chunk))
+            self.weight.copy_(torch.minimum(self.weight.double(), later))
+        return report
+
     def finalise(self, x_train: Tensor) -> None:
         """Set w_c from the residuals of the training windows."""
         self.weight.copy_(residual_weights(x_train, lambda chunk: chunk - self(chunk)))
 
 
 def residual_weights(x_train: Tensor, residual: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return w_c = 1 / max(r_c, r_min)² of `residual` (n, T, F) over training windows (N, T, F), as (F,) float64."""
-    square = torch.zeros(x_train.shape[-1], dtype=torch.float64, device=x_train.device)
-    for chunk in torch.split(x_train, 4096):
-        square += residual(chunk).square().sum(dim=(0, 1)).double()
-    mean = square / (x_train.shape[0] * x_train.shape[1])
+    """Return w_c = 1 / max(r_c, r_min)² of `residual` (n, T, F) -> (n, T, K), over windows (N, T, F), as (K,) float64."""
+    sums = [residual(chunk).square().mean(dim=1).sum(dim=0).double() for chunk in torch.split(x_train, 4096)]
+    mean = torch.stack(sums).sum(dim=0) / len(x_train)
     return mean.sqrt().clamp_min(SMALLEST_RESIDUAL).pow(-2)

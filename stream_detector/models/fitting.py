@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class FitReport:
     best_epoch: int                 # the pass whose weights were kept, from 1; 0 for detectors without passes
     losses: tuple[float, ...]       # (epochs) mean training loss of each pass
     val_losses: tuple[float, ...]   # (epochs) loss on the held-out windows after each pass
+    first_choice: int = 1           # the first pass whose weights could be kept: what came before prepared the ground
     warnings: tuple[str, ...] = ()  # what the user must know before trusting the scores
 
 
@@ -46,7 +48,7 @@ def fit_by_gradient(
     """
     shuffle = torch.Generator().manual_seed(config.seed)
     weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    adam = torch.optim.Adam(weights, lr=config.learning_rate, foreach=True)
+    adam = torch.optim.Adam(weights, lr=config.learning_rate, fused=True)
     n = len(x_train)
     losses: list[float] = []
     val_losses: list[float] = []
@@ -69,11 +71,7 @@ def fit_by_gradient(
         val_losses.append(_validate(loss, x_val, config))
         if progress is not None:
             progress(epoch, config.epochs, losses[-1], val_losses[-1])
-        if not (abs(losses[-1]) < float("inf") and abs(val_losses[-1]) < float("inf")):
-            raise DataError(
-                f"training diverged in epoch {epoch}: the loss is no longer a finite number; "
-                f"lower train.learning_rate (now {config.learning_rate:g}) or set features.clip"
-            )
+        check_finite(epoch, losses[-1] + val_losses[-1], config)
         if val_losses[-1] < best:
             best, best_epoch = val_losses[-1], epoch
             torch._foreach_copy_(kept, [p.detach() for p in weights])
@@ -82,6 +80,15 @@ def fit_by_gradient(
     with torch.no_grad():
         torch._foreach_copy_(weights, kept)
     return FitReport(len(losses), best_epoch, tuple(losses), tuple(val_losses))
+
+
+def check_finite(epoch: int, loss: float, config: TrainConfig) -> None:
+    """Raise DataError when the loss of an epoch is no finite number."""
+    if not math.isfinite(loss):
+        raise DataError(
+            f"training diverged in epoch {epoch}: the loss is no longer a finite number; "
+            f"lower train.learning_rate (now {config.learning_rate:g}) or set features.clip"
+        )
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@
 The score is the reconstruction probability of An & Cho, as a negative logarithm in nats. β rises from 0 to its value
 in the first passes (warm-up), so that the code is in use before the prior pulls at it. The decoder's log-variance is
 at least v_min, else one feature restored well would outweigh all others, and at most v_max, else the decoder could
-explain a fault as noise.
+explain a fault as noise. s² is learnt for each feature (`variance: feature`), or is a second output of the decoder
+(`variance: value`), which suits noise that depends on the state, but lets the decoder call strange windows noisy.
 
 ε comes from the window's seed (see noise.py): the same window has the same score in every batch and every replay.
 
@@ -15,7 +16,9 @@ explain a fault as noise.
 
 A part is what the channel adds to the lowest score there can be, ½ (log 2π + v_min) = 0.169.
 Source: Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014; An & Cho, "Variational autoencoder based
-anomaly detection using reconstruction probability", SNU 2015; warm-up: Sønderby et al., "Ladder VAE", NeurIPS 2016.
+anomaly detection using reconstruction probability", SNU 2015; one variance a feature: Rybkin, Daniilidis & Levine,
+"Simple and effective VAE training with calibrated decoders", ICML 2021; warm-up: Sønderby et al., "Ladder variational
+autoencoders", NeurIPS 2016.
 """
 
 from __future__ import annotations
@@ -49,11 +52,12 @@ class VAE(Detector):
     kind = "vae"
     draws = True
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, config: VAEConfig) -> None:
-        """Join an encoder (B, T, F) -> (B, 2·latent) and a decoder (B, latent) -> (B, T, 2·F)."""
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, features: int, config: VAEConfig) -> None:
+        """Join an encoder (B, T, F) -> (B, 2·latent) and a decoder (B, latent) -> (B, T, F or, by value, 2·F)."""
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.log_variance = nn.Parameter(torch.zeros(features)) if config.variance == "feature" else None
         self.beta, self.warm_up, self.samples = config.beta, config.warm_up, config.samples
         self._beta_now = self.beta
 
@@ -62,7 +66,8 @@ class VAE(Detector):
         """Return an unfitted detector. Raises ConfigError when the convolution's kernel is even."""
         assert isinstance(config, VAEConfig)
         encoder = make_encoder(config, length, features, 2 * config.latent)
-        return cls(encoder, make_decoder(config, length, 2 * features, config.latent), config)
+        outputs = features if config.variance == "feature" else 2 * features
+        return cls(encoder, make_decoder(config, length, outputs, config.latent), features, config)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of q(z|x), each (B, latent), for x (B, T, F)."""
@@ -71,7 +76,11 @@ class VAE(Detector):
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of p(x|z), each (B, T, F), for z (B, latent)."""
-        mean, log_variance = self.decoder(z).chunk(2, dim=2)
+        if self.log_variance is not None:
+            mean = self.decoder(z)
+            log_variance = self.log_variance.expand_as(mean)
+        else:
+            mean, log_variance = self.decoder(z).chunk(2, dim=2)
         return mean, log_variance.clamp(LOG_VARIANCE_MIN, LOG_VARIANCE_MAX)
 
     def training_loss(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from stream_detector.config import ThresholdConfig
 from stream_detector.records import ThresholdState
 from stream_detector.threshold.mad import Mad
 from stream_detector.threshold.quantile import Quantile
+from stream_detector.threshold.sample import LARGEST
 from stream_detector.threshold.spot import Spot
 
 __all__ = ["Judgement", "ThresholdMethod", "alarm_level", "judge", "make_method"]
@@ -64,7 +65,12 @@ def alarm_level(level: float | None, margin: float) -> float | None:
 
 
 def judge(
-    method: ThresholdMethod, state: ThresholdState, score: float, pinned: float | None = None, margin: float = 1.0
+    method: ThresholdMethod,
+    state: ThresholdState,
+    score: float,
+    pinned: float | None = None,
+    margin: float = 1.0,
+    learn_after: int = 0,
 ) -> tuple[Judgement, ThresholdState]:
     """Return what `score` means under `state`, and the state after it.
 
@@ -73,17 +79,41 @@ def judge(
     adaptive level is one that only ever saw scores it held for normal. A score that is not a number is anomalous,
     whatever the level, and never learnt. With a `margin` above 1, scores between the adaptive level and the alarm level
     (`alarm_level`) neither alarm nor are learnt: what is learnt must not depend on how tolerant the alarm is.
+
+    `learn_after` is how many normal scores must follow one before it is learnt. Extreme value theory, and any quantile,
+    takes scores for independent; those of overlapping windows are not. A score that rises slowly towards the level
+    would be learnt step by step and lift the level before itself, for ever. Against a level that is `learn_after`
+    scores behind, a rise faster than that alarms. What is learnt in the end is the same, so rates stay what they were.
     """
     level = state.level
     if pinned is not None:
         anomalous = not score <= pinned
         learn = not anomalous and (level is None or score <= level)
-        return Judgement(pinned, anomalous, True), method.update(state, score, pinned) if learn else state
+        return Judgement(pinned, anomalous, True), _learn(method, state, score, learn_after, pinned) if learn else state
     if level is None:
         if score - score == 0.0:  # finite
             return Judgement(None, False), method.update(state, score)
         return Judgement(None, score != score), state
     if score <= level:
-        return Judgement(level if margin == 1.0 else alarm_level(level, margin), False), method.update(state, score)
+        learnt = _learn(method, state, score, learn_after)
+        return Judgement(level if margin == 1.0 else alarm_level(level, margin), False), learnt
     above = level if margin == 1.0 else level + (margin - 1.0) * abs(level)
     return Judgement(above, not score <= above), state
+
+
+def _learn(
+    method: ThresholdMethod, state: ThresholdState, score: float, learn_after: int, limit: float | None = None
+) -> ThresholdState:
+    """Return `state` with a normal `score` in the queue and the one whose turn it is learnt.
+
+    That one is learnt even if the level has fallen below it since. It was cut off by the level of its own time; were
+    it cut off by today's as well, the sample would lack more of its tail than methods allow for.
+    """
+    level = state.level
+    if level is None or (learn_after == 0 and not state.pending):
+        return method.update(state, score, limit)
+    queue = (*state.pending, min(max(score, -LARGEST), LARGEST))
+    due = len(queue) - learn_after  # more than one after learn_after was lowered
+    for oldest in queue[: max(due, 0)]:
+        state = method.update(state, oldest, limit)
+    return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[max(due, 0) :])

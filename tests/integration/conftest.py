@@ -23,6 +23,8 @@ class Material:
     files: list[Path]
     messages: int
     artifact: Path
+    alerts: list[bytes]
+    """What `stream-detector backtest --json` prints for them: what every live run is held against."""
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +40,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     artifact = folder / "machine.safetensors"
     config = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0")
     call(DETECTOR, "train", config, "--data", *files, "--rows", 720, "--quiet")
-    return Material(files, sum(map(len, recordings)), artifact)
+    printed = call(DETECTOR, "backtest", config, "--data", *files, "--json", "--quiet")
+    return Material(files, sum(map(len, recordings)), artifact, [line.encode() for line in printed.splitlines()])
 
 
 @pytest.fixture(params=["embedded", "kafka+redis"])
@@ -63,8 +66,9 @@ def make_site(
     """Make a stream on the servers; its programs end with the test."""
     sites: list[Site] = []
 
-    def make(partitions: int = 4, **sections: Any) -> Site:
-        path = write_config(tmp_path / "site.yaml", unique("live"), material.artifact, *servers, **sections)
+    def make(partitions: int = 4, max_poll_records: int = 4_000, **sections: Any) -> Site:
+        kafka = servers[0] | {"max_poll_records": max_poll_records}
+        path = write_config(tmp_path / "site.yaml", unique("live"), material.artifact, kafka, servers[1], **sections)
         sites.append(Site(path, tmp_path, partitions, request.node.callspec.params["servers"] != "embedded"))
         return sites[-1]
 

@@ -196,10 +196,14 @@ def _all(read: Callable[[], list[Any]]) -> list[Any]:
     return found
 
 
-def write_config(path: Path, stream: str, artifact: Path, kafka: dict[str, Any], redis: str, **more: Any) -> Path:
-    """Write the set-up of the integration tests: three channels, a window a few seconds, one artifact."""
+def write_config(path: Path, name: str, artifact: Path, kafka: dict[str, Any], redis: str, **more: Any) -> Path:
+    """Write the set-up of the integration tests: three channels, windows of half a minute.
+
+    Topics, group and keys are called `name`; the stream, which is part of the alerts, is the same for all.
+    """
+    topics = {"alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter", "group": name}
     settings = {
-        "stream": stream,
+        "stream": "plant",
         "channels": {"vibration": {"unit": "g"}, "temperature": {"valid": [-50, 500]}, "current": {"unit": "A"}},
         "window": {"cell_ms": 1_000, "length": 30, "stride": 5, "lateness_ms": 1_000, "max_gap_ms": 5_000},
         "features": {"smoothing": 0.2, "keep": 1},
@@ -209,8 +213,8 @@ def write_config(path: Path, stream: str, artifact: Path, kafka: dict[str, Any],
         "threshold": {"method": "spot", "risk": 1e-3},
         "incident": {"open_after": 2, "open_of": 3, "close_after": 6},
         "commit_interval_ms": 300,
-        "kafka": {**kafka, "inputs": [{"topic": f"{stream}.readings", "max_message_bytes": 100_000}]},
-        "redis": {"url": redis},
+        "kafka": {**kafka, **topics, "inputs": [{"topic": f"{name}.readings", "max_message_bytes": 100_000}]},
+        "redis": {"url": redis, "prefix": name},
         **more,
     }
     path.write_text(yaml.safe_dump(settings))

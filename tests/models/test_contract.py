@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import AEConfig, ModelConfig, TrainConfig
+from stream_detector.config_model import GANConfig, VAEConfig
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.models import DETECTORS, Detector, build
 
@@ -17,6 +18,16 @@ CASES: dict[str, tuple[ModelConfig, int, int]] = {
     "ae-dense": (AEConfig(hidden=[32, 16], latent=4), 12, 5),
     "ae-conv": (AEConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
     "ae-conv-one-cell": (AEConfig(body="conv", hidden=[8], latent=2, kernel=3), 1, 5),
+    "ae-recurrent": (AEConfig(body="recurrent", hidden=[12], latent=4), 9, 5),
+    "ae-mixer": (AEConfig(body="mixer", hidden=[16], latent=4, patch=4), 13, 5),
+    "vae-vector": (VAEConfig(hidden=[16], latent=2), 1, 5),
+    "vae-value": (VAEConfig(hidden=[32], latent=4, variance="value"), 6, 5),
+    "vae-conv": (VAEConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
+    "vae-recurrent": (VAEConfig(body="recurrent", hidden=[12], latent=4), 9, 5),
+    "vae-mixer": (VAEConfig(body="mixer", hidden=[16], latent=4, patch=4), 13, 5),
+    "gan-vector": (GANConfig(hidden=[16], latent=2), 1, 5),
+    "gan-features": (GANConfig(hidden=[32], latent=4, score="encoder+features"), 6, 5),
+    "gan-conv": (GANConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
 }
 TRAIN = TrainConfig(epochs=12, batch=32)
 
@@ -175,7 +186,7 @@ def test_the_report_tells_how_the_fit_went(case: tuple[ModelConfig, int, int]):
     assert calls == [(epoch, TRAIN.epochs, *both) for epoch, both in losses]
     assert report.epochs == len(calls) <= TRAIN.epochs
     if report.epochs:
-        assert min(report.val_losses) == report.val_losses[report.best_epoch - 1]
+        assert min(report.val_losses[report.first_choice - 1 :]) == report.val_losses[report.best_epoch - 1]
 
 
 def test_early_stopping_keeps_the_best_weights():

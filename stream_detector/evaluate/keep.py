@@ -1,0 +1,52 @@
+"""An evaluation's detectors and alerts on disk, so that the same run can be repeated live and compared.
+
+    DIR/config.yaml        the set-up, its artifact set to the folder beside it
+    DIR/artifacts/         the detectors of the first seed: one a recording, or default.safetensors for all
+    DIR/alerts.jsonl       the alerts of the judged rows, the very bytes a worker publishes for them, one a line
+    DIR/rows.json          asset -> file, and the row of it that the judged part begins with
+
+Where recordings are judged under different set-ups (their own grids), each set-up has a folder DIR/1, DIR/2, …
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from stream_detector.codec import encode_alert
+from stream_detector.errors import DataError
+from stream_detector.evaluate.live import Live
+from stream_detector.evaluate.series import Run
+from stream_detector.model_set import DEFAULT_FILE, asset_file
+from stream_detector.settings import effective
+
+ARTIFACTS = "artifacts"
+
+
+def keep(run: Run, folder: Path) -> None:
+    """Write a run into a folder. Raises DataError when that can't be done."""
+    lives = list({id(live): live for live in run.lives}.values())
+    try:
+        for number, live in enumerate(lives, 1):
+            _keep_one(run, live, folder if len(lives) == 1 else folder / str(number))
+    except OSError as error:
+        raise DataError(f"{folder}: can't be written: {error.strerror or error}; choose another --keep") from error
+
+
+def _keep_one(run: Run, live: Live, folder: Path) -> None:
+    (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+    alerts: list[bytes] = []
+    rows: dict[str, dict[str, object]] = {}
+    for case, of, track in zip(run.cases, run.lives, run.tracks, strict=True):
+        if of is not live or (index := live.models.for_asset(case.asset)) is None:
+            continue
+        artifact = live.models.artifacts[index]
+        artifact.save(folder / ARTIFACTS / (DEFAULT_FILE if artifact.assets is None else asset_file(case.asset)))
+        alerts += [encode_alert(alert) for alert in track.alerts]
+        rows[case.asset] = {"file": case.name, "first_row": case.first_row}
+    plain = effective(live.asked) | {"artifact": ARTIFACTS}
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "alerts.jsonl").write_bytes(b"".join(alert + b"\n" for alert in alerts))
+    (folder / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -1,0 +1,18 @@
+"""Protocols of public data sets, one a file; `PROTOCOLS` is the list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stream_detector.evaluate.protocols import cwru, femto, nab, plain, records, skab
+from stream_detector.evaluate.protocols.base import Protocol, Request
+
+__all__ = ["PROTOCOLS", "Protocol", "Request"]
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    one.name: one
+    for one in (
+        skab.PROTOCOL, nab.PROTOCOL, plain.SMAP_MSL, cwru.PROTOCOL, femto.PROTOCOL, records.NSL_KDD, records.KDD99,
+        records.CREDITCARD, plain.YAHOO_S5, plain.UCR, plain.CSV,
+    )
+}  # fmt: skip

@@ -1,0 +1,192 @@
+"""Streams of single records: `nsl-kdd`, `kdd99`, `creditcard`. Each record is judged for itself.
+
+    nsl-kdd     normal rows of KDDTrain+ (or of its 20 %) train, KDDTest+ is judged; KDDTest-21 too where it is there
+    kdd99       normal rows of kddcup.data_10_percent (or kddcup.data) train and `corrected` is judged; without it, the
+                first half of the normal rows trains and all other rows are judged
+    creditcard  the first half of the normal transactions trains and all other rows are judged; `later` has the figures
+                of those after the last training row alone, as a live run would meet them
+
+A training row's label is used to leave attacks out of training, for nothing else; test rows play no part before they
+are judged. The live threshold is set on training rows. A record is alarmed when its own score is above its level,
+whatever incidents are open: F1, FPR and recall count those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.errors import DataError
+from stream_detector.evaluate import series
+from stream_detector.evaluate.data import Case, Recording
+from stream_detector.evaluate.fitting import fit_all, seeded
+from stream_detector.evaluate.live import Live
+from stream_detector.evaluate.pointwise import Counts, average_precision, roc_auc
+from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, sweep
+from stream_detector.evaluate.series import Outcome, Run
+from stream_detector.model_set import ModelSet
+
+#: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.
+TRAIN_SHARE = 0.5
+
+
+def run_nsl_kdd(request: Request) -> Outcome:
+    """Evaluate on NSL-KDD. Raises DataError when training or test file is missing."""
+    found = {one.asset.lower(): one for one in _read(request, "nsl-kdd")}
+    train = found.get("kddtrain+") or found.get("kddtrain+_20percent")
+    tests = [found[name] for name in ("kddtest+", "kddtest-21") if name in found]
+    if train is None or not tests:
+        missing = "KDDTrain+.txt" if train is None else "KDDTest+.txt"
+        raise DataError(f"{request.data}: no {missing}; it holds: {', '.join(sorted(found))}")
+    return _run(request, "nsl-kdd", train, _normal(train), tests)
+
+
+def run_kdd99(request: Request) -> Outcome:
+    """Evaluate on KDD Cup 99."""
+    found = _read(request, "kdd99")
+    trains = [one for one in found if "corrected" not in one.source]
+    tests = [one for one in found if "corrected" in one.source]
+    if not trains:
+        raise DataError(f"{request.data}: no kddcup.data_10_percent(.gz) or kddcup.data(.gz)")
+    train = min(trains, key=len)  # the 10 percent where both are there: their normal rows are no fewer kinds
+    normal = _normal(train)
+    if tests:
+        return _run(request, "kdd99", train, normal, tests)
+    train_rows, rest = _halved(request, train, normal)
+    return _run(request, "kdd99", train, train_rows, [rest])
+
+
+def run_creditcard(request: Request) -> Outcome:
+    """Evaluate on card transactions, in the order of their time."""
+    found = _read(request, "creditcard")
+    if len(found) > 1:
+        raise DataError(f"{request.data}: {len(found)} tables of transactions; give the one to evaluate on")
+    (whole,) = found
+    train_rows, rest = _halved(request, whole, _normal(whole))
+    return _run(request, "creditcard", whole, train_rows, [rest])
+
+
+def _halved(
+    request: Request, whole: Recording, normal: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Recording]:
+    """Return the first part of the normal rows, and all other rows, in order."""
+    train = normal[: _part(request, len(normal))]
+    return train, whole.take(np.setdiff1d(np.arange(len(whole)), train))
+
+
+def _run(
+    request: Request, name: str, source: Recording, train_rows: NDArray[np.int64], tests: Sequence[Recording]
+) -> Outcome:
+    train = source.take(train_rows)
+    seen = set(source.details["attack"].tolist()) if "attack" in source.details else set()
+    cases = [Case(file_of(one), train, one, request.config) for one in tests]
+
+    def judged(cases: Sequence[Case], seed: int) -> tuple[Run, dict[str, Any]]:
+        config = seeded(cases[0].config, seed)
+        live = Live(config, ModelSet(default=fit_all(config, [train])))
+        one = series.follow(cases, [live] * len(cases), seed)
+        first = _figures(one, 0, seen)
+        if name == "creditcard":
+            first["later"] = _figures(one, 0, seen, after_ms=float(train.ts_ms[-1]))
+        others = {f"on_{cases[i].asset}": _figures(one, i, seen) for i in range(1, len(cases))}
+        return one, {**first, **others}
+
+    outcome = sweep(request, name, cases, judged, ("fpr",))
+    outcome.figures["train_rows"] = len(train)
+    return outcome
+
+
+def _figures(run: Run, index: int, seen: set[str], after_ms: float = -np.inf) -> dict[str, Any]:
+    case, track = run.cases[index], run.tracks[index]
+    cell_ms = case.config.window.cell_ms
+    score, said = _by_record(track.end_ms, track.score, track.anomalous, case.test.ts_ms, cell_ms)
+    judged = case.test.ts_ms > after_ms
+    truth, score, said = case.labels[judged] > 0, score[judged], said[judged]
+    counts = Counts.of(truth, said)
+    found: dict[str, Any] = {
+        "auc": roc_auc(truth, score),
+        "ap": average_precision(truth, score),
+        "f1": counts.f1,
+        "fpr": counts.far,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "unscored": int((score == -np.inf).sum()),
+        "at_training_level": _fixed(truth, score, float(track.level[0])) if len(track.level) else None,
+    }
+    if "category" in case.test.details:
+        category, attack = (case.test.details[name][judged] for name in ("category", "attack"))
+        for name in sorted(set(category[truth].tolist())):
+            found.setdefault("recall_per_category", {})[name] = float(said[category == name].mean())
+        unseen = truth & ~np.isin(attack.astype(str), sorted(seen))
+        known = truth & ~unseen
+        found["recall_unseen_attacks"] = float(said[unseen].mean()) if unseen.any() else None
+        found["recall_seen_attacks"] = float(said[known].mean()) if known.any() else None
+    return found
+
+
+def _fixed(truth: NDArray[np.bool_], score: NDArray[np.float64], level: float) -> dict[str, float | None]:
+    """Return the figures at the level as training left it, had it not adapted."""
+    counts = Counts.of(truth, score > level)
+    return {"f1": counts.f1, "fpr": counts.far, "precision": counts.precision, "recall": counts.recall}
+
+
+def _by_record(
+    end_ms: NDArray[np.int64],
+    score: NDArray[np.float64],
+    anomalous: NDArray[np.bool_],
+    ts_ms: NDArray[np.float64],
+    cell_ms: float,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return each record's own score and verdict; -inf and False where no window ended with it (the last record)."""
+    own = np.rint((np.floor(ts_ms / cell_ms + 1e-9) + 1) * cell_ms)
+    place = np.minimum(np.searchsorted(end_ms, own), max(len(end_ms) - 1, 0))
+    mine = end_ms[place] == own if len(end_ms) else np.zeros(len(own), np.bool_)
+    strange = np.where(np.isnan(score), np.inf, score)
+    return np.where(mine, strange[place], -np.inf), mine & anomalous[place]
+
+
+def _read(request: Request, format: str) -> list[Recording]:
+    return list(request.read(request.data, format))
+
+
+def _normal(recording: Recording) -> NDArray[np.int64]:
+    assert recording.labels is not None
+    return np.flatnonzero(recording.labels == 0)
+
+
+def _part(request: Request, rows: int) -> int:
+    amount = TRAIN_SHARE if request.train is None else request.train
+    part = int(amount) if amount >= 1 else int(amount * rows)
+    if not 0 < part < rows:
+        raise DataError(f"--train {amount:g}: of {rows} rows some must train and some be judged")
+    return part
+
+
+def _protocol(name: str, config: str, about: str, layout: str, run: Callable[[Request], Outcome]) -> Protocol:
+    return Protocol(name, about, layout, config, ("auc", "ap", "f1", "fpr", "precision", "recall"), run)
+
+
+NSL_KDD = _protocol(
+    "nsl-kdd",
+    "nsl-kdd",
+    "network connections: normal ones of KDDTrain+ train, KDDTest+ is judged, by attack category",
+    "KDDTrain+.txt (or KDDTrain+_20Percent.txt) and KDDTest+.txt",
+    run_nsl_kdd,
+)
+KDD99 = _protocol(
+    "kdd99",
+    "nsl-kdd",
+    "network connections of KDD Cup 99: normal ones train",
+    "kddcup.data_10_percent(.gz), perhaps corrected(.gz)",
+    run_kdd99,
+)
+CREDITCARD = _protocol(
+    "creditcard",
+    "creditcard",
+    "card transactions: the first half of the normal ones trains, all others are judged",
+    "creditcard.csv",
+    run_creditcard,
+)

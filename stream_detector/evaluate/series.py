@@ -1,0 +1,197 @@
+"""Labelled series judged live: train per recording or once, follow every test recording, count rows and incidents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stream_detector.config import Config
+from stream_detector.evaluate import events
+from stream_detector.evaluate.data import Case, mean_of
+from stream_detector.evaluate.fitting import fit_each, seeded
+from stream_detector.evaluate.live import Live, Rows, Scored, Track, decide
+from stream_detector.evaluate.pointwise import Counts, average_precision, point_adjusted, roc_auc
+from stream_detector.evaluate.vus import vus_pr
+
+#: `f1_at_far10`: the alarm margin is raised in such steps until FAR is at most this.
+FAR_LIMIT = 0.10
+MARGIN_STEP = 1.1
+MOST_STEPS = 48  # a hundredfold
+#: Figures of which less is better.
+LOWER_IS_BETTER = ("far", "mar", "fpr", "healthy_far")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One seed's run over all cases; the lists are by case."""
+
+    seed: int
+    cases: Sequence[Case]
+    lives: Sequence[Live]  # cases under the same set-up share one
+    scored: Sequence[Scored]
+    tracks: Sequence[Track]
+    rows: Sequence[Rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an evaluation found: the figures, and the first seed's run for the report."""
+
+    protocol: str
+    detector: str
+    figures: dict[str, Any]
+    first: Run
+
+
+def run_seed(cases: Sequence[Case], seed: int) -> Run:
+    """Train a detector for each case and follow its test rows."""
+    lives: list[Live | None] = [None] * len(cases)
+    for config, members in _grouped(cases):
+        config = seeded(config, seed)
+        live = Live(config, fit_each(config, [cases[index] for index in members]))
+        for index in members:
+            lives[index] = live
+    return follow(cases, [live for live in lives if live is not None], seed)
+
+
+def follow(cases: Sequence[Case], lives: Sequence[Live], seed: int) -> Run:
+    """Run test recordings through trained detectors, one a case."""
+    scored = [live.score(case.test) for case, live in zip(cases, lives, strict=True)]
+    tracks, rows = _judged(cases, lives, scored)
+    return Run(seed, cases, lives, scored, tracks, rows)
+
+
+def figures(run: Run) -> dict[str, Any]:
+    """Return a run's figures: rows pooled over recordings, VUS-PR a mean over recordings that hold an anomaly.
+
+    Scores are pooled as ratios to their alarm level (`live.ratio`), since those of different detectors have no common
+    unit.
+    """
+    truth = np.concatenate([case.labels for case in run.cases])
+    ratio = np.concatenate([rows.ratio for rows in run.rows])
+    alarm = np.concatenate([rows.alarm for rows in run.rows])
+    adjusted = np.concatenate(
+        [point_adjusted(case.labels, rows.alarm) for case, rows in zip(run.cases, run.rows, strict=True)]
+    )
+    volumes = [vus_pr(case.labels, rows.score) for case, rows in zip(run.cases, run.rows, strict=True)]
+    known = [volume for volume in volumes if volume is not None]
+    watches = [
+        events.watch(case, track, rows, case.config.window.length * case.config.window.cell_ms)
+        for case, track, rows in zip(run.cases, run.tracks, run.rows, strict=True)
+    ]
+    return {
+        **Counts.of(truth, alarm).figures(),
+        "ap": average_precision(truth, ratio),
+        "auc": roc_auc(truth, ratio),
+        "vus_pr": float(np.mean(known)) if known else None,
+        "f1_at_far10": f1_at_far(run),
+        "f1_point_adjusted": Counts.of(truth, adjusted).f1,
+        "incidents": events.summary(watches, run.rows),
+    }
+
+
+def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
+    """Return F1 at the smallest margin of the configured one times MARGIN_STEP^k whose FAR is at most `limit`.
+
+    Only the margin is raised; adaptive levels, entry and exit rules are the run's. k is found by doubling and halving:
+    FAR falls as the margin grows. None when no margin reaches it.
+    """
+    truth = np.concatenate([case.labels for case in run.cases])
+
+    def at(k: int) -> Counts:
+        rows = run.rows if k == 0 else _judged(run.cases, run.lives, run.scored, MARGIN_STEP**k)[1]
+        return Counts.of(truth, np.concatenate([one.alarm for one in rows]))
+
+    def reached(counts: Counts) -> bool:
+        return counts.far is None or counts.far <= limit
+
+    low, high = -1, 0
+    best = at(high)
+    while not reached(best):
+        if high >= MOST_STEPS:
+            return None
+        low, high = high, min(2 * high + 1, MOST_STEPS)
+        best = at(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        counts = at(middle)
+        if reached(counts):
+            high, best = middle, counts
+        else:
+            low = middle
+    return best.f1
+
+
+def per_file(run: Run) -> list[dict[str, Any]]:
+    """Return each recording's own figures."""
+    found = []
+    for case, rows in zip(run.cases, run.rows, strict=True):
+        counts = Counts.of(case.labels, rows.alarm)
+        found.append(
+            {
+                "file": case.name, "rows": len(case.test), "anomalous": int((case.labels > 0).sum()),
+                **counts.figures(), "ap": average_precision(case.labels, rows.score),
+                "vus_pr": vus_pr(case.labels, rows.score),
+            }
+        )  # fmt: skip
+    return found
+
+
+def always(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return the figures of alarming at every row: what any F1 has to be held against."""
+    truth = np.concatenate([case.labels for case in cases])
+    share = float((truth > 0).mean()) if len(truth) else None
+    return {**Counts.of(truth, np.ones(len(truth))).figures(), "ap": share, "vus_pr": None, "f1_at_far10": None}
+
+
+def over_seeds(seeds: Sequence[Mapping[str, Any]], lower_is_better: Sequence[str] = LOWER_IS_BETTER) -> dict[str, Any]:
+    """Return the mean of every figure over seeds, of nested ones too, and `spread`: sd, worst and best of each."""
+    spread: dict[str, dict[str, float]] = {}
+    for key in seeds[0]:
+        known = np.array([row[key] for row in seeds if isinstance(row.get(key), int | float)])
+        if key != "seed" and len(known):
+            low, high = float(known.min()), float(known.max())
+            worst, best = (high, low) if key in lower_is_better else (low, high)
+            spread[key] = {"sd": float(known.std(ddof=1)) if len(known) > 1 else 0.0, "worst": worst, "best": best}
+    means = _means(seeds)
+    means.pop("seed", None)
+    return {**means, "spread": spread}
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(key) for row in rows]
+        if nested := [value for value in values if isinstance(value, Mapping)]:
+            found[key] = _means(nested)
+        else:
+            found[key] = mean_of(rows, key)
+    return found
+
+
+def _grouped(cases: Sequence[Case]) -> list[tuple[Config, list[int]]]:
+    """Return the set-ups and the indices of the cases under each."""
+    groups: list[tuple[Config, list[int]]] = []
+    for index, case in enumerate(cases):
+        for config, members in groups:
+            if config is case.config or config == case.config:
+                members.append(index)
+                break
+        else:
+            groups.append((case.config, [index]))
+    return groups
+
+
+def _judged(
+    cases: Sequence[Case], lives: Sequence[Live], scored: Sequence[Scored], margin_factor: float = 1.0
+) -> tuple[list[Track], list[Rows]]:
+    judges = {id(live): live.judges(margin_factor) for live in lives}
+    tracks = [judges[id(live)].follow(one) for live, one in zip(lives, scored, strict=True)]
+    rows = [
+        decide(track, case.test.ts_ms, live.config.window.cell_ms)
+        for case, live, track in zip(cases, lives, tracks, strict=True)
+    ]
+    return tracks, rows

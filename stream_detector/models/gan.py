@@ -1,0 +1,132 @@
+"""Generative adversarial network: what is far from everything the generator can make was not in the training data.
+
+    min_G max_D  E_x[log D(x)] + E_z[log(1 − D(G(z)))],   z ~ N(0, I),   D = sigmoid of its last layer
+    generator     minimises −log D(G(z)) instead (non-saturating: the gradient does not vanish while D wins)
+    discriminator adds r1/2 · E_x ‖∇_x log(D/(1 − D))‖², which keeps the game stable near its end (R1)
+    encoder       trained afterwards, G and D fixed:  min_E  mean (x − G(E(x)))² + mean (f(x) − f(G(E(x))))²
+
+f is the discriminator's last hidden layer. The generator kept is the moving average of its weights. Scores:
+
+    residual_c = w_c · mean over t of (x_tc − G(E(x))_tc)²,   w_c = 1 / max(r_c, r_min)², r_c as in ae.py
+    encoder            mean over c of residual_c
+    encoder+features   ½ of it + ½ mean over k of v_k · (f_k(x) − f_k(G(E(x))))², v_k like w_c
+    discriminator      −log D(x)
+
+`encoder` is the default: on SKAB and CWRU it ranks as well as `encoder+features` where that is at its best, and it does
+not fall when the discriminator's features are poor. `discriminator` is there because the literature has it; at the end
+of a good training D can't tell anything from anything, and away from the data it was never trained at all, so its
+score is weak and sometimes inverted. `fit` tries the detector on disturbed windows and says so (see gan_checks.py).
+
+The parts of all three are the residuals, scaled so that their mean is the score.
+Source: Goodfellow et al., "Generative adversarial nets", NeurIPS 2014; Mescheder, Geiger & Nowozin, "Which training
+methods for GANs do actually converge?", ICML 2018 (R1); Schlegl et al., "f-AnoGAN", Medical Image Analysis 54, 2019;
+moving average: Yazıcı et al., "The unusual effectiveness of averaging in GAN training", ICLR 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stream_detector.config import ModelConfig, TrainConfig
+from stream_detector.config_model import GANConfig
+from stream_detector.models.ae import residual_weights
+from stream_detector.models.base import Detector, Judged
+from stream_detector.models.bodies import make_decoder, make_encoder
+from stream_detector.models.fitting import FitReport, Progress
+from stream_detector.models.gan_checks import troubles
+from stream_detector.models.gan_training import play
+
+#: Residuals below this share a floor in the scaling of parts, so that a perfect window has parts and none is 0/0.
+TINY = 1e-12
+
+
+class Discriminator(nn.Module):
+    """A body, its features, and one number."""
+
+    def __init__(self, config: GANConfig, length: int, features: int) -> None:
+        """Build for windows (B, length, features)."""
+        super().__init__()
+        self.body = make_encoder(config, length, features, config.hidden[-1])
+        self.head = nn.Linear(config.hidden[-1], 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return f, (B, T, F) -> (B, hidden[-1])."""
+        return F.elu(self.body(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log D/(1 − D), (B, T, F) -> (B,): positive for windows that look real."""
+        logit: Tensor = self.head(self.features(x))
+        return logit[:, 0]
+
+
+class GAN(Detector):
+    """Generator, discriminator and encoder; score by `config.score`."""
+
+    kind = "gan"
+    weight: Tensor
+    feature_weight: Tensor
+
+    def __init__(self, config: GANConfig, length: int, features: int) -> None:
+        """Build for windows (B, length, features)."""
+        super().__init__()
+        self.config = config
+        self.generator = make_decoder(config, length, features, config.latent)
+        self.discriminator = Discriminator(config, length, features)
+        self.encoder = make_encoder(config, length, features, config.latent)
+        self.register_buffer("weight", torch.ones(features))  # (F,) w_c
+        self.register_buffer("feature_weight", torch.ones(config.hidden[-1]))  # (K,) v_k
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
+        """Return an unfitted detector. Raises ConfigError when the convolution's kernel is even."""
+        assert isinstance(config, GANConfig)
+        return cls(config, length, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the nearest the generator comes, G(E(x)), (B, T, F) -> (B, T, F)."""
+        made: Tensor = self.generator(self.encoder(x))
+        return made
+
+    def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
+        """Play the game for most of the passes, then train the encoder (see gan_training.py).
+
+        Raises ConfigError when `train.epochs` is 1, DataError when training diverges or the generator makes one and the
+        same window always; lesser troubles are told in the report's warnings.
+        """
+        report = play(self, x_train, x_val, config, progress)
+        with torch.no_grad():
+            self.finalise(x_train)
+            return replace(report, warnings=troubles(self, x_train, x_val, config.seed))
+
+    def finalise(self, x_train: Tensor) -> None:
+        """Set w_c and v_k from the residuals of the training windows."""
+        self.weight.copy_(residual_weights(x_train, lambda x: x - self(x)))
+        features = self.discriminator.features
+        self.feature_weight.copy_(residual_weights(x_train, lambda x: (features(x) - features(self(x)))[:, None]))
+
+    def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
+        """Return score (B,), parts (B, F) and the last cell of G(E(x)) (B, F)."""
+        made = self(x)
+        residual = self.weight * (x - made).square().mean(dim=1)  # (B, F)
+        whole = residual.mean(dim=1)
+        score = self._score(x, made, whole)
+        parts = (residual + TINY) * (score / (whole + TINY))[:, None]
+        return Judged(score, parts, made[:, -1])
+
+    def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the parts (B, F) and the last cell of G(E(x)) (B, F)."""
+        judged = self.judge(x, seeds)
+        return judged.parts, judged.expected
+
+    def _score(self, x: Tensor, made: Tensor, residual: Tensor) -> Tensor:
+        if self.config.score == "encoder":
+            return residual
+        if self.config.score == "discriminator":
+            return F.softplus(-self.discriminator(x))  # −log D(x)
+        apart = self.discriminator.features(x) - self.discriminator.features(made)
+        return 0.5 * (residual + (self.feature_weight * apart.square()).mean(dim=1))

@@ -1,0 +1,152 @@
+"""Exactly-once delivery on Apache Kafka and Redis: workers are killed and held, `tests.chaos.verify` judges."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from stream_detector.embedded import free_port
+from tests.chaos import verify
+from tests.integration.site import Site, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("servers", ["kafka+redis"], indirect=True)]
+
+FINE = {"missing": 0, "repeated": 0, "unexpected": 0, "state_differences": 0, "undecided": 0}
+SESSION_MS = 3_000
+
+
+@dataclass
+class Plant(Site):
+    """A stream whose readings lie on the topic already, and workers that can be broken."""
+
+    wanted: tuple = field(default=())
+
+    def start(self, at: str = "", broken: str = "", **env: str):
+        """Start a worker; see tests/chaos/worker.py."""
+        port = free_port()
+        env |= {"STREAM_DETECTOR__METRICS__PORT": str(port)}
+        env |= {"STREAM_DETECTOR__KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS)}
+        env |= {"STREAM_DETECTOR_TEST_AT": at, "STREAM_DETECTOR_TEST_BREAK": broken}
+        module, *words = "tests.chaos.worker", "--log-level", "info", "run"
+        return self._start("worker", env, module, *words, self.config_path, port=port)
+
+    def progress(self):
+        """Return the messages committed as read, and all."""
+        return verify.progress(self.config.kafka.bootstrap_servers, self.config.group, self.topic)
+
+    def finish(self, *workers, seconds=90.0):
+        """Wait until all is committed; stop the workers; return what the verifier says."""
+        until(lambda: len(set(self.progress())) == 1, "all is processed", seconds, workers[0])
+        for worker in workers:
+            assert 0 == worker.stop(), worker.said()
+        return self.verdict()
+
+    def verdict(self):
+        """Return what the verifier says."""
+        return verify.verify(self.config_path, self.wanted)
+
+
+@pytest.fixture(scope="session")
+def wanted(material):
+    """The alerts and states of an undisturbed run."""
+    alerts, states = verify.expected(material.artifact.parent / "train.yaml", material.files)
+    assert len(alerts) > 10
+    assert len(states) == 6
+    return alerts, states
+
+
+@pytest.fixture
+def make_plant(make_site, material, wanted):
+    """Make a stream with all readings on its topic; small polls, so that there is much to be interrupted."""
+
+    def make(partitions=4, poll=30, fill=True, **sections) -> Plant:
+        sections = {"delivery": "exactly_once", "commit_interval_ms": 100, **sections}
+        site = make_site(partitions, max_poll_records=poll, **sections)
+        plant = Plant(site.config_path, site.folder, site.partitions, True, site.programs, wanted)
+        if fill:
+            assert 0 == plant.replay(material.files, "max").process.wait(60)
+        return plant
+
+    return make
+
+
+def test_an_undisturbed_run_is_as_the_backtest(make_plant):
+    """Two workers, nobody disturbs them: alerts and states are those of the backtest."""
+    plant = make_plant()
+    workers = [plant.start(), plant.start()]
+    assert FINE == plant.finish(*workers)
+    assert 0 == sum(worker.metric("aborts_total") for worker in workers)
+
+
+@pytest.mark.parametrize("moment", ["flushed", "saved", "committed"])
+def test_killed_in_a_commit(make_plant, moment):
+    """Killed between the steps of a commit, three times over: nothing is missing, nothing repeated."""
+    plant = make_plant()
+    for _ in range(3):
+        worker = plant.start(f"{moment}:1:SIGKILL")
+        assert -signal.SIGKILL == worker.process.wait(60), worker.said()
+    assert FINE == plant.finish(plant.start())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random(make_plant, material, seed):
+    """kill -9 at random moments of a replay, five times: nothing is missing, nothing repeated."""
+    chance = random.Random(seed)
+    plant = make_plant(fill=False)
+    replay = plant.replay(material.files, 60)
+    workers = [plant.start(), plant.start()]
+    for _ in range(5):
+        until(lambda: plant.progress()[0] > 0, "something is read", 60)
+        time.sleep(chance.uniform(0.5, 4.0))
+        victim = chance.randrange(2)
+        workers[victim].kill()
+        workers[victim] = plant.start()
+    assert 0 == replay.process.wait(120), replay.said()
+    assert FINE == plant.finish(*workers)
+
+
+def zombie(plant, broken=""):
+    """Hold a worker in the middle of a commit until another has done all its work, then let it go on."""
+    held = plant.start("saved:1:SIGSTOP", broken)
+    until(lambda: stopped(held), "it is held", 60, held)
+    other = plant.start(broken=broken)
+    until(lambda: len(set(plant.progress())) == 1, "the other has done all", 60, other)
+    held.process.send_signal(signal.SIGCONT)
+    until(lambda: "dropped" in held.said() or held.process.poll() is not None or broken, "it knows", 30)
+    time.sleep(2)
+    for worker in (held, other):
+        worker.stop()
+    return plant.verdict(), held
+
+
+def stopped(program):
+    """Whether a process is held."""
+    return Path(f"/proc/{program.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_a_zombie_changes_nothing(make_plant):
+    """A worker held past its session, with alerts flushed and states saved, commits nothing when it goes on."""
+    verdict, held = zombie(make_plant())
+    assert FINE == verdict, held.said()
+
+
+def test_the_verifier_finds_broken_fencing(make_plant):
+    """Without fencing the zombie's commit counts, and the verifier tells."""
+    verdict, held = zombie(make_plant(), "fencing")
+    assert verdict["repeated"] or verdict["state_differences"], held.said()
+
+
+@pytest.mark.parametrize(
+    ("broken", "moment", "found"), [("epoch", "saved", "missing"), ("transaction", "flushed", "repeated")]
+)
+def test_the_verifier_finds(make_plant, broken, moment, found):
+    """Without the epoch's choice a crash loses alerts, without the transaction it repeats them; the verifier tells."""
+    plant = make_plant()
+    for _ in range(3):
+        assert -signal.SIGKILL == plant.start(f"{moment}:1:SIGKILL", broken).process.wait(60)
+    assert plant.finish(plant.start(broken=broken))[found] > 0
