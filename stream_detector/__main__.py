@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("kafka").setLevel(logging.ERROR)  # its warnings repeat what the worker says once, in its words
+    # What goes wrong with Kafka is raised, and said once in our words; the client says it many times in its own.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL if args.log_level != "debug" else logging.DEBUG)
     try:
         status: int = args.run(args)
         sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends

@@ -315,7 +315,14 @@ def _fingerprint(data: dict[str, Any]) -> DataFingerprint:
 
 
 def _report(data: dict[str, Any]) -> FitReport:
-    return FitReport(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    return FitReport(
+        epochs=int(data["epochs"]),
+        best_epoch=int(data["best_epoch"]),
+        losses=tuple(map(float, data["losses"])),
+        val_losses=tuple(map(float, data["val_losses"])),
+        first_choice=int(data["first_choice"]),
+        warnings=tuple(map(str, data["warnings"])),
+    )
 
 
 def _split(data: dict[str, Any]) -> Split:

@@ -293,6 +293,12 @@ class Config(Section):
             if unknown := sorted(set(entry.fields) - known):
                 where = f"kafka.inputs.{index}.fields"
                 raise ValueError(f"{where}: {unknown[0]!r} is no channel; expected one of {sorted(known)}")
+        topics = [entry.topic for entry in self.inputs]
+        if twice := [topic for topic in topics if topics.count(topic) > 1]:
+            raise ValueError(f"kafka.inputs: topic {twice[0]!r} is there twice; expected each input topic once")
+        for key, topic in (("alert_topic", self.alert_topic), ("dead_letter_topic", self.dead_letter_topic)):
+            if topic in topics:
+                raise ValueError(f"kafka.{key}: {topic!r} is an input topic too; expected a topic of its own")
         reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
         if reserved:
             raise ValueError(f"channels: {sorted(reserved)[0]!r} is a field of every reading; choose another name")

@@ -63,7 +63,7 @@ class Judging:
             model = model_of[index]
             if model < 0:
                 continue
-            token = f"{everybody}/{resets.get(asset, '')}" if resets else ""
+            token = max(resets.get(asset, ""), everybody) if resets else ""  # tokens sort by time
             state = states.get(asset)
             if state is None:
                 state = AssetState(self._fresh[model], IncidentState(), _NEVER, token)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -11,12 +13,15 @@ from numpy.typing import NDArray
 
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config, InputConfig
+from stream_detector.errors import DataError
 from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.memory_store import MemoryServer, MemoryStore
 from stream_detector.metrics import Metrics
 from stream_detector.pipeline import Pipeline, Scores
 from stream_detector.records import AssetState, MessageBatch, Partition, PlainMessage, WindowBatch
 from stream_detector.window import Windower
+
+log = logging.getLogger(__name__)
 
 TOPIC = "recording"
 _CHUNK = 4_000  # messages at a time
@@ -38,18 +43,35 @@ def offline(config: Config, batch: int = _CHUNK) -> Config:
 
 
 def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch]:
-    """Yield the windows of recorded readings, cut as a worker would cut them; unusable readings are left out."""
+    """Yield the windows of recorded readings, cut as a worker would cut them.
+
+    Unusable readings are left out, and said in the log. Raises DataError, with the reasons, when most are unusable:
+    what is left then is no history to learn from.
+    """
     config = offline(config)
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    total = 0
     decoder = ReadingDecoder(config.inputs[0], config.channels)
     windower = Windower(config.window, config.channels, 0, [TOPIC])
     partition = Partition(TOPIC, 0)
     for chunk in _chunks(messages):
-        readings, _ = decoder.decode(MessageBatch(partition, chunk))
-        if readings is None:
-            continue
-        found, _ = windower.push(readings)
+        total += len(chunk)
+        readings, dead = decoder.decode(MessageBatch(partition, chunk))
+        found = None
+        if readings is not None:
+            found, late = windower.push(readings)
+            dead += late
+        for letter in dead:
+            reasons[letter.code] += 1
+            examples.setdefault(letter.code, letter.detail)
         if found is not None:
             yield found
+    if reasons:
+        said = "; ".join(f"{count} {code}, as: {examples[code]}" for code, count in reasons.most_common())
+        if reasons.total() > total / 2:
+            raise DataError(f"{reasons.total()} of {total} readings can't be used: {said}")
+        log.warning("%d of %d readings can't be used: %s", reasons.total(), total, said)
 
 
 class Backtest:
@@ -63,8 +85,7 @@ class Backtest:
         self._log = MemoryLog({TOPIC: 1})
         source = MemorySource(self._log, [TOPIC])
         self._sink = MemorySink(self._log, source, config.alert_topic, config.dead_letter_topic)
-        self._offset = 0
-        self._seen = [0, 0]  # alerts, dead letters handed out
+        self._seen = 0  # alerts handed out
         self.metrics = Metrics()
         self._store = MemoryStore(MemoryServer())
         self.pipeline = Pipeline(
@@ -82,19 +103,19 @@ class Backtest:
                 pass
             self.pipeline.commit()
             published = self._sink.alerts
-            for alert in published[self._seen[0] :]:
+            for alert in published[self._seen :]:
                 assert alert.value is not None
                 yield alert.value
-            self._seen[0] = len(published)
+            self._seen = len(published)
 
     def states(self) -> Iterator[tuple[str, AssetState]]:
         """Yield each asset with its state after all that was run."""
         yield from ((asset, state) for _, asset, state in self._store.assets())
 
     @property
-    def dead_letters(self) -> int:
-        """How many messages could not be used."""
-        return len(self._sink.dead_letters)
+    def dead_letters(self) -> Counter[str]:
+        """How many messages could not be used, by reason."""
+        return Counter(dict(letter.headers)["error"].decode() for letter in self._sink.dead_letters)
 
 
 def _chunks(messages: Iterable[Encoded]) -> Iterator[list[PlainMessage]]:

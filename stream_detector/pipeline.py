@@ -93,6 +93,7 @@ class Pipeline:
         now = clock_ms()
         self._committed_ms, self._controls_ms, self._retry_ms = now, -np.inf, -np.inf
         self._behind_since: float | None = None  # the store has missed commits since then
+        self._store_away = False
         self._anomalies = 0  # already counted in the metric
         self.messages = 0  # taken so far, those read again included
         self.alerts = 0
@@ -301,9 +302,18 @@ class Pipeline:
         return True
 
     def _store_missed(self, error: StoreError) -> None:
+        self._note_store(error)
         if self._behind_since is None:
             self._behind_since = self._clock()
-            log.warning("state is not saved, alerts go on with the thresholds in memory: %s", error)
+            log.warning("state is not saved, alerts go on with the thresholds in memory")
+
+    def _note_store(self, error: StoreError | None) -> None:
+        """Say once when the store goes, and once when it is back."""
+        if error is not None and not self._store_away:
+            log.warning("the store can't be used; trying on: %s", error)
+        elif error is None and self._store_away:
+            log.info("the store is back")
+        self._store_away = error is not None
 
     def _note_progress(self) -> None:
         for task in self._tasks.values():
@@ -328,7 +338,9 @@ class Pipeline:
             if self._store.controls_version() != self._controls.version:
                 self._controls = self._store.controls()
         except StoreError as error:
-            self._store_missed(error)
+            self._note_store(error)
+        else:
+            self._note_store(None)
 
     # Partitions come and go -----------------------------------------------------------------------------------------
 
@@ -374,7 +386,8 @@ class Pipeline:
             try:
                 self._take_over(index, partitions)
             except StoreError as error:
-                log.warning("task %d waits: its state can't be read: %s", index, error)
+                self._note_store(error)
+                log.debug("task %d waits for its state", index)
                 self._source.pause(partitions)
                 self._paused |= partitions
 

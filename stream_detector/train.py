@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from stream_detector.features import Preprocess
 from stream_detector.models import DETECTORS, Detector, Progress, build
 from stream_detector.records import WindowBatch
 from stream_detector.scorer import SCORE_BITS, round_mantissa, window_seeds
+
+log = logging.getLogger(__name__)
 
 #: Fewest windows to fit a scaler and weights to.
 MIN_TRAIN = 20
@@ -49,6 +52,7 @@ def train(
     Windows come in event-time order per asset, as the window stage gives them; how they are batched plays no role.
     The same windows, configuration and seed give the same artifact, byte for byte, on the CPU with one thread.
 
+    What the detector warns of (`Artifact.fit.warnings`) is logged too.
     Raises DataError when there are too few windows, one holds a value that is no finite number, or the fit diverges;
     ConfigError when the configuration asks for what can't be built.
     """
@@ -151,6 +155,8 @@ def _train(
         x_train, x_held_out = (_scaled(preprocess, part).float() for part in (parts.train, parts.held_out))
         detector = build(config.model, preprocess.length, preprocess.columns)
         report = detector.fit(x_train, x_held_out, config.train, progress)
+        for warning in report.warnings:
+            log.warning("%s%s", place, warning)
         scores = _scores(detector, _scaled(preprocess, parts.held_out), parts.seeds)
     return Artifact.create(
         detector=detector.eval(),

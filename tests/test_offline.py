@@ -7,6 +7,7 @@ import pytest
 
 from stream_detector.codec import encode_reading
 from stream_detector.config import InputConfig
+from stream_detector.errors import DataError
 from stream_detector.offline import Backtest, Encoded, offline, windows
 from tests.rig import CALIBRATION, START_MS, LastValue, Plant, make_config, recorded
 
@@ -32,7 +33,7 @@ def test_a_backtest_yields_what_a_worker_publishes():
     plant.run(plant.worker())
     backtest = Backtest(make_config(), LastValue(), [CALIBRATION])
     assert sorted(plant.alerts) == sorted(backtest.run(encoded(messages)))
-    assert len(plant.dead_letters) == backtest.dead_letters
+    assert len(plant.dead_letters) == backtest.dead_letters.total()
 
 
 @pytest.mark.parametrize("batch", [1, 50, 1_000])
@@ -83,9 +84,10 @@ def test_windows_are_those_a_worker_cuts():
 
 
 def test_no_readings_no_windows():
-    """An empty or unusable history is for `train` to complain of."""
+    """An empty history has none; an unusable one says why."""
     assert [] == list(windows(make_config(), []))
-    assert [] == list(windows(make_config(), [Encoded(b"pump-0", b"not json", [])] * 10))
+    with pytest.raises(DataError, match="10 of 10 readings can't be used: 10 not-json"):
+        list(windows(make_config(), [Encoded(b"pump-0", b"not json", [])] * 10))
 
 
 def test_a_recording_longer_than_a_chunk_is_one_stream():

@@ -4,6 +4,8 @@ A crash is an error nobody catches, raised at a step of the commit; the worker i
 starts on the same log and store. Its predecessor's membership ends as a broker would end it.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from stream_detector.errors import BrokerError, StoreError
@@ -161,6 +163,23 @@ def test_the_broker_away_at_any_step_of_a_commit_loses_nothing(undisturbed, step
     assert undisturbed.states() == plant.states()
 
 
+def test_windows_of_a_lost_task_are_not_judged_any_more():
+    """They belong to its new owner, also those that waited for a batch when the task was lost."""
+    plant = Plant(config(scorer={"max_wait_ms": 5_000}), partitions=2)
+    plant.write(MESSAGES[:200])
+    first = plant.worker()
+    first.pipeline.step(0)
+    assert first.pipeline.windows > 0
+    first.source.expel()
+    second = plant.worker()
+    second.source.assign([Partition(TOPIC, 0), Partition(TOPIC, 1)])
+    second.pipeline.step(0)
+    first.source.assign([])
+    plant.run(first, second)
+    assert [] == first.scorer.batches
+    assert second.scorer.batches
+
+
 def test_closing_while_the_broker_is_away_leaves_the_rest_to_the_next(undisturbed):
     """The last commit fails, and says so; a new worker does what was not committed."""
     plant = Plant(config(), partitions=2)
@@ -243,15 +262,18 @@ def test_a_worker_that_starts_while_the_store_is_away_waits_for_it(undisturbed):
 
 
 def test_a_store_that_came_back_empty_is_given_all_states_anew(undisturbed):
-    """Also those that did not change since; alerts are as if nothing had happened."""
+    """Also those of assets that sent nothing since; alerts are as if nothing had happened."""
     plant = Plant(config(), partitions=2)
+    gone = [replace(one, asset="gone", value=one.value.replace(b"pump-0", b"gone")) for one in recorded(1, 40)]
+    plant.write(gone)
     plant.write(MESSAGES)
     worker = plant.worker(16)
     turns(plant, worker, 15)
+    before = plant.states()["gone"]
     plant.server.clear()
     plant.run(worker)
     assert sorted(undisturbed.alerts) == sorted(plant.alerts)
-    assert undisturbed.states() == plant.states()
+    assert {**undisturbed.states(), "gone": before} == plant.states()
 
 
 def test_controls_lost_with_the_store_are_gone(undisturbed):

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from stream_detector import settings
 from stream_detector.cli import data
 from stream_detector.cli.show import alert_line, state_line
+from stream_detector.errors import DataError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -59,7 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if args.states:
         lines = (state_line(asset, state) for asset, state in sorted(backtest.states()))
         args.states.write_text("".join(f"{line}\n" for line in lines))
+    rows, dead = sum(map(len, recordings)), backtest.dead_letters
+    reasons = f" ({', '.join(f'{number} {code}' for code, number in dead.most_common())})" if dead else ""
     if not args.quiet:
-        rows, windows = sum(map(len, recordings)), backtest.pipeline.windows
-        sys.stderr.write(f"{rows} readings, {windows} windows, {count} alerts, {backtest.dead_letters} dead letters\n")
+        windows = backtest.pipeline.windows
+        sys.stderr.write(f"{rows} readings, {windows} windows, {count} alerts, {dead.total()} dead letters{reasons}\n")
+    if dead.total() == rows:
+        raise DataError(f"none of the {rows} readings can be used{reasons}; docs/wire-format.md explains the reasons")
     return 0

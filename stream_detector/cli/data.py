@@ -23,6 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="csv, parquet: unit of numeric times")
     group.add_argument("--asset-column", metavar="NAME", help="csv, parquet: a column that names the asset")
     group.add_argument("--label-column", metavar="NAME", help="csv, parquet: a column of labels; never sent")
+    group.add_argument("--columns", type=lambda text: text.split(","), metavar="A,B", help="use these channels only")
     group.add_argument("--rate-hz", type=float, metavar="HZ", help="sample rate of waveforms that don't say theirs")
 
 
@@ -37,6 +38,7 @@ def recordings(args: argparse.Namespace, config: Config) -> list[Recording]:
         ts_unit=args.ts_unit,
         asset_column=args.asset_column,
         label_column=args.label_column,
+        columns=args.columns,
         rate_hz=args.rate_hz,
     )
     for recording in found:
@@ -45,7 +47,21 @@ def recordings(args: argparse.Namespace, config: Config) -> list[Recording]:
                 f"{recording.source or recording.asset}: none of its columns {recording.channels} is a channel of "
                 f"this set-up; channels: expects {list(config.channels)}"
             )
+        _check_kinds(recording, config)
     return [recording.head(args.rows) for recording in found] if args.rows else found
+
+
+def _check_kinds(recording: Recording, config: Config) -> None:
+    """Raise DataError when a column of words stands where the set-up has a number."""
+    for name, column in recording.values.items():
+        channel = config.channels.get(name)
+        if channel is not None and channel.kind == "number" and column.dtype == object:
+            found = next(value for value in column if value is not None)
+            mend = "write decimals with a point" if "," in found else "or make it `kind: category`"
+            raise DataError(
+                f"{recording.source or recording.asset}: column {name!r} holds {found!r}; channels.{name} expects "
+                f"numbers; {mend}"
+            )
 
 
 def encoded(recordings: Sequence[Recording]) -> Iterator[Encoded]:

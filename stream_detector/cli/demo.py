@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 from rich.console import Console
 
@@ -26,6 +27,7 @@ from stream_detector import settings
 from stream_detector.cli import data
 from stream_detector.cli.show import alert_line
 from stream_detector.config import Config
+from stream_detector.embedded import free_port
 from stream_detector.errors import ConfigError, DetectorError
 from stream_detector.truth import Interval, incidents, runs, tally
 
@@ -53,7 +55,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--redis", metavar="URL", help="use this Redis")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a recording instead of simulated machines")
     parser.add_argument("--format", choices=sorted(FORMATS), help="format of --data")
-    parser.add_argument("--config", type=Path, metavar="CONFIG", help="default: configs/machine.yaml, or FORMAT.yaml")
+    parser.add_argument(
+        "--config", type=Path, metavar="CONFIG",
+        help="default: configs/machine.yaml; with --data configs/FORMAT.yaml, where there is one",
+    )  # fmt: skip
     parser.add_argument("--train-rows", type=_at_least_1, default=400, metavar="N", help="of each file (default: 400)")
     parser.add_argument("--machines", type=_at_least_1, default=4, help="simulated machines (default: 4)")
     parser.add_argument("--hours", type=float, default=2.0, help="simulated hours (default: 2)")
@@ -98,27 +103,31 @@ class _Plan:
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status: 0 when the replay was processed to its end."""
     started = time.monotonic()
+    # Ended from outside, servers and processes started here must end too: SystemExit unwinds, the signal would not.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(force_terminal=False if args.headless else None, no_color=args.headless or None, highlight=False)
-    with ExitStack() as closing:
-        plan = _plan(args, closing)
+    with ExitStack() as exits:
+        plan = _plan(args, exits)
         rows = sum(map(len, plan.recordings))
         console.print(f"1/4  {len(plan.recordings)} recordings, {rows} readings", style="bold")
-        environment = _servers(args, closing)
+        environment = _servers(args, exits)
         environment["STREAM_DETECTOR__STREAM"] = f"demo-{os.getpid()}-{int(time.time())}"
         environment["STREAM_DETECTOR__ARTIFACT"] = str(plan.out / "model")
+        environment["STREAM_DETECTOR__METRICS__PORT"] = str(free_port())
         config = settings.load(plan.config_path, env={**os.environ, **environment})
+        _create(config)
         _train(plan, config, console)
-        alerts = _replay(args, plan, config, environment, closing, console)
-        summary = _summary(plan, config, alerts)
+        alerts, counts = _replay(args, plan, config, environment, exits, console)
+        summary = _summary(plan, config, alerts, counts)
     summary["seconds"] = round(time.monotonic() - started, 1)
     _print(summary, plan, console, as_json=args.json)
     return 0
 
 
-def _plan(args: argparse.Namespace, closing: ExitStack) -> _Plan:
+def _plan(args: argparse.Namespace, exits: ExitStack) -> _Plan:
     if args.data is not None and args.format is None:
         raise ConfigError(f"--data needs --format; expected one of {', '.join(sorted(FORMATS))}")
-    out = args.out or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-detector-demo-")))
+    out = args.out or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="stream-detector-demo-")))
     out = out.resolve()
     default = CONFIGS / ("machine.yaml" if args.data is None else f"{args.format}.yaml")
     config_path = args.config or default
@@ -145,14 +154,14 @@ def _plan(args: argparse.Namespace, closing: ExitStack) -> _Plan:
     return _Plan(config_path, files, "csv", recordings, history, truth, out)
 
 
-def _servers(args: argparse.Namespace, closing: ExitStack) -> dict[str, str]:
+def _servers(args: argparse.Namespace, exits: ExitStack) -> dict[str, str]:
     """Return the environment that names broker and store, started here where none was given."""
     environment: dict[str, str] = {}
     kafka, redis = args.kafka, args.redis
     if kafka is None or redis is None:
         from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
 
-        embedded = closing.enter_context(Embedded())
+        embedded = exits.enter_context(Embedded())
         if kafka is None:
             kafka = embedded.bootstrap_servers
             environment["STREAM_DETECTOR__KAFKA__SESSION_TIMEOUT_MS"] = str(SESSION_TIMEOUT_MS)
@@ -160,6 +169,17 @@ def _servers(args: argparse.Namespace, closing: ExitStack) -> dict[str, str]:
     environment["STREAM_DETECTOR__KAFKA__BOOTSTRAP_SERVERS"] = json.dumps(str(kafka).split(","))
     environment["STREAM_DETECTOR__REDIS__URL"] = str(redis)
     return environment
+
+
+def _create(config: Config) -> None:
+    """Make the topics, and see whether broker and store are there at all: before time goes into training."""
+    from stream_detector.kafka_io import ensure_topics
+    from stream_detector.redis_store import RedisStore
+
+    with closing(RedisStore(config.redis, config.stream)) as store:
+        store.controls_version()
+    inputs = config.inputs[0].topic
+    ensure_topics(config.kafka, {inputs: PARTITIONS, config.alert_topic: PARTITIONS, config.dead_letter_topic: 1})
 
 
 def _train(plan: _Plan, config: Config, console: Console) -> None:
@@ -178,24 +198,23 @@ def _replay(
     plan: _Plan,
     config: Config,
     environment: dict[str, str],
-    closing: ExitStack,
+    exits: ExitStack,
     console: Console,
-) -> list[Alert]:
-    """Start a worker and a replay as processes of their own; show alerts until all is processed."""
-    from stream_detector.kafka_io import AlertReader, ensure_topics
+) -> tuple[list[Alert], dict[str, int]]:
+    """Start a worker and a replay as processes of their own; show alerts until all is processed.
 
-    readings = config.inputs[0].topic
-    ensure_topics(
-        config.kafka, {readings: PARTITIONS, config.alert_topic: PARTITIONS, config.dead_letter_topic: 1}
-    )
+    Returns the alerts, and what the worker itself counted.
+    """
+    from stream_detector.kafka_io import AlertReader
+
     env = {**os.environ, **environment}
     python, path = sys.executable, str(plan.config_path)
     producer = [python, "-m", "producers", "replay", *map(str, plan.files), "--format", plan.format, "--config", path]
-    sent = _Process([*producer, "--speed", args.speed, "--quiet"], env, closing)
-    worker = _Process([python, "-m", "stream_detector", "--log-level", "warning", "run", path], env, closing)
+    sent = _Process([*producer, "--speed", args.speed, "--quiet"], env, exits)
+    worker = _Process([python, "-m", "stream_detector", "--log-level", "warning", "run", path], env, exits)
     console.print("3/4  replaying; alerts as they come:", style="bold")
     alerts: list[Alert] = []
-    reader = closing.enter_context(AlertReader(config, from_beginning=True))
+    reader = exits.enter_context(AlertReader(config, from_beginning=True))
     sent_to: dict[int, int] | None = None
     while True:
         _show(reader, alerts, console)
@@ -207,18 +226,30 @@ def _replay(
             sent_to = _ends(config)
         if sent_to is not None and _processed(config, sent_to):
             break
+    counts = _counts(config)
     worker.stop()
     for _ in range(3):  # the last alerts may still be on their way
         _show(reader, alerts, console)
-    return alerts
+    return alerts, counts
+
+
+def _counts(config: Config) -> dict[str, int]:
+    """Return the sums of the worker's counters by name."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urlopen(f"http://{config.metrics.host}:{config.metrics.port}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+    names = {sample.name for sample in samples if sample.name.endswith("_total")}
+    return {name: int(sum(sample.value for sample in samples if sample.name == name)) for name in names}
 
 
 class _Process:
     """A child process that ends with the demo."""
 
-    def __init__(self, command: Sequence[str], env: dict[str, str], closing: ExitStack) -> None:
+    def __init__(self, command: Sequence[str], env: dict[str, str], exits: ExitStack) -> None:
         self.process = subprocess.Popen(command, env=env, stdout=sys.stderr)
-        closing.callback(self.stop)
+        exits.callback(self.stop)
 
     def ended(self) -> bool:
         return self.process.poll() is not None
@@ -263,16 +294,17 @@ def _processed(config: Config, ends: dict[int, int]) -> bool:
         store.close()
 
 
-def _summary(plan: _Plan, config: Config, alerts: list[Alert]) -> dict[str, float | int]:
+def _summary(
+    plan: _Plan, config: Config, alerts: list[Alert], counts: dict[str, int]
+) -> dict[str, float | int]:
     from stream_detector.kafka_io import end_offsets
-    from stream_detector.offline import windows
 
     found = tally(incidents(alerts), plan.truth, config.window.length * config.window.cell_ms)
     dead = sum(end_offsets(config.kafka, [config.dead_letter_topic]).values())
     days = sum(recording.end_ms - recording.start_ms for recording in plan.recordings) / 86_400_000
     return {
-        "readings": sum(map(len, plan.recordings)),
-        "windows": sum(map(len, windows(config, data.encoded(plan.recordings)))),
+        "readings": counts["stream_detector_readings_total"],
+        "windows": counts["stream_detector_windows_total"],
         "alerts": len(alerts),
         "incidents": len(found.incidents),
         "faults": len(found.faults),
@@ -289,7 +321,8 @@ def _print(summary: dict[str, float | int], plan: _Plan, console: Console, as_js
     console.print(f"4/4  {caught}, {summary['false_incidents']} false incidents", style="bold")
     console.print(
         f"      {summary['readings']} readings of {summary['assets']} assets, {summary['windows']} windows, "
-        f"{summary['alerts']} alerts, {summary['dead_letters']} dead letters, {summary['seconds']} s"
+        f"{summary['alerts']} alerts, {summary['dead_letters']} dead letters, {summary['seconds']} s",
+        soft_wrap=True,
     )
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")

@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     shown = 0
+    if not args.json:
+        sys.stderr.write(f"following {config.alert_topic}; Ctrl-C ends it\n")
     with AlertReader(config, from_beginning=args.from_beginning) as alerts:
         while not stop.is_set():
             for record in alerts.read(timeout_ms=200):

@@ -85,6 +85,7 @@ def _report(artifacts: list[Artifact], out: Path, as_json: bool) -> None:
             "kind": artifact.ref.kind,
             "windows_trained": artifact.split.n_train,
             "windows_calibrated": artifact.split.n_calibration,
+            "warnings": list(artifact.fit.warnings),
         }
         for artifact in artifacts
     ]

@@ -80,7 +80,7 @@ class AE(Detector):
 
 
 def residual_weights(x_train: Tensor, residual: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return w_c = 1 / max(r_c, r_min)² of `residual` (n, T, F) -> (n, T, K), over windows (N, T, F), as (K,) float64."""
+    """Return w_c = 1 / max(r_c, r_min)², (K,) float64, of `residual` (n, T, F) -> (n, T, K) over windows (N, T, F)."""
     sums = [residual(chunk).square().mean(dim=1).sum(dim=0).double() for chunk in torch.split(x_train, 4096)]
     mean = torch.stack(sums).sum(dim=0) / len(x_train)
     return mean.sqrt().clamp_min(SMALLEST_RESIDUAL).pow(-2)

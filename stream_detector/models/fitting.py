@@ -58,7 +58,8 @@ def fit_by_gradient(
         model.train()
         if begin is not None:
             begin((epoch - 1) / config.epochs)
-        shuffled = x_train[torch.randperm(n, generator=shuffle).to(x_train.device)]  # one gather an epoch; minibatches are views of it
+        order = torch.randperm(n, generator=shuffle).to(x_train.device)
+        shuffled = x_train[order]  # one gather an epoch; minibatches are views of it
         total = torch.zeros((), dtype=torch.float64, device=x_train.device)
         for batch in torch.split(shuffled, config.batch):
             adam.zero_grad(set_to_none=True)

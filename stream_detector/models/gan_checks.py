@@ -77,9 +77,10 @@ def _inversion(gan: GAN, x: Tensor, draws: torch.Generator) -> list[str]:
         right = float((gan.score(x + change.to(x)) > usual).double().mean())
         if right < LEAST_RIGHT:
             word = "inverted" if right < 0.5 else "weak"
+            other = "" if gan.config.score == "encoder" else "use model.score: encoder, "
             found.append(
                 f"the GAN's scores (model.score: {gan.config.score}) are {word}: of held-out windows with {name} only "
-                f"{right:.0%} score higher than without; use model.score: encoder, raise train.epochs, or use another seed"
+                f"{right:.0%} score higher than without; {other}raise train.epochs, or use another seed"
             )
     return found
 

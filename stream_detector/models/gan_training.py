@@ -77,7 +77,8 @@ class _Game:
         self.generator, self.discriminator, self.config = gan.generator, gan.discriminator, config
         self.latent, self.r1 = gan.config.latent, gan.config.r1
         self.draws = torch.Generator().manual_seed(config.seed)
-        self.makers, self.judges = list(self.generator.parameters()), list(self.discriminator.parameters())
+        self.makers: list[Tensor] = list(self.generator.parameters())
+        self.judges: list[Tensor] = list(self.discriminator.parameters())
         self.adam_g = torch.optim.Adam(self.makers, lr=config.learning_rate, betas=BETAS, fused=True)
         self.adam_d = torch.optim.Adam(self.judges, lr=config.learning_rate, betas=BETAS, fused=True)
         self.average = [p.detach().clone() for p in self.makers]
@@ -127,7 +128,7 @@ class _Game:
         else:
             of_real, of_made = self.discriminator(torch.cat((real, made))).split(len(real))
         loss = F.softplus(-of_real).mean() + F.softplus(of_made).mean()
-        (loss + penalty).backward()
+        (loss + penalty).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
         self.adam_d.step()
         return loss.detach()
 
@@ -135,7 +136,8 @@ class _Game:
         self.adam_g.zero_grad(set_to_none=True)
         for p in self.judges:  # no gradients for those who don't move: a third of the time
             p.requires_grad_(False)
-        F.softplus(-self.discriminator(self.generator(self._noise(real)))).mean().backward()
+        loss = F.softplus(-self.discriminator(self.generator(self._noise(real)))).mean()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
         for p in self.judges:
             p.requires_grad_(True)
         self.adam_g.step()

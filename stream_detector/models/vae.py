@@ -12,7 +12,8 @@ explain a fault as noise. s² is learnt for each feature (`variance: feature`), 
 
 ε comes from the window's seed (see noise.py): the same window has the same score in every batch and every replay.
 
-    part_c = mean over l, t of ½ (log s² − v_min + (x − m)² / s²) >= 0,   score = mean over c of part_c + ½ (log 2π + v_min)
+    part_c = mean over l, t of ½ (log s² − v_min + (x − m)² / s²) >= 0
+    score  = mean over c of part_c + ½ (log 2π + v_min)
 
 A part is what the channel adds to the lowest score there can be, ½ (log 2π + v_min) = 0.169.
 Source: Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014; An & Cho, "Variational autoencoder based

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ CASES: dict[str, tuple[ModelConfig, int, int]] = {
     "gan-conv": (GANConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
 }
 TRAIN = TrainConfig(epochs=12, batch=32)
+FITTED: dict[str, Detector] = {}
 
 
 @pytest.fixture(params=CASES)
@@ -59,13 +61,22 @@ def _one_thread() -> Iterator[None]:
 
 
 def fitted(case: tuple[ModelConfig, int, int], seed: int = 0) -> Detector:
-    """Return a fitted detector in float64, as the scorer runs it."""
+    """Return a newly fitted detector in float64, as the scorer runs it."""
     config, length, features = case
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = build(config, length, features)
     detector.fit(normal(400, length, features), normal(100, length, features, 1), TRAIN)
     return detector.double()
+
+
+@pytest.fixture
+def detector(request: pytest.FixtureRequest, case: tuple[ModelConfig, int, int]) -> Detector:
+    """A copy of the case's fitted detector; each is fitted once."""
+    name = request.node.callspec.params["case"]
+    if name not in FITTED:
+        FITTED[name] = fitted(case)
+    return copy.deepcopy(FITTED[name])
 
 
 def seeds(detector: Detector, n: int) -> Tensor | None:
@@ -78,9 +89,8 @@ def test_every_registered_detector_is_checked():
     assert set(DETECTORS) == {config.kind for config, _, _ in CASES.values()}
 
 
-def test_a_planted_fault_scores_higher(case: tuple[ModelConfig, int, int]):
+def test_a_planted_fault_scores_higher(case: tuple[ModelConfig, int, int], detector: Detector):
     """Higher is stranger: a feature that leaves its range beats nearly all normal windows."""
-    detector = fitted(case)
     usual = normal(200, case[1], case[2], 2).double()
     faulty = usual.clone()
     faulty[..., 1] += 4
@@ -89,9 +99,8 @@ def test_a_planted_fault_scores_higher(case: tuple[ModelConfig, int, int]):
         assert (detector.score(faulty, seeds(detector, 200)) > scores.quantile(0.99)).float().mean() > 0.95
 
 
-def test_the_faulty_feature_leads_the_parts(case: tuple[ModelConfig, int, int]):
+def test_the_faulty_feature_leads_the_parts(case: tuple[ModelConfig, int, int], detector: Detector):
     """Parts say where it is: the changed feature has the largest part of most windows, and no part is negative."""
-    detector = fitted(case)
     faulty = normal(200, case[1], case[2], 2).double()
     faulty[..., 2] += 6
     with torch.inference_mode():
@@ -101,9 +110,8 @@ def test_the_faulty_feature_leads_the_parts(case: tuple[ModelConfig, int, int]):
     assert (judged.parts.argmax(1) == 2).float().mean() > 0.5
 
 
-def test_a_feature_constant_in_training_may_move(case: tuple[ModelConfig, int, int]):
+def test_a_feature_constant_in_training_may_move(case: tuple[ModelConfig, int, int], detector: Detector):
     """Scores stay finite for a dead feature that wakes up and for values at the clip."""
-    detector = fitted(case)
     x = normal(3, case[1], case[2]).double()
     x[0, :, -1] = 5.0
     x[1] = 10.0
@@ -114,9 +122,8 @@ def test_a_feature_constant_in_training_may_move(case: tuple[ModelConfig, int, i
     assert (scores > 0).all()
 
 
-def test_scores_do_not_depend_on_the_batch(case: tuple[ModelConfig, int, int]):
+def test_scores_do_not_depend_on_the_batch(case: tuple[ModelConfig, int, int], detector: Detector):
     """One by one, reversed or all at once: the same to twelve digits."""
-    detector = fitted(case)
     x, own = normal(70, case[1], case[2], 3).double(), seeds(detector, 70)
     with torch.inference_mode():
         together = detector.score(x, own)
@@ -126,9 +133,8 @@ def test_scores_do_not_depend_on_the_batch(case: tuple[ModelConfig, int, int]):
     torch.testing.assert_close(turned, together, rtol=1e-12, atol=1e-14)
 
 
-def test_judging_changes_nothing(case: tuple[ModelConfig, int, int]):
+def test_judging_changes_nothing(case: tuple[ModelConfig, int, int], detector: Detector):
     """The same windows score the same again: no state, no hidden randomness."""
-    detector = fitted(case)
     x, own = normal(20, case[1], case[2], 3).double(), seeds(detector, 20)
     before = copy.deepcopy(detector.state_dict())
     with torch.inference_mode():
@@ -137,16 +143,16 @@ def test_judging_changes_nothing(case: tuple[ModelConfig, int, int]):
     assert all(torch.equal(before[name], tensor) for name, tensor in detector.state_dict().items())
 
 
-def test_the_same_seed_gives_the_same_detector(case: tuple[ModelConfig, int, int]):
+def test_the_same_seed_gives_the_same_detector(case: tuple[ModelConfig, int, int], detector: Detector):
     """Bit for bit; another seed gives another."""
-    one, same, other = (fitted(case, seed).state_dict() for seed in (0, 0, 1))
+    one, same, other = (made.state_dict() for made in (detector, fitted(case), fitted(case, 1)))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_it_survives_restoring(case: tuple[ModelConfig, int, int]):
+def test_it_survives_restoring(case: tuple[ModelConfig, int, int], detector: Detector):
     """A detector built on the meta device takes the tensors and scores the same bits."""
-    detector = fitted(case).float()
+    detector.float()
     with torch.device("meta"):
         again = build(*case)
     again.restore({name: tensor.clone() for name, tensor in detector.state_dict().items()})
@@ -158,9 +164,9 @@ def test_it_survives_restoring(case: tuple[ModelConfig, int, int]):
 
 
 @pytest.mark.parametrize("harm", ["missing", "extra", "shape", "type"])
-def test_tensors_that_do_not_fit_are_refused(case: tuple[ModelConfig, int, int], harm: str):
+def test_tensors_that_do_not_fit_are_refused(case: tuple[ModelConfig, int, int], detector: Detector, harm: str):
     """The message names the tensor."""
-    tensors = dict(fitted(case).float().state_dict())
+    tensors = dict(detector.float().state_dict())
     name = next(iter(tensors))
     if harm == "missing":
         del tensors[name]
@@ -214,8 +220,9 @@ def test_an_even_kernel_is_refused():
         build(AEConfig(body="conv", kernel=4), 8, 2)
 
 
+@pytest.mark.parametrize("body", ["dense", "conv", "recurrent", "mixer"])
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 60, 61])
-def test_the_convolution_restores_any_length(length: int):
+def test_bodies_restore_any_length(length: int, body: Literal["dense", "conv", "recurrent", "mixer"]):
     """Odd, even and single cells come back as long as they went in."""
-    detector = build(AEConfig(body="conv", hidden=[4, 4, 4], latent=2), length, 3)
+    detector = build(AEConfig(body=body, hidden=[4, 5, 6], latent=2, patch=4), length, 3)
     assert (2, length, 3) == detector(torch.zeros(2, length, 3)).shape

@@ -51,3 +51,27 @@ def test_femto_run_to_failure_is_one_asset():
     heat = bearing.values["temperature"][np.isfinite(bearing.values["temperature"])]
     assert len(heat) == len(bearing) - 230
     assert (np.diff(bearing.ts_ms) >= 0).all()
+
+
+def test_smap_msl_channels_have_their_anomalies():
+    """Every channel here is labelled; training rows come first."""
+    by_asset = {recording.asset: recording for recording in read(files.real("smap_msl"), "smap-msl")}
+    first = by_asset["M-1"]
+    assert (len(by_asset), len(first), int(first.marks["training"].sum()), int(first.labels.sum())) == (
+        27, 4_486, 2_209, 1_141
+    )  # fmt: skip
+
+
+def test_ucr_series_have_their_anomaly():
+    """The names' figures are found again."""
+    by_asset = {recording.asset[:3]: recording for recording in read(files.real("ucr"), "ucr")}
+    assert [(len(one), int(one.labels.sum())) for one in by_asset.values()] == [(7_501, 13), (7_500, 112)]
+
+
+def test_record_streams_are_read_whole():
+    """Connections and transactions, as many as published, attacks as labels."""
+    test = {recording.asset: recording for recording in read(files.real("nsl-kdd"), "nsl-kdd")}["KDDTest+"]
+    assert (len(test), int(test.labels.sum())) == (22_544, 12_833)
+    (cards,) = read(files.real("creditcard"), "creditcard")
+    assert (len(cards), int(cards.labels.sum())) == (7_382, 492)
+    assert (np.diff(cards.ts_ms) > 0).all()

@@ -95,21 +95,25 @@ def _published(request: Request, windows: Windows, profiles: Mapping[str, nab.Pr
     """Recompute the per-file scores of detectors whose row scores lie in `published_scores/`."""
     for folder in (request.data, *request.data.resolve().parents):
         if (folder / "published_scores").is_dir():
-            found = {}
+            found: dict[str, Any] = {}
             for table in sorted((folder / "published_scores").glob("*.csv.gz")):
                 detector = table.name.removesuffix(".csv.gz")
                 scores = _row_scores(table)
                 for name, profile in profiles.items():
                     beside = table.with_name(f"{detector}_{name}_scores.csv")
                     if beside.is_file():
-                        found[f"{detector}, {name}"] = _recomputed(beside, scores, windows, profile)
+                        files, score, worst = _recomputed(beside, scores, windows, profile)
+                        row = found.setdefault(detector, {"files": files, "largest_difference": 0.0})
+                        row[f"nab_{name}"] = score
+                        row["largest_difference"] = max(row["largest_difference"], worst)
             return found
     return {}
 
 
 def _recomputed(
     table: Path, scores: Mapping[str, NDArray[np.float64]], windows: Windows, profile: nab.Profile
-) -> dict[str, Any]:
+) -> tuple[int, float | None, float]:
+    """Return how many files were recomputed, their corpus score, and the largest difference to a published score."""
     total = worst = 0.0
     count = files = 0
     for row in _rows(table, ("File", "Threshold", "Score")):
@@ -122,7 +126,7 @@ def _recomputed(
         score = nab.Series(rows, mine, profile).score(scores[name] >= float(row["Threshold"])).score
         total, count, files = total + score, count + len(mine), files + 1
         worst = max(worst, abs(score - float(row["Score"])))
-    return {"files": files, "score": nab.normalised(total, count, profile), "largest_difference": worst}
+    return files, nab.normalised(total, count, profile), worst
 
 
 def _row_scores(table: Path) -> dict[str, NDArray[np.float64]]:

@@ -1,0 +1,292 @@
+"""Exactly-once sinks keep the same promises in memory and on Apache Kafka; the embedded broker is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from stream_detector.config import Config, KafkaConfig
+from stream_detector.embedded import Embedded
+from stream_detector.errors import BrokerError, ConfigError, FencedError
+from stream_detector.kafka_io import KafkaSource, TopicReader, TransactionalSink, make_sink
+from stream_detector.memory import MemoryLog, MemorySink, MemorySource
+from stream_detector.ports import Sink, Source
+from stream_detector.records import DeadLetter, Message, Partition, PlainMessage, Position
+from tests.contracts.test_log import InMemory, Listener, Member, OnBroker, alert, put_out, until, values
+from tests.servers import KafkaServer
+
+
+class ExactlyInMemory(InMemory):
+    """A MemoryLog with a sink that delivers exactly once."""
+
+    def sink(self, source: Source) -> Sink:
+        assert isinstance(source, MemorySource)
+        return MemorySink(self.log, source, exactly_once=True)
+
+    def soon(self) -> list[Message]:
+        return self.alerts(0)
+
+
+class ExactlyOnBroker(OnBroker):
+    """A broker, with sinks and sources that deliver exactly once."""
+
+    def config(self, start_from: str = "earliest") -> Config:
+        return super().config(start_from).model_copy(update={"delivery": "exactly_once"})
+
+    def sink(self, source: Source) -> Sink:
+        assert isinstance(source, KafkaSource)
+        return TransactionalSink(self.config(), source)
+
+    def soon(self) -> list[Message]:
+        time.sleep(0.3)
+        return read_now(self.kafka, f"{self.stream}.alerts")
+
+
+def read_now(kafka: KafkaConfig, topic: str) -> list[Message]:
+    """Return what is readable now, committed messages only."""
+    with TopicReader(kafka, topic, from_beginning=True) as reader:
+        return [message for batch in reader.read(400) for message in batch.messages]
+
+
+Log = ExactlyInMemory | ExactlyOnBroker
+
+
+@pytest.fixture(params=["memory", "kafka"])
+def log(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Log:
+    """A log of one topic with one partition, and three messages in it."""
+    stream = unique("once")
+    log: Log
+    if request.param == "memory":
+        log = ExactlyInMemory([f"{stream}.in"], 1)
+    else:
+        log = ExactlyOnBroker(request.getfixturevalue("kafka"), stream, [f"{stream}.in"], 1, True)
+    log.write(Partition(log.topics[0], 0), values("a", 3))
+    return log
+
+
+@pytest.fixture
+def join() -> Iterator[Callable[[Log], Member]]:
+    """Open members that own their partition; closed after the test."""
+    members: list[Member] = []
+
+    def opened(log: Log) -> Member:
+        source = log.member()
+        member = Member(source, Listener(source))
+        source.open(member.listener)
+        members.append(member)
+        until(lambda: member.listener.owned, member.poll)
+        return member
+
+    yield opened
+    for member in members:
+        with suppress(BrokerError):
+            member.source.close()
+
+
+Join = Callable[[Log], Member]
+
+
+def test_what_is_written_becomes_readable_with_the_positions(log: Log, join: Join) -> None:
+    """After a flush nothing can be read; after the commit alerts, dead letters and positions are there, all at once."""
+    only = Partition(log.topics[0], 0)
+    member = join(log)
+    sink = log.sink(member.source)
+    letter = DeadLetter(only, PlainMessage(3, 5, b"key", b"{broken"), "not-json", "at byte 1")
+    sink.write([alert(end_ms=1_000), alert(end_ms=2_000)], [letter])
+    sink.flush()
+    assert ([], {}) == (log.soon(), member.source.committed([only]))
+    sink.commit({only: Position(1, 3, 1)})
+    assert [b"pump-1", b"pump-1"] == [message.key for message in log.alerts(2)]
+    assert [b"{broken"] == [message.value for message in log.dead_letters(1)]
+    assert {only: Position(1, 3, 1)} == member.source.committed([only])
+    sink.commit({only: Position(2, 3, 2)})
+    assert {only: Position(2, 3, 2)} == member.source.committed([only])
+    sink.close()
+
+
+def test_what_is_aborted_never_was(log: Log, join: Join) -> None:
+    """Aborted before or after the flush, nothing of it is read; the next commit carries only what came after."""
+    only = Partition(log.topics[0], 0)
+    member = join(log)
+    sink = log.sink(member.source)
+    sink.write([alert(end_ms=1_000)], [])
+    sink.abort()
+    sink.write([alert(end_ms=2_000)], [])
+    sink.flush()
+    sink.abort()
+    sink.abort()
+    assert {} == member.source.committed([only])
+    sink.write([alert("pump-2", end_ms=3_000)], [])
+    sink.flush()
+    sink.commit({only: Position(1, 3, 1)})
+    assert [b"pump-2"] == [message.key for message in log.alerts(1)]
+    sink.close()
+
+
+def test_what_was_not_committed_is_gone_with_the_sink(log: Log, join: Join) -> None:
+    """Closing doesn't publish what no position speaks for."""
+    member = join(log)
+    sink = log.sink(member.source)
+    sink.write([alert(end_ms=1_000)], [])
+    if isinstance(log, ExactlyOnBroker):
+        sink.flush()
+    sink.close()
+    assert [] == log.soon()
+
+
+def test_a_zombie_commits_nothing(log: Log, join: Join) -> None:
+    """A member put out of its group is refused with all it has written, before and after it knows; then it goes on."""
+    only = Partition(log.topics[0], 0)
+    member = join(log)
+    sink = log.sink(member.source)
+    sink.write([alert(end_ms=1_000)], [])
+    sink.flush()
+    put_out(member.source)
+    if isinstance(log, ExactlyOnBroker):
+        time.sleep(1.5)  # its heartbeat is told, and the client forgets its membership: no offset may pass without one
+    with pytest.raises(FencedError):
+        sink.commit({only: Position(3, 3, 1)})
+    sink.abort()
+    until(lambda: len(member.listener.events) == 3, member.poll)
+    assert ["assigned", "lost", "assigned"] == [name for name, _ in member.listener.events]
+    assert ({}, []) == (member.source.committed([only]), log.soon())
+    sink.write([alert("pump-2", end_ms=2_000)], [])
+    sink.flush()
+    sink.commit({only: Position(3, 3, 1)})
+    assert [b"pump-2"] == [message.key for message in log.alerts(1)]
+    sink.close()
+
+
+def on_kafka(kafka: KafkaConfig, name: str) -> ExactlyOnBroker:
+    """Make a topic of one partition with three messages."""
+    log = ExactlyOnBroker(kafka, name, [f"{name}.in"], 1, True)
+    log.write(Partition(log.topics[0], 0), values("a", 3))
+    return log
+
+
+def test_a_dead_workers_transaction_is_ended_by_who_takes_over(
+    kafka: KafkaConfig, unique: Callable[[str], str], join: Join
+) -> None:
+    """Readers don't wait for the transaction's time-out: the next owner's alerts are there at once."""
+    log = on_kafka(kafka, unique("dead"))
+    only = Partition(log.topics[0], 0)
+    dead = join(log)
+    left_open = log.sink(dead.source)
+    left_open.write([alert("pump-dead")], [])
+    left_open.flush()
+    dead.source.close()
+    heir = join(log)
+    sink = log.sink(heir.source)
+    sink.write([alert("pump-heir")], [])
+    sink.flush()
+    sink.commit({only: Position(3, 3, 1)})
+    assert [b"pump-heir"] == [message.key for message in log.alerts(1)]
+    with pytest.raises(FencedError):
+        left_open.commit({only: Position(9, 9, 9)})
+    sink.close()
+    left_open.close()
+
+
+def test_a_living_workers_transaction_is_left_alone(
+    kafka: KafkaConfig, unique: Callable[[str], str], join: Join
+) -> None:
+    """A member that joins ends nobody's transaction who is a member too."""
+    name = unique("living")
+    log = ExactlyOnBroker(kafka, name, [f"{name}.in"], 2, True)
+    one = join(log)
+    sink = log.sink(one.source)
+    sink.write([alert()], [])
+    sink.flush()
+    source = log.member()
+    two = Member(source, Listener(source))
+    source.open(two.listener)
+    until(lambda: len(one.listener.owned) == len(two.listener.owned) == 1, one.poll, two.poll)
+    sink.commit({only: Position(0, 0, 1) for only in one.listener.owned})
+    assert 1 == len(log.alerts(1))
+    sink.close()
+    source.close()
+
+
+def test_a_commit_in_doubt_is_decided_by_abort(
+    tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer
+) -> None:
+    """A broker held leaves it open whether the commit came to be; after abort, offsets and alerts agree."""
+    server = KafkaServer(tmp_path_factory.mktemp("doubt"), kafka_server.jars)
+    server.start()
+    try:
+        log = on_kafka(server.config, "doubt")
+        only = Partition(log.topics[0], 0)
+        source = KafkaSource(log.config())
+        listener = Listener(source)
+        source.open(listener)
+        until(lambda: listener.owned, lambda: source.poll(100, 10))
+        sink = TransactionalSink(log.config(), source, timeout_ms=1_000)
+        sink.write([alert()], [])
+        sink.flush()
+        server.pause()
+        with pytest.raises(BrokerError):
+            sink.commit({only: Position(3, 3, 1)})
+        with pytest.raises(BrokerError):
+            sink.abort()
+        server.resume()
+        until(lambda: aborted(sink))
+        committed = source.committed([only])
+        assert len(log.soon()) == len(committed)
+        sink.close()
+        source.close()
+    finally:
+        server.kill()
+
+
+def aborted(sink: Sink) -> bool:
+    """Whether an abort comes through now."""
+    try:
+        sink.abort()
+    except BrokerError:
+        return False
+    return True
+
+
+def test_a_broker_without_transactions_is_refused(embedded: Embedded, unique: Callable[[str], str]) -> None:
+    """The embedded broker drops offset metadata: exactly_once is a ConfigError that says so, within two seconds."""
+    assert embedded.bootstrap_servers is not None
+    kafka = KafkaConfig(bootstrap_servers=[embedded.bootstrap_servers])
+    name = unique("probe")
+    config = ExactlyOnBroker(kafka, name, [f"{name}.in"], 1, False).config()
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"exactly_once.*metadata.*`delivery: at_least_once`"):
+        make_sink(config, KafkaSource(config))
+    assert time.monotonic() - started < 2
+
+
+def test_apache_kafka_is_accepted(kafka: KafkaConfig, unique: Callable[[str], str]) -> None:
+    """The probe lets Apache Kafka pass within two seconds and leaves nothing that could be read."""
+    log = on_kafka(kafka, unique("probe"))
+    config = log.config()
+    started = time.monotonic()
+    sink = make_sink(config, KafkaSource(config))
+    assert time.monotonic() - started < 2
+    assert isinstance(sink, TransactionalSink)
+    sink.close()
+    assert [] == read_now(kafka, config.dead_letter_topic)
+
+
+def test_a_memory_log_keeps_aborted_messages_out() -> None:
+    """While the log is away an abort says so; afterwards nothing of it is there."""
+    log = MemoryLog({"in": 1})
+    source = MemorySource(log, ["in"])
+    source.open(Listener(source))
+    sink = MemorySink(log, source, exactly_once=True)
+    source.poll(0, 1)
+    sink.write([alert()], [])
+    sink.flush()
+    log.available = False
+    with pytest.raises(BrokerError):
+        sink.abort()
+    log.available = True
+    sink.abort()
+    sink.commit({Partition("in", 0): Position(0, 0)})
+    assert [] == list(sink.alerts)
