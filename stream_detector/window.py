@@ -88,6 +88,7 @@ class Windower:
         """Add one batch, or the part of it before an asset's return from silence; return what is left then."""
         topic = self._topics[batch.partition.topic]
         first_ms, last_ms = _extent(batch)
+        told = len(dead)
         kept = self._not_ahead(batch, first_ms, last_ms, dead)
         if not kept.size:
             return None
@@ -100,6 +101,7 @@ class Windower:
         cut = self._return_within(batch, kept, after, before) if after[-1] - before[0] > self.hold_ms else None
         if cut is not None:
             rest = _from_reading(batch, int(kept[cut]))
+            del dead[told + int(kept[cut]) - cut :]  # those of the rest are told with it
             kept, now, after, before = kept[:cut], now[:cut], after[:cut], before[:cut]
         self._now, self._progress = float(now[-1]), int(after[-1])
         rows = self._rows_of(batch, kept, first_ms, before)

@@ -84,8 +84,12 @@ def test_windows_are_those_a_worker_cuts():
 
 
 def test_no_readings_no_windows():
-    """An empty history has none; an unusable one says why."""
+    """An empty history is for `train` to complain of."""
     assert [] == list(windows(make_config(), []))
+
+
+def test_a_history_that_is_mostly_unusable_is_refused():
+    """With how many, and what was wrong."""
     with pytest.raises(DataError, match="10 of 10 readings can't be used: 10 not-json"):
         list(windows(make_config(), [Encoded(b"pump-0", b"not json", [])] * 10))
 

@@ -132,6 +132,16 @@ def test_one_assets_jump_in_time_lets_no_other_go():
     assert [end * 1000 for end in range(4, 30)] == ends(found, "p")
 
 
+def test_a_refused_reading_is_told_once_however_often_assets_come_back():
+    """An asset's return from silence within a batch splits the batch, not its dead letters."""
+    windower = Windower(WindowConfig(length=2, stride=1, max_ahead_ms=1_000, max_gap_ms=0), ONE, 0, ["t"])
+    ahead = ("p", 9e9, {"a": 1.0})
+    others = [steady("q", range(s, s + 30)) for s in (0, 100, 200)]
+    stream = [reading for part_of in others for reading in (*steady("p", [part_of[0][1] // 1000]), ahead, *part_of)]
+    _, dead = windows_of(windower, [batch_of(stream, ingest_ms=300_000)])
+    assert [index for index, (_, ts, _) in enumerate(stream) if ts == 9e9] == [one.message.offset for one in dead]
+
+
 def test_channels_of_two_topics_and_rates_meet_on_the_grid():
     """Temperature comes every third second on a topic of its own and is held in between."""
     channels = {"a": ChannelConfig(), "b": ChannelConfig(max_gap_ms=4_000)}

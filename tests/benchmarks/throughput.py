@@ -30,7 +30,7 @@ from kafka.structs import TopicPartition
 
 from stream_detector.config import Config
 from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
-from stream_detector.kafka_io import KafkaSink, KafkaSource, MessageWriter, ensure_topics
+from stream_detector.kafka_io import KafkaSource, MessageWriter, ensure_topics, make_sink
 from stream_detector.model_set import ModelSet
 from stream_detector.offline import Encoded, windows
 from stream_detector.pipeline import Pipeline
@@ -55,7 +55,7 @@ def readings(count: int, seed: int = 7) -> Iterator[Encoded]:
         yield Encoded(name.encode(), value, [])
 
 
-def config_for(kafka: str, redis: str, artifact: Path, session_ms: int) -> Config:
+def config_for(kafka: str, redis: str, artifact: Path, session_ms: int, **more: object) -> Config:
     """Return the set-up measured; a stream of its own each time."""
     return Config.model_validate(
         {
@@ -67,6 +67,7 @@ def config_for(kafka: str, redis: str, artifact: Path, session_ms: int) -> Confi
             "artifact": artifact,
             "kafka": {"bootstrap_servers": kafka.split(","), "session_timeout_ms": session_ms},
             "redis": {"url": redis},
+            **more,
         }
     )
 
@@ -100,7 +101,7 @@ def pipeline(config: Config, topic: str, count: int) -> tuple[float, int]:
     scorer.warm_up()
     store = RedisStore(config.redis, config.stream)
     source = KafkaSource(config)
-    sink = KafkaSink(config, source)
+    sink = make_sink(config, source)
     loop = Pipeline(config, source, sink, store, scorer, [one.calibration for one in models.artifacts])
     loop.open()
     while loop.task_count < PARTITIONS:
@@ -137,6 +138,11 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5, help="of both loops (default: 5)")
     parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker to use instead of the embedded one")
     parser.add_argument("--redis", metavar="URL", help="a store to use instead of the embedded one")
+    parser.add_argument(
+        "--delivery", choices=["at_least_once", "exactly_once"], default="at_least_once",
+        help="of the pipeline; exactly_once needs --kafka",
+    )  # fmt: skip
+    parser.add_argument("--commit-interval-ms", type=float, default=1_000.0, help="of the pipeline (default: 1000)")
     args = parser.parse_args()
     with ExitStack() as closing:
         kafka, redis, session = args.kafka, args.redis, 10_000
@@ -145,7 +151,8 @@ def main() -> int:
             session = session if kafka else SESSION_TIMEOUT_MS
             kafka, redis = kafka or embedded.bootstrap_servers, redis or embedded.redis_url
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
-        config = config_for(str(kafka), str(redis), folder / "model.safetensors", session)
+        config = config_for(str(kafka), str(redis), folder / "model.safetensors", session,
+                            delivery=args.delivery, commit_interval_ms=args.commit_interval_ms)  # fmt: skip
         train(config, windows(config, readings(ASSETS * 400))).save(folder / "model.safetensors")
         topic = config.inputs[0].topic
         ensure_topics(config.kafka, {topic: PARTITIONS})
@@ -167,6 +174,7 @@ def main() -> int:
         "ratio": round(ratio, 3),
         "raw_tuned_per_s": round(tuned_median),
         "ratios": [round(pair[2], 3) for pair in pairs],
+        "delivery": args.delivery,
         "messages": args.messages,
         "windows": scored,
     }

@@ -3,30 +3,32 @@ import math
 import pytest
 import torch
 
-from stream_detector.models.noise import seeded_normal
+from stream_detector.models.noise import STEP, seeded_normal
 
 
-def mixed(seed: int, place: int) -> int:
-    """Return splitmix64's output number `place` (from 1) for a seed, in Python's unbounded integers."""
-    mask = (1 << 64) - 1
-    z = (seed + place * 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+MASK = (1 << 64) - 1
+
+
+def mix(z: int) -> int:
+    """Return splitmix64's finaliser of 64 bits, in Python's unbounded integers."""
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
     return z ^ (z >> 31)
 
 
+def test_the_finaliser_is_the_published_one():
+    """Vigna's splitmix64.c gives 0xE220A8397B1DCDAF first for the state 0."""
+    assert mix(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF
+
+
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63), 123456789])
-def test_it_is_splitmix64(seed: int):
-    """Overflow and shifts of torch's signed integers give the bits of the unsigned algorithm."""
+def test_its_bits_are_those_of_unsigned_integers(seed: int):
+    """Overflow and shifts of torch's signed integers do what the algorithm asks for."""
     noise = seeded_normal(torch.tensor([seed]), 5)[0]
     uniform = 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
-    expected = [((mixed(seed, place) >> 12) + 0.5) / 2**52 for place in range(1, 6)]
-    torch.testing.assert_close(uniform, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
-
-
-def test_the_first_number_of_the_published_generator():
-    """Vigna's splitmix64.c gives 0xE220A8397B1DCDAF for the state 0."""
-    assert mixed(0, 1) == 0xE220A8397B1DCDAF
+    bits = [mix((mix(seed & MASK) + place * STEP) & MASK) for place in range(1, 6)]
+    expected = torch.tensor([((each >> 12) + 0.5) / 2**52 for each in bits], dtype=torch.float64)
+    torch.testing.assert_close(uniform, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_it_is_standard_normal():

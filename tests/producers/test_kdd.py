@@ -38,7 +38,8 @@ def test_nsl_kdd_connections_are_records_with_categories(tmp_path):
 
 def test_what_is_sent_holds_the_fields_and_never_the_label(tmp_path):
     """A category travels as the string it is."""
-    message = next(only(read(files.write(tmp_path / "a.txt", NSL), "nsl-kdd", columns=["service", "duration"])).messages())
+    path = files.write(tmp_path / "a.txt", NSL)
+    message = next(only(read(path, "nsl-kdd", columns=["service", "duration"])).messages())
     assert message.value == b'{"asset":"a","ts":946684800000,"values":{"duration":7.0,"service":"http"}}'
 
 

@@ -1,0 +1,320 @@
+"""Exactly-once delivery, whatever fails at whichever step: alerts, dead letters and states are the undisturbed run's.
+
+On a memory log and store: `tests/integration/test_exactly_once.py` does it with processes, Kafka and Redis.
+"""
+
+import json
+
+import pytest
+
+from stream_detector.errors import BrokerError, StoreError
+from stream_detector.memory_store import MemoryStore
+from stream_detector.records import Partition, Position
+from tests.rig import TOPIC, CrashError, Plant, make_config, recorded
+
+MESSAGES = recorded(assets=4, rows=200, partitions=2)
+STEPS = ["flush", "flushed", "save", "saved", "commit", "committed"]
+
+
+def make_plant(**sections):
+    """A plant with all messages on its log, and a commit at every fifth step of 20 ms."""
+    plant = Plant(make_config(delivery="exactly_once", commit_interval_ms=100, **sections), partitions=2)
+    plant.write(MESSAGES)
+    return plant
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What one worker makes of the messages when nothing happens."""
+    plant = make_plant()
+    plant.run(plant.worker(16))
+    assert len(plant.alerts) > 10
+    return plant
+
+
+def same(expected, plant):
+    """Assert that everything that can be read is the same."""
+    assert sorted(expected.alerts) == sorted(plant.alerts)
+    assert sorted(expected.dead_letters) == sorted(plant.dead_letters)
+    assert expected.states() == plant.states()
+
+
+def strike_at(step, time, error=CrashError):
+    """Raise when the step is come to for the so-manieth time."""
+    left = [time]
+
+    def strike(at):
+        left[0] -= at == step
+        if at == step and left[0] == 0:
+            raise error(step)
+
+    return strike
+
+
+def turns(plant, worker, count):
+    """Step so often; a broker that is away is tried again a second later, as `run` does."""
+    for _ in range(count):
+        try:
+            worker.pipeline.step(0)
+        except BrokerError:
+            plant.clock.now += 1_000
+        plant.clock.now += 20
+
+
+def test_it_is_what_at_least_once_delivers_undisturbed(undisturbed):
+    """The delivery changes nothing but what a crash costs."""
+    plant = Plant(make_config(commit_interval_ms=100), partitions=2)
+    plant.write(MESSAGES)
+    plant.run(plant.worker(16))
+    same(undisturbed, plant)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("time", [1, 2, 3, 5])
+def test_a_crash_at_any_step(undisturbed, step, time):
+    """A worker dies at the step, and the next one too, later: nothing missing, nothing repeated."""
+    plant = make_plant()
+    for again in (time, 2, 3):
+        worker = plant.worker(16)
+        worker.faults.strike = strike_at(step, again)
+        with pytest.raises(CrashError):
+            plant.run(worker)
+        worker.source.expel()
+    plant.run(plant.worker(64))
+    same(undisturbed, plant)
+
+
+@pytest.mark.parametrize("step", ["flush", "flushed", "commit", "committed"])
+def test_a_broker_that_fails_at_any_step(undisturbed, step):
+    """All is taken back, counted, and done again by the same worker; after `committed` the commit stands."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    for time in (2, 3):
+        worker.faults.strike = strike_at(step, time, BrokerError)
+        turns(plant, worker, 15)
+    worker.faults.strike = lambda at: None
+    plant.run(worker)
+    same(undisturbed, plant)
+    assert worker.metric("aborts_total") >= 1
+
+
+@pytest.mark.parametrize("step", ["flushed", "saved", "commit"])
+def test_a_zombie_changes_nothing(undisturbed, step):
+    """A worker put out in the middle of a commit, while another does all its work, commits nothing when it goes on."""
+    plant = make_plant()
+    zombie = plant.worker(16)
+    turns(plant, zombie, 8)
+    heir = []
+
+    def strike(at):
+        if at == step and not heir:
+            zombie.source.expel()
+            heir.append(plant.worker(64))
+            heir[0].source.assign([Partition(TOPIC, 0), Partition(TOPIC, 1)])
+            plant.run(heir[0])
+
+    zombie.faults.strike = strike
+    zombie.source.assign([])
+    turns(plant, zombie, 8)
+    assert heir
+    same(undisturbed, plant)
+    plant.run(zombie, heir[0])
+    same(undisturbed, plant)
+    assert zombie.metric("aborts_total") >= 1
+
+
+def test_states_of_a_commit_that_never_came_to_be_do_not_count(undisturbed):
+    """A crash between save and commit leaves a newer epoch in the store; the next worker loads the committed one."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    worker.faults.strike = strike_at("commit", 4)
+    with pytest.raises(CrashError):
+        plant.run(worker)
+    worker.source.expel()
+    committed = plant.log.committed("detector")[Partition(TOPIC, 0)]
+    store = MemoryStore(plant.server)
+    assert committed.epoch + 1 == store.load(0).epoch
+    assert store.load(0, committed.epoch).positions[Partition(TOPIC, 0)] == committed
+    plant.run(plant.worker(16))
+    same(undisturbed, plant)
+
+
+def test_a_first_try_of_the_epoch_that_counts_is_no_state_of_it(undisturbed):
+    """Saved, never committed; the same epoch then committed without the store: what is stored has read too far."""
+    plant = make_plant()
+    first = plant.worker(64)
+    first.faults.strike = strike_at("commit", 2)
+    with pytest.raises(CrashError):
+        plant.run(first)
+    first.source.expel()
+    second = plant.worker(4)
+    turns(plant, second, 4)
+    plant.server.available = False
+    second.pipeline.commit()
+    second.source.expel()
+    plant.server.available = True
+    epochs = [MemoryStore(plant.server).load(0).epoch, plant.log.committed("detector")[Partition(TOPIC, 0)].epoch]
+    assert epochs[0] == epochs[1]
+    plant.run(plant.worker(16))
+    same(undisturbed, plant)
+
+
+# The store ------------------------------------------------------------------------------------------------------------
+
+
+def away(plant, worker, at=12, count=21):
+    """Take the store away for so many turns."""
+    turns(plant, worker, at)
+    plant.server.available = False
+    turns(plant, worker, count)
+
+
+def test_a_worker_killed_while_the_store_is_away(undisturbed):
+    """The next one catches up in silence from where the store stood."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    away(plant, worker)
+    worker.pipeline.commit()
+    published = len(plant.alerts)
+    worker.source.expel()
+    plant.server.available = True
+    heir = plant.worker(16)
+    turns(plant, heir, 3)
+    assert published == len(plant.alerts)
+    plant.run(heir)
+    same(undisturbed, plant)
+
+
+def test_workers_killed_while_they_catch_up(undisturbed):
+    """Catching up in small steps and killed over it, again and again: still nothing is said twice."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    away(plant, worker)
+    worker.pipeline.commit()
+    worker.source.expel()
+    plant.server.available = True
+    for _ in range(6):
+        worker = plant.worker(8)
+        turns(plant, worker, 7)
+        worker.source.expel()
+    plant.run(plant.worker(16))
+    same(undisturbed, plant)
+
+
+def test_pause_waits_for_the_store(undisturbed):
+    """With on_store_outage: pause nothing is published without its state saved; the worker isn't ready meanwhile."""
+    plant = make_plant(on_store_outage="pause")
+    worker = plant.worker(16)
+    away(plant, worker, count=6)
+    before = plant.log.committed("detector")
+    turns(plant, worker, 60)
+    assert before == plant.log.committed("detector")
+    assert (False, "waiting for the state of task 0 (2 in all)") == worker.pipeline.ready()
+    plant.server.available = True
+    plant.run(worker)
+    assert (True, "2 tasks") == worker.pipeline.ready()
+    same(undisturbed, plant)
+
+
+def test_the_store_back_without_its_last_seconds(undisturbed):
+    """A running worker writes everything anew; a starting one catches up from the older states."""
+    for restart in (False, True):
+        plant = make_plant()
+        worker = plant.worker(16)
+        turns(plant, worker, 8)
+        kept = snapshot(plant)
+        turns(plant, worker, 20)
+        restore(plant, kept)
+        if restart:
+            worker.source.expel()
+            worker = plant.worker(16)
+        plant.run(worker)
+        same(undisturbed, plant)
+
+
+def snapshot(plant):
+    """Return what the store holds."""
+    return {
+        index: (task.token, list(task.saves), dict(task.new), dict(task.old))
+        for index, task in plant.server.tasks.items()
+    }
+
+
+def restore(plant, kept):
+    """Put the store back to what it held."""
+    for index, (token, saves, new, old) in kept.items():
+        task = plant.server.tasks[index]
+        task.token, task.saves, task.new, task.old = token, saves, new, old
+
+
+def test_the_store_back_empty_under_a_running_worker(undisturbed):
+    """All states are in memory and are written anew."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    turns(plant, worker, 20)
+    plant.server.clear()
+    plant.run(worker)
+    same(undisturbed, plant)
+    assert 0 == worker.metric("states_lost_total")
+
+
+@pytest.mark.parametrize("policy", ["replay", "recalibrate"])
+def test_the_store_back_empty_before_a_worker_starts(undisturbed, policy):
+    """Nothing is said twice, it is counted, and with `replay` thresholds come out the same."""
+    plant = make_plant(on_state_lost=policy)
+    worker = plant.worker(16)
+    turns(plant, worker, 20)
+    worker.pipeline.commit()
+    worker.source.expel()
+    plant.server.clear()
+    heir = plant.worker(16)
+    plant.run(heir)
+    assert 2 == heir.metric("states_lost_total")
+    if policy == "replay":
+        same(undisturbed, plant)
+    else:
+        assert len(plant.alerts) == len({json.loads(alert)["id"] for alert in plant.alerts})
+        assert sorted(undisturbed.dead_letters) == sorted(plant.dead_letters)
+        learnt = {asset: state.threshold.seen for _, asset, state in MemoryStore(plant.server).assets()}
+        whole = {asset: state.threshold.seen for _, asset, state in MemoryStore(undisturbed.server).assets()}
+        assert all(learnt[asset] < whole[asset] for asset in whole)
+
+
+def test_a_store_that_fails_in_between(undisturbed):
+    """Answers of saves that are lost leave nothing missing and nothing repeated, also when the worker dies over it."""
+    plant = make_plant()
+    for time in (1, 2, 3, 4):
+        worker = plant.worker(16)
+        worker.faults.strike = strike_at("saved", time, StoreError)
+        turns(plant, worker, 9)
+        worker.source.expel()
+    plant.run(plant.worker(16))
+    same(undisturbed, plant)
+
+
+def test_a_task_whose_token_was_taken(undisturbed):
+    """What this commit wrote for all tasks is taken back, and done again."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    turns(plant, worker, 15)
+    MemoryStore(plant.server).acquire(1)
+    plant.run(worker)
+    same(undisturbed, plant)
+    assert worker.metric("aborts_total") == 1
+
+
+def test_offsets_that_an_operator_set_are_taken_as_they_are():
+    """An offset without our metadata: read on from there, with the newest states; epochs go on."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    plant.run(worker)
+    worker.pipeline.close()
+    here = Partition(TOPIC, 0)
+    end = plant.log.end(here)
+    plant.log.group("detector").committed[here] = Position(end - 100, end - 100, 0)
+    epoch, alerts = MemoryStore(plant.server).load(0).epoch, list(plant.alerts)
+    again = plant.worker(16)
+    plant.run(again)
+    assert 100 <= again.metric("messages_total", topic=TOPIC) < 200
+    assert alerts == plant.alerts  # windows judged stay judged
+    assert epoch + 1 <= plant.log.committed("detector")[here].epoch
