@@ -247,6 +247,9 @@ class Config(Section):
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
     """What a crash may cost. `at_least_once`: alerts may repeat, with the same id. `exactly_once`: nothing, for
     consumers that read with `read_committed`; needs a broker with transactions (docs/delivery.md)."""
+    alert_delay_ms: float = Field(default=100.0, ge=0)
+    """exactly_once: longest an alert waits for the commit that makes it readable; commits are that frequent while there
+    are alerts, and no more frequent."""
     on_store_outage: Literal["continue", "pause"] = "continue"
     """While Redis is away: `continue` with the thresholds in memory, or `pause` until it is back."""
     on_state_lost: Literal["replay", "recalibrate"] = "replay"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from stream_detector.config_base import Section
+from stream_detector.config_baselines import BaselineConfig
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -81,4 +82,4 @@ class GANConfig(Section):
     """Weight of the penalty on the discriminator's gradient at training windows."""
 
 
-ModelConfig = Annotated[AEConfig | VAEConfig | GANConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[AEConfig | VAEConfig | GANConfig | BaselineConfig, Field(discriminator="kind")]

@@ -17,14 +17,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
-from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError, StoreFencedError, StoreLostError
+from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError
 from stream_detector.judging import Judging
 from stream_detector.metrics import Metrics
 from stream_detector.ports import Sink, Source, StateStore
@@ -35,7 +35,9 @@ from stream_detector.records import (
     ScoreBatch,
     WindowBatch,
 )
+from stream_detector.saving import Saved, Saver
 from stream_detector.task import Cut, Task, counting_state
+from stream_detector.waiting import Queue, merged
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +50,6 @@ class Scores(Protocol):
 
     def score(self, batch: WindowBatch) -> ScoreBatch:
         """Score all windows; model -1 and NaN for an asset without a detector."""
-
-
-@dataclass
-class _Pending:
-    """Windows waiting to share a batch."""
-
-    task: Task
-    windows: WindowBatch
-    silent: bool
-    since_ms: float
 
 
 class Pipeline:
@@ -81,19 +73,19 @@ class Pipeline:
         self._metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
         self._judging = Judging(config, calibrations)
+        self._saver = Saver(store, clock_ms)
         self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
         self._exact = config.delivery == "exactly_once"
+        self._alerted_ms: float | None = None  # exactly-once: the oldest alert not committed yet
         self._undone = False  # exactly-once: what was written since the last commit has to be taken back
         self._tasks: dict[int, Task] = {}
         self._wanted: dict[int, set[Partition]] = {}  # assigned, by task
         self._paused: set[Partition] = set()
-        self._pending: list[_Pending] = []
+        self._queue = Queue(config.scorer)
         self._controls = Controls()
         self._lag: dict[Partition, int] = {}
         now = clock_ms()
         self._committed_ms, self._controls_ms, self._retry_ms = now, -np.inf, -np.inf
-        self._behind_since: float | None = None  # the store has missed commits since then
-        self._store_away = False
         self._anomalies = 0  # already counted in the metric
         self.messages = 0  # taken so far, those read again included
         self.alerts = 0
@@ -127,12 +119,12 @@ class Pipeline:
             for task in self._tasks.values():
                 self._accept(task, task.release(self._has_more))
             self._hold_back()
-        if self._due():
-            self._score()
         now = self._clock()
+        if now >= self._queue.due_ms:
+            self._score()
         if now - self._controls_ms >= CONTROLS_EVERY_MS:
             self._look_at_controls()
-        if now - self._committed_ms >= self._config.commit_interval_ms:
+        if now >= self._commit_due_ms():
             self.commit()
         return bool(batches)
 
@@ -148,8 +140,8 @@ class Pipeline:
         """Whether this worker does its job, and if not, why."""
         if missing := sorted(set(self._wanted) - set(self._tasks)):
             return False, f"waiting for the state of task {missing[0]} ({len(missing)} in all)"
-        if self._behind_since is not None:
-            return True, f"the store is behind for {(self._clock() - self._behind_since) / 1000:.0f} s"
+        if (behind := self._saver.behind_ms) is not None:
+            return True, f"the store is behind for {behind / 1000:.0f} s"
         return True, f"{len(self._tasks)} tasks"
 
     @property
@@ -158,10 +150,13 @@ class Pipeline:
         return len(self._tasks)
 
     def _patience(self, timeout_ms: float) -> int:
-        waits = [timeout_ms, self._committed_ms + self._config.commit_interval_ms - self._clock()]
-        if self._pending:
-            waits.append(self._pending[0].since_ms + self._config.scorer.max_wait_ms - self._clock())
-        return max(0, math.ceil(min(waits)))
+        due = min(self._queue.due_ms, self._commit_due_ms()) - self._clock()
+        return max(0, math.ceil(min(timeout_ms, max(due, 0.0))))
+
+    def _commit_due_ms(self) -> float:
+        """When to commit: exactly-once, alerts can't be read before."""
+        alerted = np.inf if self._alerted_ms is None else self._alerted_ms + self._config.alert_delay_ms
+        return float(min(self._committed_ms + self._config.commit_interval_ms, alerted))
 
     def _has_more(self, partition: Partition) -> bool:
         return self._lag.get(partition, 1) > 0  # unknown: not fetched yet
@@ -185,29 +180,21 @@ class Pipeline:
         for batch, silent in cut.windows:
             self._metrics.windows_total.inc(len(batch))
             self.windows += len(batch)
-            self._pending.append(_Pending(task, batch, silent, now))
+            self._queue.add(task, batch, silent, now)
 
     # Scoring and judging --------------------------------------------------------------------------------------------
 
-    def _due(self) -> bool:
-        if not self._pending:
-            return False
-        if sum(len(one.windows) for one in self._pending) >= self._config.scorer.max_batch:
-            return True
-        return self._clock() - self._pending[0].since_ms >= self._config.scorer.max_wait_ms
-
     def _score(self) -> None:
         """Score and judge all that waits, in batches across assets and partitions."""
-        pending, self._pending = self._pending, []
-        pending = [one for one in pending if self._tasks.get(one.task.index) is one.task]
+        pending = self._queue.take(self._tasks)
         if not pending:
             return
         started = self._clock()
-        merged = _merged([one.windows for one in pending])
-        scores = self._scorer.score(merged)
+        batch = merged([one.windows for one in pending])
+        scores = self._scorer.score(batch)
         self._metrics.score_seconds.observe((self._clock() - started) / 1000)
         self._metrics.batches_total.inc()
-        self._metrics.batch_size.observe(len(merged))
+        self._metrics.batch_size.observe(len(batch))
         scored_ms = int(self._wall())
         self._metrics.scores_total.inc(int((scores.model >= 0).sum()))
         if unscored := int((scores.model < 0).sum()):
@@ -223,6 +210,8 @@ class Pipeline:
         self._anomalies = self._judging.anomalies
         if alerts:
             self._sink.write(alerts, ())
+            if self._exact and self._alerted_ms is None:
+                self._alerted_ms = self._clock()
             self.alerts += len(alerts)
             for alert in alerts:
                 self._metrics.alerts_total.labels(alert.event, alert.severity).inc()
@@ -234,6 +223,7 @@ class Pipeline:
         """Make everything processed so far durable. Raises BrokerError when Kafka can't be reached."""
         self._committed_ms = self._clock()
         self._score()
+        self._alerted_ms = None
         self._note_progress()
         due = [task for task in self._tasks.values() if task.moved or task.changed]
         if not due:
@@ -243,14 +233,18 @@ class Pipeline:
         except BrokerError as error:
             self._give_up(due, f"alerts could not be sent, so the log is read again: {error}")
             raise
-        saved = {task.index: self._save(task) for task in due}  # 2
-        if self._exact and None in saved.values():  # its alerts are among those written
-            self._give_up(due, "another worker owns one of its transaction's tasks")
-            return
-        if self._config.on_store_outage == "pause" and False in saved.values():
+        saved = {task.index: self._saver.save(task) for task in due}  # 2
+        if self._saver.controls_version != self._controls.version:
+            self._controls_ms = -np.inf
+        if fenced := [task for task in due if saved[task.index] is Saved.FENCED]:
+            self._metrics.fencings_total.inc(len(fenced))
+            self._give_up(fenced, "another worker owns it, or a task whose alerts are in the same transaction")
+            if self._exact:
+                return
+            due = [task for task in due if task not in fenced]
+        if self._config.on_store_outage == "pause" and Saved.MISSED in saved.values():
             self._give_up(due, "it waits for the store")
             return
-        due = [task for task in due if saved[task.index] is not None]
         try:
             self._sink.commit({partition: at for task in due for partition, at in task.positions().items()})  # 3
         except FencedError as error:
@@ -262,58 +256,12 @@ class Pipeline:
                 self._give_up(due, str(error))
             raise
         for task in due:
-            task.committed(saved=bool(saved[task.index]))
-        if all(saved.values()):
-            self._behind_since = None
+            task.committed(saved=saved[task.index] is Saved.DONE)
+        if all(saved[task.index] is Saved.DONE for task in due):
+            self._saver.caught_up()
         self._metrics.commits_total.inc()
         self._metrics.commit_seconds.observe((self._clock() - self._committed_ms) / 1000)
-        behind = 0.0 if self._behind_since is None else self._clock() - self._behind_since
-        self._metrics.store_behind_seconds.set(behind / 1000)
-
-    def _save(self, task: Task) -> bool | None:
-        """Save a task's changed states; False when the store missed them, None when the task isn't ours any more."""
-        try:
-            version = self._store.save(
-                task.index, task.token, task.epoch + 1, task.changed_states(), task.positions()
-            )
-        except StoreLostError as error:  # what it lost is all in memory
-            log.warning("task %d: %s; all its states are written anew", task.index, error)
-            return self._save_anew(task)
-        except StoreFencedError as error:
-            self._metrics.fencings_total.inc()
-            self._drop([task], str(error))
-            return None
-        except StoreError as error:
-            self._store_missed(error)
-            return False
-        if version != self._controls.version:
-            self._controls_ms = -np.inf
-        return True
-
-    def _save_anew(self, task: Task) -> bool:
-        """Give a store that came back without its data all states of a task."""
-        try:
-            task.token = self._store.acquire(task.index)
-            self._store.save(task.index, task.token, task.epoch + 1, task.states, task.positions())
-        except StoreError as error:
-            self._store_missed(error)
-            return False
-        self._controls_ms = -np.inf
-        return True
-
-    def _store_missed(self, error: StoreError) -> None:
-        self._note_store(error)
-        if self._behind_since is None:
-            self._behind_since = self._clock()
-            log.warning("state is not saved, alerts go on with the thresholds in memory")
-
-    def _note_store(self, error: StoreError | None) -> None:
-        """Say once when the store goes, and once when it is back."""
-        if error is not None and not self._store_away:
-            log.warning("the store can't be used; trying on: %s", error)
-        elif error is None and self._store_away:
-            log.info("the store is back")
-        self._store_away = error is not None
+        self._metrics.store_behind_seconds.set((self._saver.behind_ms or 0.0) / 1000)
 
     def _note_progress(self) -> None:
         for task in self._tasks.values():
@@ -338,9 +286,9 @@ class Pipeline:
             if self._store.controls_version() != self._controls.version:
                 self._controls = self._store.controls()
         except StoreError as error:
-            self._note_store(error)
+            self._saver.note(error)
         else:
-            self._note_store(None)
+            self._saver.note(None)
 
     # Partitions come and go -----------------------------------------------------------------------------------------
 
@@ -386,7 +334,7 @@ class Pipeline:
             try:
                 self._take_over(index, partitions)
             except StoreError as error:
-                self._note_store(error)
+                self._saver.note(error)
                 log.debug("task %d waits for its state", index)
                 self._source.pause(partitions)
                 self._paused |= partitions
@@ -413,7 +361,7 @@ class Pipeline:
         """Drop tasks whose commit failed; exactly-once, all of them: their alerts are one transaction."""
         if self._exact:
             tasks = self._tasks.values()
-            self._undone = True
+            self._undone, self._alerted_ms = True, None
             self._metrics.aborts_total.inc()
         self._drop([task for task in tasks if self._tasks.get(task.index) is task], why)
         try:
@@ -437,16 +385,3 @@ class Pipeline:
             del self._tasks[task.index]
             log.error("task %d is dropped: %s", task.index, why)
         self._retry_ms = self._clock()
-
-
-def _merged(batches: list[WindowBatch]) -> WindowBatch:
-    if len(batches) == 1:
-        return batches[0]
-    return WindowBatch(
-        -1,
-        [asset for batch in batches for asset in batch.assets],
-        np.concatenate([batch.end_ms for batch in batches]),
-        np.concatenate([batch.values for batch in batches]),
-        np.concatenate([batch.filled for batch in batches]),
-        np.concatenate([batch.ingest_ms for batch in batches]),
-    )

@@ -191,7 +191,8 @@ def window_seeds(x: Tensor) -> Tensor:
     Integer arithmetic, so exact: a window has the same seed in every batch, on every device and in every replay.
     """
     words = x.contiguous().view(torch.int32).long().flatten(1)  # (B, T·C)
-    place = torch.arange(1, words.shape[1] + 1, device=x.device) * 0x9E3779B97F4A7C1  # odd steps: order counts
+    # odd steps, so order counts; small ones, for compilers fold this product in unbounded integers
+    place = torch.arange(1, words.shape[1] + 1, device=x.device) * 0x9E3779B97
     mixed = (words + 1) * (place | 1)
     mixed = mixed ^ (mixed >> 29)
     return mixed.sum(dim=1)

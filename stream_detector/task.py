@@ -66,6 +66,15 @@ class Task:
             start, published = _resume(config, position, loaded, partition)
             self.start[partition], self._published[partition] = start, published
         self._at = {partition: start for partition, start in self.start.items() if start is not None}
+        self._dead: list[DeadLetter] = []  # those after a reading that waits: its position is not passed yet
+        # Several topics: what was processed before is processed first, of all of them, whatever pace they are read at
+        # now. So the same windows are completed by it as then, and the same alerts stay unsaid.
+        self._behind = {p for p, start in self._at.items() if start < self._published[p]} if self._several else set()
+        self._later: list[ReadingBatch] = []
+
+    @property
+    def _several(self) -> bool:
+        return len(self.partitions) > 1
 
     def take(self, batch: MessageBatch) -> Cut:
         """Decode messages and cut the windows they complete; of several topics' not before `release`."""
@@ -73,25 +82,48 @@ class Task:
         self.moved = True
         self.messages[partition.topic] += len(batch.messages)
         readings, dead = self._decoders[partition.topic].decode(batch)
+        self._dead += dead
         self._at[partition] = batch.messages[-1].offset + 1
-        passed = self._join.push(readings) if readings is not None else []
-        return self._cut(passed, dead)
+        return self._cut(self._push(readings) if readings is not None else [])
+
+    def _push(self, readings: ReadingBatch) -> list[ReadingBatch]:
+        passed: list[ReadingBatch] = []
+        for batch, processed in self._by_silence(readings) if self._behind else [(readings, True)]:
+            if processed:
+                passed += self._join.push(batch)
+            else:
+                self._later.append(batch)
+        return passed
 
     def release(self, has_more: Callable[[Partition], bool]) -> Cut:
         """Cut the windows of several topics' readings that need not wait for each other any more."""
-        return self._cut(self._join.release(has_more), [])
+        if not self._behind:
+            return self._cut(self._join.release(has_more))
+        self._behind = {p for p in self._behind if self._at[p] < self._published[p] and has_more(p)}
+        passed = self._join.release(lambda partition: partition in self._behind)
+        if not self._behind:
+            for batch in self._later:
+                self._join.push(batch)
+            self._later.clear()
+            passed += self._join.release(has_more)
+        return self._cut(passed)
 
     def full(self, partition: Partition) -> bool:
         """Whether a partition should not be read on until another topic has caught up."""
-        return self._join.full(partition)
+        return self._join.full(partition) or any(batch.partition == partition for batch in self._later)
+
+    def _done(self, partition: Partition) -> int:
+        """Return one past the last message of a partition that no other has to be waited for."""
+        waiting = self._join.oldest_offset(partition)
+        later = (int(batch.offsets[0]) for batch in self._later if batch.partition == partition)
+        return min(self._at[partition] if waiting is None else waiting, next(later, self._at[partition]))
 
     def positions(self) -> dict[Partition, Position]:
         """Return where each partition stands after all that was taken, for a commit as the next epoch."""
         oldest = self.windower.oldest_offsets()
         positions: dict[Partition, Position] = {}
-        for partition, at in self._at.items():
-            waiting = self._join.oldest_offset(partition)
-            done = at if waiting is None else waiting
+        for partition in self._at:
+            done = self._done(partition)
             needed = oldest[partition.topic]
             offset = done if needed is None else min(needed, done)
             positions[partition] = Position(offset, max(done, self._published.get(partition, 0)), self.epoch + 1)
@@ -125,7 +157,14 @@ class Task:
         if saved:
             self.changed.clear()
 
-    def _cut(self, passed: list[ReadingBatch], dead: list[DeadLetter]) -> Cut:
+    def _cut(self, passed: list[ReadingBatch]) -> Cut:
+        dead = self._dead
+        if dead and self._several:
+            done = {partition: self._done(partition) for partition in self._at}
+            dead = [letter for letter in self._dead if letter.message.offset < done[letter.partition]]
+            self._dead = [letter for letter in self._dead if letter.message.offset >= done[letter.partition]]
+        else:
+            self._dead = []
         cut: list[tuple[WindowBatch, bool]] = []
         readings = 0
         for whole in passed:

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config", "config_base", "config_kafka", "config_model"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "grid", "waveform", "features", "models"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "join"),
-    ("pipeline", "task", "judging", "offline", "truth",
+    ("pipeline", "task", "judging", "saving", "waiting", "offline", "truth",
      "memory", "memory_store", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
     ("__main__",),

@@ -9,7 +9,8 @@ from stream_detector.errors import ArtifactError, ConfigError
 from stream_detector.model_set import ModelSet
 from stream_detector.records import ScoreBatch
 from stream_detector.scorer import Scorer, buckets, round_mantissa, window_seeds
-from tests.trained import artifact, joined, make_batch, take, windows
+from stream_detector.train import train
+from tests.trained import artifact, joined, make_batch, make_config, take, windows
 
 FIELDS = ("score", "channels", "observed", "expected", "model")
 
@@ -189,12 +190,14 @@ def test_warming_up_changes_no_score():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_detector_gives_the_same_scores():
+@pytest.mark.parametrize("kind", ["ae", "vae", "gan"])
+def test_a_compiled_detector_gives_the_same_scores(kind: str):
     """Padded batches of a compiled model agree with the plain one on 20 bits of mantissa, or the last of them."""
+    models = ModelSet(train(make_config(model={"kind": kind}), [windows(200)]))
     batch = windows(75, seed=5)
-    compiled = scorer(compile=True, max_batch=16)
+    compiled = Scorer(models, ScorerConfig(compile=True, max_batch=16))
     compiled.warm_up()
-    plain, fast = scorer().score(batch), compiled.score(batch)
+    plain, fast = Scorer(models, ScorerConfig()).score(batch), compiled.score(batch)
     np.testing.assert_allclose(fast.score, plain.score, rtol=2**-20)
     np.testing.assert_allclose(fast.expected, plain.expected, rtol=2**-15)
 

@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 WIDTH, LEFT, RIGHT = 1_000, 92, 12
 LANE, GAP, BAND = 46, 6, 10
 COLUMNS = 450
+#: Of longer drawings every tick has its date.
+DAY_MS = 86_400_000.0
 
 
 class Canvas:
@@ -87,7 +89,7 @@ class Canvas:
         axis = []
         for share, anchor in ((0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end")):
             at = self.start_ms + share * (self.end_ms - self.start_ms)
-            text = moment(at, short=share not in (0.0, 1.0))
+            text = moment(at, short=share not in (0.0, 1.0) and self.end_ms - self.start_ms < DAY_MS)
             axis.append(f'<text class="time" x="{self.x(at):.0f}" y="{y:.0f}" text-anchor="{anchor}">{text}</text>')
         return (
             f'<svg viewBox="0 0 {WIDTH} {y + 6:.0f}" role="img">' + "".join([*self.parts, *axis, *over]) + "</svg>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from stream_detector.evaluate.live import Live, Rows, Scored, Track, decide
 from stream_detector.evaluate.pointwise import Counts, average_precision, point_adjusted, roc_auc
 from stream_detector.evaluate.vus import vus_pr
 
-#: `f1_at_far10`: the alarm margin is raised in such steps until FAR is at most this.
+#: `f1_at_far10`: F1 at the smallest alarm margin, in such steps, with a FAR of at most this.
 FAR_LIMIT = 0.10
 MARGIN_STEP = 1.1
 MOST_STEPS = 48  # a hundredfold
@@ -94,12 +95,13 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
-    """Return F1 at the smallest margin of the configured one times MARGIN_STEP^k whose FAR is at most `limit`.
+    """Return F1 at the smallest margin whose FAR is at most `limit`.
 
-    Only the margin is raised; adaptive levels, entry and exit rules are the run's. k is found by doubling and halving:
-    FAR falls as the margin grows. None when no margin reaches it.
+    Margins are the configured one times MARGIN_STEP^k, at least 1. Only the margin is moved; adaptive levels, entry and
+    exit rules are the run's. k is found by halving: FAR falls as the margin grows. None when no margin reaches it.
     """
     truth = np.concatenate([case.labels for case in run.cases])
+    least = min(live.config.threshold.margin for live in run.lives)
 
     def at(k: int) -> Counts:
         rows = run.rows if k == 0 else _judged(run.cases, run.lives, run.scored, MARGIN_STEP**k)[1]
@@ -108,8 +110,8 @@ def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
     def reached(counts: Counts) -> bool:
         return counts.far is None or counts.far <= limit
 
-    low, high = -1, 0
-    best = at(high)
+    low = -math.floor(math.log(least) / math.log(MARGIN_STEP)) - 1  # below the smallest margin there is
+    high, best = 0, at(0)
     while not reached(best):
         if high >= MOST_STEPS:
             return None

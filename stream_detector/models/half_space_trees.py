@@ -1,0 +1,118 @@
+"""Half-space trees: cut the value range at random, count how many windows fall where; where few fell is strange.
+
+    raw(x) = Σ over trees, over the nodes on the way down of (mass of the node) · 2^depth, until a mass below a tenth
+             of the sample
+    r      = −log2 (raw(x) / (trees · ψ))
+
+River publishes 1 − raw/max in [0, 1]: the same order, but squeezed against 1. The score is r on the scale of Gauged
+(learnt.py).
+part_c: what the cuts of channel c make of the mass that an even spread would have left, −log2(2 · mass / mass above),
+as far as it is positive in sum. expected: the median of the training windows' last cells.
+
+The masses are learnt one window at a time, in order, and count the last ψ; then they are frozen, so that a replay
+gives the same scores; to go on learning is a refit. Grown by river, kept as arrays, scored here; tests hold the scores
+against river's. Source: Tan, Ting & Liu, "Fast anomaly detection for streaming data", IJCAI 2011.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from stream_detector.config import ModelConfig, TrainConfig
+from stream_detector.config_baselines import HalfSpaceTreesConfig
+from stream_detector.models.learnt import Gauged, require
+
+#: The range cut reaches so many training ranges beyond what was seen, on either side.
+BEYOND = 1.0
+
+
+class HalfSpaceTrees(Gauged):
+    """Half-space trees on the flattened window."""
+
+    kind = "half-space-trees"
+    column: Tensor
+    threshold: Tensor
+    mass: Tensor
+    sample: Tensor
+
+    def __init__(self, config: HalfSpaceTreesConfig, length: int, features: int) -> None:
+        """Make an unfitted detector."""
+        super().__init__(features)
+        self.config, self.length, self.features = config, length, features
+        trees, inner = config.trees, (1 << config.height) - 1
+        # nodes as in a heap: the children of node i are 2i + 1, reached below the threshold, and 2i + 2
+        self.register_buffer("column", torch.zeros(trees, inner, dtype=torch.int64))
+        self.register_buffer("threshold", torch.zeros(trees, inner))
+        self.register_buffer("mass", torch.zeros(trees, 2 * inner + 1))
+        self.register_buffer("sample", torch.ones(()))  # ψ
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
+        """Return an unfitted detector."""
+        assert isinstance(config, HalfSpaceTreesConfig)
+        return cls(config, length, features)
+
+    def learn(self, x_train: Tensor, config: TrainConfig) -> None:
+        """Let river learn window by window, then take its trees."""
+        from river.anomaly import HalfSpaceTrees as Trees  # deferred: slow to import
+
+        flat = x_train.flatten(1)
+        sample = min(self.config.sample, len(flat))
+        low, high = flat.min(dim=0).values, flat.max(dim=0).values
+        room = BEYOND * (high - low).clamp_min(1.0)
+        limits: dict[Hashable, tuple[float, float]] = dict(enumerate(zip((low - room).tolist(), (high + room).tolist(), strict=True)))
+        trees = Trees(
+            n_trees=self.config.trees, height=self.config.height, window_size=sample, limits=limits, seed=config.seed
+        )
+        for row in flat[-sample:].tolist():
+            trees.learn_one(dict(enumerate(row)))  # type: ignore[no-untyped-call]  # river declares none
+        laid = [_laid_out(tree, self.config.height) for tree in trees.trees]
+        self.keep(
+            column=torch.tensor([columns for columns, _, _ in laid]),
+            threshold=torch.tensor([thresholds for _, thresholds, _ in laid], dtype=torch.float64),
+            mass=torch.tensor([masses for _, _, masses in laid], dtype=torch.float64),
+            sample=torch.tensor(float(sample)),
+        )
+        self.gauge(x_train)
+
+    def check(self) -> None:
+        """The cuts are of a window's values; the root holds all of the sample."""
+        size = self.length * self.features
+        require(bool(((self.column >= 0) & (self.column < size)).all()), "a tree cuts a value that no window has")
+        require(bool((self.mass[:, 0] > 0).all() and self.sample > 0), "a tree holds no windows")
+
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return r (B,) and the sums of what the cuts of each channel made of the mass (B, F)."""
+        flat = x.flatten(1)
+        trees = torch.arange(len(self.column), device=x.device)
+        node = torch.zeros(len(x), len(trees), dtype=torch.int64, device=x.device)
+        mass = self.mass[trees, node]
+        raw, parts = mass.clone(), x.new_zeros(len(x), self.features)
+        alive = mass >= 0.1 * self.sample
+        for depth in range(1, self.config.height + 1):
+            column = self.column[trees, node]
+            below = flat.gather(1, column) < self.threshold[trees, node]
+            node = 2 * node + torch.where(below, 1, 2)
+            found = self.mass[trees, node]
+            step = torch.log2((mass + 0.5) / (2.0 * found + 0.5))  # the halves keep empty nodes finite
+            parts.scatter_add_(1, column % self.features, torch.where(alive, step, 0.0).to(parts.dtype))
+            raw = raw + torch.where(alive, found * 2.0**depth, 0.0)
+            mass, alive = found, alive & (found >= 0.1 * self.sample)
+        return -torch.log2(raw.sum(dim=1) / (len(trees) * self.sample)), parts / len(trees)
+
+
+def _laid_out(root: Any, height: int) -> tuple[list[int], list[float], list[float]]:
+    """Return columns, thresholds and masses of one tree of river in heap order."""
+    columns, thresholds, masses = [], [], []
+    level = [root]
+    for depth in range(height + 1):
+        masses += [float(node.r_mass) for node in level]
+        if depth < height:
+            columns += [int(node.feature) for node in level]
+            thresholds += [float(node.threshold) for node in level]
+            level = [child for node in level for child in node.children]
+    return columns, thresholds, masses

@@ -1,0 +1,114 @@
+"""What the detectors that learn in one go share: no gradient, no passes, tensors as large as the data asks for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from stream_detector.config import TrainConfig
+from stream_detector.models.base import Detector, Judged
+from stream_detector.models.fitting import FitReport, Progress
+
+#: Smallest deviation believed, in units of a channel's normal spread: below it is rounding, and a channel constant in
+#: training would be infinitely strange at its first flicker.
+SMALLEST_DEVIATION = 0.05
+#: Most doublings of a gauged score.
+STEPS = 60.0
+
+
+class Learnt(Detector):
+    """A detector whose `learn` sets its buffers at once.
+
+    Unfitted, a buffer's dimension of 0 stands for a size that the data decides; `restore` takes any size there.
+    """
+
+    @abstractmethod
+    def learn(self, x_train: Tensor, config: TrainConfig) -> None:
+        """Set the buffers from normal windows (N, T, F), float64, in event-time order for each asset."""
+
+    def check(self) -> None:
+        """Raise ValueError when restored tensors contradict each other; called by `restore`."""
+
+    def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
+        """Learn from x_train (N, T, F); x_val is left for the calibration."""
+        with torch.no_grad():
+            self.learn(x_train.double(), config)
+        self.eval()
+        return FitReport(0, 0, (), ())
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the buffers from an artifact; see Detector.restore. Sizes that the data decided may be any."""
+        own = dict(self.named_buffers())
+        if missing := sorted(own.keys() ^ tensors.keys()):
+            where = "lacks" if missing[0] in own else "holds the unknown"
+            raise ValueError(f"it {where} tensor {missing[0]!r}")
+        for name, tensor in tensors.items():
+            want = own[name]
+            fits = want.ndim == tensor.ndim and all(
+                a in (0, b) for a, b in zip(want.shape, tensor.shape, strict=True)
+            )
+            if not fits or want.dtype != tensor.dtype:
+                shape = tuple("any" if size == 0 else size for size in want.shape)
+                raise ValueError(
+                    f"tensor {name!r} is {tensor.dtype} {tuple(tensor.shape)}, expected {want.dtype} {shape}"
+                )
+        for name, tensor in tensors.items():
+            setattr(self, name, tensor)
+        self.check()
+
+    def keep(self, **tensors: Tensor) -> None:
+        """Set buffers by name, in the types they are stored in."""
+        for name, tensor in tensors.items():
+            setattr(self, name, tensor.detach().to(getattr(self, name).dtype).contiguous())
+
+
+class Gauged(Learnt):
+    """A detector whose raw score is bounded or a logarithm: put on a scale where ratios mean something.
+
+        score = 2^((r − r₅₀) / (r₉₅ − r₅₀)),   r₅₀, r₉₅: median and 95 % quantile of r on training windows
+
+    1 is usual, 2 is what one normal window in twenty reaches, and each such step doubles it. Levels, margins and shares
+    of the peak are ratios of scores: on a scale that ends at 1 they would ask for what can't be.
+    """
+
+    middle: Tensor
+    step: Tensor
+    usual: Tensor
+
+    def __init__(self, features: int) -> None:
+        """Register the scale, and what is usual of the last cell."""
+        super().__init__()
+        self.register_buffer("middle", torch.zeros(()))        # r₅₀
+        self.register_buffer("step", torch.ones(()))           # r₉₅ − r₅₀
+        self.register_buffer("usual", torch.zeros(features))   # (F,) median of the training windows' last cells
+
+    @abstractmethod
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return r (B,), higher is stranger, and each feature's part (B, F), of either sign."""
+
+    def gauge(self, x_train: Tensor) -> None:
+        """Set the scale from training windows (N, T, F); called by `learn` when `raw` works."""
+        found = torch.cat([self.raw(chunk.to(self.middle.dtype))[0] for chunk in torch.split(x_train, 4096)]).double()
+        middle, high = found.quantile(0.5), found.quantile(0.95)
+        step = torch.where(high > middle, high - middle, 1.0)
+        self.keep(middle=middle, step=step, usual=x_train[:, -1].median(dim=0).values)
+
+    def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
+        """Return score (B,), parts (B, F) and the usual last cell."""
+        raw, parts = self.raw(x)
+        score = torch.exp2(((raw - self.middle) / self.step).clamp(-STEPS, STEPS))
+        return Judged(score, parts.clamp_min(0.0), self.usual.expand(len(x), -1))
+
+    def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the parts (B, F) and the usual last cell (B, F)."""
+        judged = self.judge(x, seeds)
+        return judged.parts, judged.expected
+
+
+def require(held: bool, what: str) -> None:
+    """Raise ValueError saying `what` unless `held`."""
+    if not held:
+        raise ValueError(what)

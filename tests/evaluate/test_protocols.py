@@ -1,0 +1,159 @@
+"""Every protocol from the command line on tiny data in the public layout: its figures, its report, its alerts live."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from producers.readers import read
+from stream_detector import settings
+from stream_detector.__main__ import main
+from stream_detector.cli.evaluate import CONFIGS, PROTOCOL_NAMES
+from stream_detector.evaluate.data import encoded
+from stream_detector.evaluate.protocols import PROTOCOLS
+from stream_detector.model_set import ModelSet
+from stream_detector.offline import Backtest
+from stream_detector.scorer import Scorer
+from tests.evaluate import data
+
+MAKERS = {
+    "skab": data.skab, "nab": data.nab, "smap-msl": data.smap_msl, "cwru": data.cwru, "femto": data.femto,
+    "nsl-kdd": data.nsl_kdd, "kdd99": data.kdd99, "creditcard": data.creditcard, "yahoo-s5": data.yahoo_s5,
+    "ucr": data.ucr, "csv": data.table,
+}  # fmt: skip
+
+#: What each object has beside protocol, detector, files, seeds and baselines.
+FIGURES = {
+    "skab": {"f1", "far", "mar", "ap", "vus_pr", "f1_at_far10", "incidents", "healthy_far"},
+    "nab": {"f1", "far", "incidents", "nab_standard", "nab_reward_low_FP_rate", "nab_reward_low_FN_rate"},
+    "smap-msl": {"f1", "far", "mar", "ap", "vus_pr", "incidents", "point_adjusted"},
+    "cwru": {"auc", "auc_min", "per_fault", "ap", "f1", "fpr"},
+    "femto": {"lasting_alarm", "first_alarm"},
+    "nsl-kdd": {"auc", "ap", "f1", "fpr", "recall_per_category", "recall_unseen_attacks"},
+    "kdd99": {"auc", "ap", "f1", "fpr", "recall_per_category"},
+    "creditcard": {"auc", "ap", "f1", "fpr", "later"},
+    "yahoo-s5": {"f1", "far", "mar", "ap", "vus_pr", "incidents"},
+    "ucr": {"accuracy", "f1", "far", "ap", "vus_pr"},
+    "csv": {"f1", "far", "mar", "ap", "vus_pr", "incidents"},
+}
+
+
+def quick(protocol: str, root: Path) -> Path:
+    """Return the shipped set-up with fewer epochs."""
+    plain = yaml.safe_load((CONFIGS / f"{PROTOCOLS[protocol].config}.yaml").read_text())
+    plain["train"] = {**plain.get("train", {}), "epochs": 5}
+    plain.pop("artifact", None)
+    if protocol == "csv":
+        plain["channels"] = {"flow": {}, "pressure": {}}
+    if protocol == "femto":
+        plain["window"]["length"] = 3
+    path = root / "quick.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
+    """Run the command and return the object it prints."""
+    assert main(["evaluate", *argv, "--json", "--quiet"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
+def test_every_protocol_prints_one_object(protocol, tmp_path, capsys):
+    """With the figures its issue names, per seed and over seeds, and a report of every file."""
+    root, report = MAKERS[protocol](tmp_path / "data"), tmp_path / "report.html"
+    found = evaluate(
+        capsys, protocol, "--data", str(root), "--config", str(quick(protocol, tmp_path)), "--seeds", "2",
+        "--baselines", "none", "--report", str(report),
+    )  # fmt: skip
+    assert (found["protocol"], found["detector"], len(found["seeds"])) == (protocol, "ae", 2)
+    assert found["files"] >= 1
+    assert FIGURES[protocol] <= found.keys()
+    assert check(report.read_text()) >= 1
+
+
+def check(html: str) -> int:
+    """Parse a report; return how many drawings it holds. It must load nothing from anywhere."""
+
+    class Parser(HTMLParser):
+        drawings = 0
+
+        def handle_starttag(self, tag, attrs):
+            assert tag not in {"script", "link", "img", "iframe"}
+            assert not {"src", "href"} & {name for name, _ in attrs}
+            self.drawings += tag == "svg"
+
+    parser = Parser()
+    parser.feed(html)
+    assert "url(" not in html
+    assert "nan," not in html
+    return parser.drawings
+
+
+def test_protocols_and_their_names_agree():
+    """The command offers names without loading the protocols; they must be the same ones."""
+    assert set(PROTOCOL_NAMES) == PROTOCOLS.keys()
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_every_protocol_has_a_shipped_set_up(protocol):
+    """It loads, and its channels are those of the public set."""
+    assert settings.load(CONFIGS / f"{PROTOCOLS[protocol].config}.yaml").channels
+
+
+def test_skab_finds_a_plain_fault(tmp_path, capsys):
+    """A shift of many spreads is caught; alarming always is beside it, and what is healthy has its own figure."""
+    found = evaluate(capsys, "skab", "--data", str(data.skab(tmp_path)), "--baselines", "none")
+    assert (found["files"], found["rows"], found["incidents"]["caught"]) == (2, 600, 2)
+    assert found["ap"] > 0.9
+    assert found["baselines"]["always-alarm"]["far"] == 1
+    assert 0 <= found["healthy_far"] <= 1
+
+
+def test_kept_detectors_run_live_to_the_same_alerts(tmp_path, capsys):
+    """Set-up, detectors and rows as written: a worker publishes the bytes that were kept."""
+    root, kept = data.skab(tmp_path / "data"), tmp_path / "kept"
+    evaluate(capsys, "skab", "--data", str(root), "--baselines", "none", "--keep", str(kept))
+    config = settings.load(kept / "config.yaml")
+    models = ModelSet.load(config)
+    rows = json.loads((kept / "rows.json").read_text())
+    published = []
+    for recording in read(root / "valve1", "skab"):
+        worker = Backtest(config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts])
+        published += worker.run(encoded(recording.rows(rows[recording.asset]["first_row"])))
+    assert published == (kept / "alerts.jsonl").read_bytes().splitlines()
+    assert published
+
+
+def test_the_same_seed_gives_the_same_figures(tmp_path, capsys):
+    """Chance comes from the seed alone."""
+    root = str(data.table(tmp_path))
+    argv = ["csv", "--data", root, "--baselines", "none", "--config", str(quick("csv", tmp_path))]
+    assert evaluate(capsys, *argv) == evaluate(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["skab", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["skab", "--detector", "oracle"], "--detector must be one of"),
+        (["skab", "--baselines", "oracle"], "'oracle' is no detector"),
+        (["skab", "--label-column", "x"], "--label-column is for the protocol csv"),
+        (["ucr"], "nothing of format ucr in this folder"),
+    ],
+)
+def test_what_is_wrong_is_said(argv, message, tmp_path, capsys):
+    """In one line, with exit status 2."""
+    assert main(["evaluate", *argv, "--data", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_labels_there_is_nothing_to_hold_alarms_against(tmp_path, capsys):
+    """Only the healthy recording is there."""
+    root = data.skab(tmp_path)
+    assert main(["evaluate", "skab", "--data", str(root / "anomaly-free")]) == 2
+    assert "no SKAB file with labels" in capsys.readouterr().err
