@@ -64,7 +64,8 @@ class HalfSpaceTrees(Gauged):
         sample = min(self.config.sample, len(flat))
         low, high = flat.min(dim=0).values, flat.max(dim=0).values
         room = BEYOND * (high - low).clamp_min(1.0)
-        limits: dict[Hashable, tuple[float, float]] = dict(enumerate(zip((low - room).tolist(), (high + room).tolist(), strict=True)))
+        ends = zip((low - room).tolist(), (high + room).tolist(), strict=True)
+        limits: dict[Hashable, tuple[float, float]] = dict(enumerate(ends))
         trees = Trees(
             n_trees=self.config.trees, height=self.config.height, window_size=sample, limits=limits, seed=config.seed
         )

@@ -4,9 +4,11 @@
     c(n) = 2 H(n−1) − 2 (n−1)/n,   r = −h(x)
 
 The published score, 2^(−h/c(ψ)) with ψ the windows a tree is grown from, orders windows like r, but ends at 1. The
-score is r on the scale of Gauged (learnt.py). part_c: the path is shortened step by step, each cut by the difference that going this way makes to the path length
+score is r on the scale of Gauged (learnt.py).
+part_c: the path is shortened step by step, each cut by the difference that going this way makes to the path length
 expected of training windows; part_c sums those of channel c's cuts, as far as they shorten the path. Source of that
-reading of trees: Saabas, "Interpreting random forests", 2014. expected: the median of the training windows' last cells.
+reading of trees: Saabas, "Interpreting random forests", 2014. expected: the median of the training windows' last
+cells.
 
 Grown by scikit-learn, kept as arrays, scored here; tests hold the scores against scikit-learn's.
 Source: Liu, Ting & Zhou, "Isolation forest", ICDM 2008.

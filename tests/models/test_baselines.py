@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from river import anomaly
-from sklearn.decomposition import PCA as Components
+from sklearn import decomposition
 from sklearn.ensemble import IsolationForest as Forest
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
@@ -80,9 +80,8 @@ def test_half_space_trees_score_as_rivers_do():
     flat = x.double().flatten(1)
     room = (flat.max(dim=0).values - flat.min(dim=0).values).clamp_min(1.0)
     low, high = flat.min(dim=0).values - room, flat.max(dim=0).values + room
-    reference = anomaly.HalfSpaceTrees(
-        n_trees=10, height=6, window_size=250, seed=3, limits=dict(enumerate(zip(low.tolist(), high.tolist(), strict=True))),
-    )
+    limits = dict(enumerate(zip(low.tolist(), high.tolist(), strict=True)))
+    reference = anomaly.HalfSpaceTrees(n_trees=10, height=6, window_size=250, seed=3, limits=limits)
     for row in flat[-250:].tolist():
         reference.learn_one(dict(enumerate(row)))
     expected = [reference.score_one(dict(enumerate(row))) for row in fresh().flatten(1).tolist()]
@@ -149,7 +148,7 @@ def test_principal_components_give_t2_and_q():
     """Each over its mean on normal data, as scikit-learn's components have them."""
     x = windows(500)
     detector = fitted(PCAConfig(variance=0.8), x)
-    reference = Components(0.8).fit(x.double().flatten(1))
+    reference = decomposition.PCA(0.8).fit(x.double().flatten(1))
     along = reference.transform(fresh().flatten(1))
     kept = along.shape[1]
     rest = ((fresh().flatten(1).numpy() - reference.inverse_transform(along)) ** 2).sum(axis=1)
