@@ -35,7 +35,7 @@ from stream_detector.config import (
     WindowConfig,
 )
 from stream_detector.errors import ArtifactError, DetectorError
-from stream_detector.features import Preprocess
+from stream_detector.features import Preprocess, column_channels
 from stream_detector.models import Detector, FitReport, build
 from stream_detector.records import ModelRef
 
@@ -169,7 +169,7 @@ class Artifact:
         else:
             pairs = [(name, ours.channels[name], theirs.channels.get(name)) for name in ours.channels]
             for name, mine, other in pairs:
-                for key in ("kind", "cell"):
+                for key in ("kind", "cell", "encoding", "buckets", "log"):
                     found += _compare(f"channels.{name}.{key}", getattr(mine, key), getattr(other, key, None))
         for key in ("cell_ms", "length"):
             found += _compare(f"window.{key}", getattr(ours.window, key), getattr(theirs.window, key))
@@ -280,11 +280,12 @@ def _envelope(blob: bytes) -> dict[str, Any]:
 
 def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
     config = Snapshot.model_validate_json(_canonical(content["config"]), strict=False)
-    preprocess = Preprocess(config.features, config.window.length, len(config.columns))
+    channels = column_channels(config.channels)
+    preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
+    preprocess.load_state_dict(_under("preprocess.", tensors))  # first: it knows how many features there are
     with torch.device("meta"):  # shapes only: a forged width costs no memory, the tensors must be there to match it
         detector = build(config.model, preprocess.length, preprocess.columns)
     detector.restore(_under("detector.", tensors))
-    preprocess.load_state_dict(_under("preprocess.", tensors))
     if not bool((preprocess.scaler.scale > 0).all()):
         raise ValueError("a column's scale is not positive")
     scores = tensors["calibration"]

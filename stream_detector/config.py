@@ -29,7 +29,14 @@ class ChannelConfig(Section):
     """One measured quantity (or field of a record)."""
 
     kind: Literal["number", "category"] = "number"
-    """`category` takes strings (record streams): they travel as codes and are encoded by the model."""
+    """`category` takes strings (record streams): they travel as codes and are encoded as `encoding` says."""
+    encoding: Literal["one-hot", "hash"] = "one-hot"
+    """Category only. `one-hot`: a feature for each category of the training part and one for all others; `hash`: as many
+    features as `buckets`, shared by whatever categories come, for sets that are open or large."""
+    buckets: int = Field(default=16, ge=2, le=1024)
+    """Category with `hash` only: features."""
+    log: bool = False
+    """Number only: the model sees log(1 + |x|) with x's sign, for amounts, counts and sizes."""
     unit: str = ""
     """Unit, shown in alerts and dashboards."""
     cell: Literal["mean", "last", "min", "max", "waveform"] = "mean"
@@ -54,6 +61,8 @@ class ChannelConfig(Section):
     def _consistent(self) -> ChannelConfig:
         if self.kind == "category" and self.cell != "last":
             raise ValueError(f"a category can't be averaged: cell must be last, got {self.cell}")
+        if self.kind == "category" and self.log:
+            raise ValueError("a category has no logarithm: leave log out")
         if self.cell == "waveform" and not self.features and not self.bands:
             raise ValueError("a waveform needs at least one of features and bands")
         return self
@@ -68,6 +77,9 @@ class ChannelConfig(Section):
 class WindowConfig(Section):
     """The event-time grid and the windows on it. Windows end at whole multiples of `stride` cells since 1970."""
 
+    mode: Literal["grid", "records"] = "grid"
+    """`grid`: readings are samples of a signal, put on the grid; `records`: each reading is an event (a transaction, a
+    connection) and a window of its own, whatever its time; `length` must be 1, the grid plays no role."""
     cell_ms: PositiveMs = 1_000.0
     """Width of a grid cell, ms; fractions are allowed (0.0833333 for samples at 12 kHz)."""
     length: int = Field(default=60, ge=1, le=100_000)
@@ -85,6 +97,8 @@ class WindowConfig(Section):
     def _fits(self) -> WindowConfig:
         if self.stride > self.length:
             raise ValueError(f"stride must be in 1..{self.length} (length), got {self.stride}")
+        if self.mode == "records" and self.length != 1:
+            raise ValueError(f"length must be 1 in mode records, got {self.length}")
         return self
 
 
@@ -150,6 +164,9 @@ class ThresholdConfig(Section):
     learn_after: int = Field(default=60, ge=0, le=400)
     """A normal score is learnt once so many more were normal: a slow rise must not pull the level up with it. 0: at
     once."""
+    adapt: bool = True
+    """Learn from normal scores. false: the level stays as the calibration set it, for streams that may be mostly
+    anomalies for a time."""
     tail: float = Field(default=0.02, gt=0, lt=0.5)
     """spot: share of normal scores taken as the tail the generalised Pareto law is fitted to."""
     max_peaks: int = Field(default=200, ge=10, le=800)
@@ -302,6 +319,15 @@ class Config(Section):
         for key, topic in (("alert_topic", self.alert_topic), ("dead_letter_topic", self.dead_letter_topic)):
             if topic in topics:
                 raise ValueError(f"kafka.{key}: {topic!r} is an input topic too; expected a topic of its own")
+        if self.window.mode == "records":
+            if len(self.kafka.inputs) > 1:
+                raise ValueError("kafka.inputs: records come from one topic (window.mode is records)")
+            if waves := [name for name, channel in self.channels.items() if channel.cell == "waveform"]:
+                raise ValueError(f"channels.{waves[0]}.cell: a record holds no waveform (window.mode is records)")
+        if categories := [name for name, channel in self.channels.items() if channel.kind == "category"]:
+            for key in ("smoothing", "difference"):
+                if getattr(self.features, key):
+                    raise ValueError(f"features.{key}: categories have none, and channels.{categories[0]} is one")
         reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
         if reserved:
             raise ValueError(f"channels: {sorted(reserved)[0]!r} is a field of every reading; choose another name")

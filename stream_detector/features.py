@@ -1,20 +1,22 @@
 """From an unscaled window to what a model sees: small steps in a row, part of the artifact.
 
-    x (B, T, C) ─ Difference ─▶ ─ Smooth, keep last K ─▶ physical units (B, K, C) ─ Scale ─▶ z (B, K, C)
+    x (B, T, C) ─ Difference ─▶ ─ Smooth, keep last K ─▶ physical units (B, K, C) ─ Encode ─▶ z (B, K, F)
 
+Encode scales numbers, after their logarithm where asked for, and turns each category's code into features of 0 and 1.
 All of it runs in float64, whatever the model's precision: a small change on a large offset must survive.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stream_detector.config import FeatureConfig
-from stream_detector.errors import ConfigError
+from stream_detector.config import ChannelConfig, FeatureConfig
+from stream_detector.errors import ConfigError, DataError
 
 #: (q90 - q10) of a Gaussian is 2.563 standard deviations.
 GAUSSIAN_DECILES = 2.563
@@ -24,6 +26,10 @@ NOISE_SHARE = 1e-12
 CONSTANT_SHARE = 0.01
 #: Smoothing is one matrix product while the matrix has at most so many entries, else log2(T) shifted sums.
 MATRIX_ENTRIES = 1 << 20
+#: Most categories of a channel that get a feature each.
+MOST_CATEGORIES = 1024
+#: Knuth's multiplier: spreads codes over buckets.
+_SPREAD = 2_654_435_761
 
 
 class Difference(nn.Module):
@@ -102,7 +108,7 @@ class Scale(nn.Module):
 
     def fit(self, x: Tensor) -> None:
         """Learn center and scale from (N, K, C) values in physical units."""
-        columns = x.reshape(-1, x.shape[-1])
+        columns = x.flatten(0, -2)
         for index in range(x.shape[-1]):  # column by column: a sorted copy of the whole history may not fit
             center, scale = self._measure(columns[:, index].double().cpu().numpy())
             self.center[index], self.scale[index] = center, scale
@@ -131,11 +137,130 @@ class Scale(nn.Module):
         return center, spread
 
 
+class Encode(Scale):
+    """Scaled numbers, then a group of features for each category: (..., C) -> (..., F).
+
+    A one-hot group has a feature for each category of the training part, in the order of their codes, and a last one
+    for any other; a hashed group has its buckets. Features are 0 or 1 and not scaled.
+    """
+
+    codes: Tensor
+    sizes: Tensor
+
+    def __init__(self, channels: Sequence[ChannelConfig], config: FeatureConfig) -> None:
+        """Prepare for columns of these channels; without categories and logarithms it is `Scale`."""
+        self.numbers = [index for index, channel in enumerate(channels) if channel.kind == "number"]
+        self.categories = [index for index, channel in enumerate(channels) if channel.kind == "category"]
+        super().__init__(len(self.numbers), config.scaling, config.clip)
+        self.width = len(channels)
+        self.buckets = [channels[c].buckets if channels[c].encoding == "hash" else 0 for c in self.categories]
+        logs = [channels[index].log for index in self.numbers]
+        self.logs = torch.tensor(logs) if any(logs) else None
+        if self.categories:
+            self.register_buffer("codes", torch.zeros(0, dtype=torch.int64))  # known codes, group after group, sorted
+            self.register_buffer("sizes", torch.zeros(len(self.categories), dtype=torch.int64))  # of the groups' codes
+
+    @property
+    def features(self) -> int:
+        """F, known once fitted or restored."""
+        return len(self._column_of()) if self.categories else self.width
+
+    def fit(self, x: Tensor) -> None:
+        """Learn scales and categories from (N, K, C) values in physical units. Raises DataError on too many."""
+        super().fit(self._numbers(x))
+        if not self.categories:
+            return
+        known: list[Tensor] = []
+        for place, index in enumerate(self.categories):
+            found = torch.unique(x[..., index].long()) if not self.buckets[place] else torch.zeros(0, dtype=torch.int64)
+            if len(found) > MOST_CATEGORIES:
+                raise DataError(
+                    f"column {index + 1} has {len(found)} categories in the training part, more than "
+                    f"{MOST_CATEGORIES}; set its channel's encoding: hash"
+                )
+            known.append(found)
+        self.codes, self.sizes = torch.cat(known), torch.tensor([len(found) for found in known])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode (..., C) values in physical units."""
+        z = super().forward(self._numbers(x))
+        if not self.categories:
+            return z
+        groups = [self._group(place, x[..., index].long()) for place, index in enumerate(self.categories)]
+        return torch.cat([z, *(group.to(z.dtype) for group in groups)], dim=-1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return encoded values (B, F) to (B, C): of a category the likeliest known code, 0 of a hashed one."""
+        numbers = super().inverse(z[..., : len(self.numbers)])
+        if self.logs is not None:
+            raised = numbers.sign() * torch.expm1(numbers.abs().clamp_max(700.0))
+            numbers = torch.where(self.logs.to(z.device), raised, numbers)
+        if not self.categories:
+            return numbers
+        columns: list[Tensor] = [numbers.new_zeros(())] * self.width
+        for place, index in enumerate(self.numbers):
+            columns[index] = numbers[..., place]
+        start = len(self.numbers)
+        for place, index in enumerate(self.categories):
+            codes = self._codes(place)
+            size = self.buckets[place] or len(codes) + 1
+            likeliest = z[..., start : start + max(len(codes), 1)].argmax(dim=-1)
+            columns[index] = codes[likeliest].to(numbers.dtype) if len(codes) else torch.zeros_like(numbers[..., 0])
+            start += size
+        return torch.stack([column.expand(z.shape[:-1]) for column in columns], dim=-1)
+
+    def fold(self, parts: Tensor) -> Tensor:
+        """Sum each column's features' parts, (B, F) -> (B, C)."""
+        if not self.categories:
+            return parts
+        columns = torch.tensor(self._column_of(), device=parts.device)
+        return parts.new_zeros(len(parts), self.width).index_add(1, columns, parts)
+
+    def _numbers(self, x: Tensor) -> Tensor:
+        numbers = x[..., self.numbers] if self.categories else x
+        if self.logs is None:
+            return numbers
+        return torch.where(self.logs.to(x.device), numbers.sign() * torch.log1p(numbers.abs()), numbers)
+
+    def _codes(self, place: int) -> Tensor:
+        """Return the known codes of a category, sorted."""
+        start = int(self.sizes[:place].sum())
+        return self.codes[start : start + int(self.sizes[place])]
+
+    def _group(self, place: int, code: Tensor) -> Tensor:
+        """Return the features (..., G) of codes (...)."""
+        if buckets := self.buckets[place]:
+            return nn.functional.one_hot((code * _SPREAD >> 16) % buckets, buckets)
+        known = self._codes(place)
+        at = torch.searchsorted(known, code.contiguous())
+        at = torch.where((at < len(known)) & (known[at.clamp_max(len(known) - 1)] == code), at, len(known))
+        return nn.functional.one_hot(at, len(known) + 1)
+
+    def _column_of(self) -> list[int]:
+        groups = [[c] * (b or int(n) + 1) for c, b, n in zip(self.categories, self.buckets, self.sizes, strict=True)]
+        return self.numbers + [column for group in groups for column in group]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take as many codes as an artifact holds. Raises ValueError when they don't fit their sizes."""
+        codes, sizes = state_dict.get(f"{prefix}codes"), state_dict.get(f"{prefix}sizes")
+        if self.categories and codes is not None and sizes is not None:
+            self.codes = torch.empty_like(codes)
+            if codes.ndim != 1 or codes.dtype != torch.int64 or sizes.dtype != torch.int64:
+                raise ValueError("its categories' codes are no whole numbers")
+            hashed = [bool(buckets) for buckets in self.buckets]
+            fits = [(size > 0) != bucket for size, bucket in zip(sizes.tolist(), hashed, strict=True)]
+            if not all(fits) or int(sizes.sum()) != len(codes):
+                raise ValueError("its categories' codes don't fit their channels")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 class Preprocess(nn.Module):
     """Window (B, T, C) in physical units -> model input (B, `length`, `columns`), by the steps of a FeatureConfig."""
 
-    def __init__(self, config: FeatureConfig, length: int, columns: int) -> None:
-        """Prepare for windows of `length` cells and `columns` columns.
+    def __init__(
+        self, config: FeatureConfig, length: int, columns: int, channels: Sequence[ChannelConfig] | None = None
+    ) -> None:
+        """Prepare for windows of `length` cells and `columns` columns, of `channels` (one a column; numbers if None).
 
         Raises ConfigError when the window is too short for differences, or `features.keep` for what they leave.
         """
@@ -157,12 +282,15 @@ class Preprocess(nn.Module):
             steps.append(Keep(keep))
         self.length = keep
         """Cells of the model's input."""
-        self.columns = columns
-        """Columns of the model's input."""
         self.physical = nn.Sequential(*steps)
         """The steps before scaling: (B, T, C) float64 -> (B, length, C), still in physical units."""
-        self.scaler = Scale(columns, config.scaling, config.clip)
+        self.scaler = Encode([ChannelConfig()] * columns if channels is None else channels, config)
         """The last step."""
+
+    @property
+    def columns(self) -> int:
+        """Columns of the model's input; with categories known once fitted or restored."""
+        return self.scaler.features
 
     def fit(self, x: Tensor) -> None:
         """Learn center and scale from training windows (N, T, C), from nothing else."""
@@ -174,5 +302,14 @@ class Preprocess(nn.Module):
         return scaled
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return one scaled cell (B, columns) to physical units; with `difference`, to units per cell."""
+        """Return one encoded cell (B, columns) to physical units (B, C); with `difference`, to units per cell."""
         return self.scaler.inverse(z)
+
+    def fold(self, parts: Tensor) -> Tensor:
+        """Sum the parts (B, columns) of the features that come from one column of the window: (B, C)."""
+        return self.scaler.fold(parts)
+
+
+def column_channels(channels: Mapping[str, ChannelConfig]) -> list[ChannelConfig]:
+    """Return the channel of each window column, in order."""
+    return [channel for name, channel in channels.items() for _ in channel.columns(name)]

@@ -33,6 +33,7 @@ class Judging:
         """`calibrations`: by model index, scores (n,) of normal windows that the model wasn't trained on."""
         self._method: ThresholdMethod = make_method(config.threshold)
         self._margin, self._learn_after = config.threshold.margin, config.threshold.learn_after
+        self._adapt = config.threshold.adapt
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold)
         self.anomalies = 0
@@ -71,8 +72,9 @@ class Judging:
                 state = AssetState(self._fresh[model], state.incident, state.judged_ms, token)
             end = ends[index]
             judgement, threshold = judge(
-                self._method, state.threshold, score_of[index], pins.get(asset), self._margin, self._learn_after
-            )
+                self._method, state.threshold, score_of[index], pins.get(asset), self._margin, self._learn_after,
+                self._adapt,
+            )  # fmt: skip
             incident, found = self._incidents.step(
                 state.incident, asset, end, judgement, scores, row + index, threshold.seen, ingests[index]
             )

@@ -19,7 +19,7 @@ from stream_detector.memory_store import MemoryServer, MemoryStore
 from stream_detector.metrics import Metrics
 from stream_detector.pipeline import Pipeline, Scores
 from stream_detector.records import AssetState, MessageBatch, Partition, PlainMessage, WindowBatch
-from stream_detector.window import Windower
+from stream_detector.task import make_windower
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch
     examples: dict[str, str] = {}
     total = 0
     decoder = ReadingDecoder(config.inputs[0], config.channels)
-    windower = Windower(config.window, config.channels, 0, [TOPIC])
+    windower = make_windower(config, 0)
     partition = Partition(TOPIC, 0)
     for chunk in _chunks(messages):
         total += len(chunk)

@@ -30,6 +30,7 @@ DEAD_LETTER_CODES: Mapping[str, str] = {
     "no-values": "the reading carries none of the configured channels",
     "not-a-number": "a value is not a finite number (or a string, for a category)",
     "out-of-range": "a value lies outside the channel's configured `valid` range or what float32 holds",
+    "incomplete": "a record lacks a configured channel (window.mode is records)",
     "bad-block": "a block of samples is empty, unevenly typed, of odd byte length or without interval_ms",
     "too-large": "the value or a block in it is larger than the configured limit",
     "too-late": "the reading's grid cell was closed before it came (see window.lateness_ms)",

@@ -49,7 +49,8 @@ class Judge(nn.Module):
         physical: Tensor = self.preprocess.physical(x.double())
         z = self.preprocess.scaler(physical).to(self.dtype)
         score, parts, expected = self.detector.judge(z, seeds)
-        table = (score[:, None].double(), parts.double(), physical[:, -1], self.preprocess.inverse(expected))
+        parts = self.preprocess.fold(parts.double())
+        table = (score[:, None].double(), parts, physical[:, -1], self.preprocess.inverse(expected))
         return torch.cat(table, dim=1)
 
 

@@ -20,6 +20,7 @@ from stream_detector.records import (
     ReadingBatch,
     WindowBatch,
 )
+from stream_detector.records_window import RecordsWindower
 from stream_detector.window import Windower, part
 
 
@@ -56,7 +57,9 @@ class Task:
         self.states = loaded.assets
         self.changed: set[str] = set()
         self.moved = False  # messages were taken since the last commit
-        self.windower = Windower(config.window, config.channels, index, [entry.topic for entry in config.inputs])
+        self.windower = make_windower(config, index, self._judged_ms)
+        self._records = config.window.mode == "records"
+        self._judged = {partition: stored.read for partition, stored in loaded.positions.items()}
         self.messages = dict.fromkeys((entry.topic for entry in config.inputs), 0)  # taken since last asked
         self._join = Join(self.partitions, config.window)
         self._decoders = decoders
@@ -75,6 +78,10 @@ class Task:
     @property
     def _several(self) -> bool:
         return len(self.partitions) > 1
+
+    def _judged_ms(self, asset: str) -> int | None:
+        state = self.states.get(asset)
+        return None if state is None else state.judged_ms
 
     def take(self, batch: MessageBatch) -> Cut:
         """Decode messages and cut the windows they complete; of several topics' not before `release`."""
@@ -167,15 +174,24 @@ class Task:
             self._dead = []
         cut: list[tuple[WindowBatch, bool]] = []
         readings = 0
-        for whole in passed:
+        for whole in self._unjudged(passed) if self._records else passed:
             for batch, silent in self._by_silence(whole):
                 windows, refused = self.windower.push(batch)
                 dead += refused
                 readings += len(batch.assets) - len(refused)
-                if windows is not None and (fresh := self.not_judged(windows)) is not None:
+                if windows is not None and (fresh := windows if self._records else self.not_judged(windows)):
                     cut.append((fresh, silent))
         published = self._published
         return Cut(cut, [one for one in dead if one.message.offset >= published.get(one.partition, 0)], readings)
+
+    def _unjudged(self, passed: list[ReadingBatch]) -> list[ReadingBatch]:
+        """Leave out records that the states loaded were judged up to: nothing is open that would need them again."""
+        kept: list[ReadingBatch] = []
+        for batch in passed:
+            start = int(np.searchsorted(batch.offsets, self._judged.get(batch.partition, 0)))
+            if start < len(batch.assets):
+                kept.append(part(batch, start, len(batch.assets)) if start else batch)
+        return kept
 
     def _by_silence(self, batch: ReadingBatch) -> list[tuple[ReadingBatch, bool]]:
         """Split where the messages begin that nobody has processed before."""
@@ -187,6 +203,16 @@ class Task:
         if cut < len(batch.assets):
             parts.append((part(batch, cut, len(batch.assets)), False))
         return parts
+
+
+def make_windower(
+    config: Config, index: int, judged_ms: Callable[[str], int | None] = lambda _: None
+) -> Windower | RecordsWindower:
+    """Return the windower of one task, as `window.mode` says; `judged_ms`: where an asset's committed state ends."""
+    topics = [entry.topic for entry in config.inputs]
+    if config.window.mode == "records":
+        return RecordsWindower(config.window, config.channels, index, topics, judged_ms)
+    return Windower(config.window, config.channels, index, topics)
 
 
 def counting_epoch(config: Config, committed: Mapping[Partition, Position]) -> int | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from stream_detector.artifact import Artifact, DataFingerprint, Snapshot, Split
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DataError
-from stream_detector.features import Preprocess
+from stream_detector.features import Preprocess, column_channels
 from stream_detector.models import DETECTORS, Detector, Progress, build
 from stream_detector.records import WindowBatch
 from stream_detector.scorer import SCORE_BITS, round_mantissa, window_seeds
@@ -113,9 +113,6 @@ class _Parts:
 
 
 def _gather(config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None) -> dict[str, _History]:
-    for name, channel in config.channels.items():
-        if channel.kind == "category":  # its codes are no quantities: scaled as numbers they would mean nothing
-            raise ConfigError(f"channels.{name}.kind is category, which model.kind {config.model.kind} can't take")
     preprocess = _preprocess(config)
     draws = DETECTORS[config.model.kind].draws
     histories: dict[str, _History] = {}
@@ -181,7 +178,9 @@ def _split(config: Config, histories: list[_History], place: str) -> _Parts:
         train.append(windows[:n_train])
         boundary = int(end_ms[n_train - 1]) if n_train else int(end_ms[0]) - 1
         # half a cell of slack: end times are whole ms, cells may be fractions
-        starts = end_ms[n_train:] - (config.window.length - 0.5) * config.window.cell_ms
+        # a record shares nothing with the one before
+        reach = 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
+        starts = end_ms[n_train:] - reach
         clean = starts >= boundary if n_train else np.ones(len(starts), np.bool_)
         if clean.sum() >= MIN_CLEAN:
             dropped += int((~clean).sum())
@@ -211,7 +210,8 @@ def _scores(detector: Detector, x: Tensor, seeds: Tensor | None) -> NDArray[np.f
 
 
 def _preprocess(config: Config) -> Preprocess:
-    return Preprocess(config.features, config.window.length, len(config.columns))
+    channels = column_channels(config.channels)
+    return Preprocess(config.features, config.window.length, len(channels), channels)
 
 
 def _scaled(preprocess: Preprocess, physical: Tensor) -> Tensor:

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from stream_detector import features
-from stream_detector.config import FeatureConfig
-from stream_detector.errors import ConfigError
-from stream_detector.features import Preprocess, Scale, Smooth
+from stream_detector.config import ChannelConfig, FeatureConfig
+from stream_detector.errors import ConfigError, DataError
+from stream_detector.features import Preprocess, Scale, Smooth, column_channels
 
 
 def windows(n: int = 300, length: int = 20, columns: int = 3, seed: int = 0) -> torch.Tensor:
@@ -160,3 +160,88 @@ def test_a_window_too_short_is_refused(config: FeatureConfig, length: int, key: 
     """The message names the key."""
     with pytest.raises(ConfigError, match=key):
         Preprocess(config, length, 1)
+
+
+FIELDS = {
+    "bytes": ChannelConfig(log=True),
+    "flag": ChannelConfig(kind="category", cell="last"),
+    "rate": ChannelConfig(),
+    "host": ChannelConfig(kind="category", cell="last", encoding="hash", buckets=4),
+}
+
+
+def records(n: int = 200) -> torch.Tensor:
+    """Records of a size, a flag of 10, 20 or 30, a rate and a host of many, (n, 1, 4)."""
+    draw = torch.Generator().manual_seed(0)
+    size = torch.exp(3 * torch.randn(n, generator=draw)) * 1000
+    flag = 10.0 * torch.randint(1, 4, (n,), generator=draw)
+    host = torch.randint(0, 1 << 24, (n,), generator=draw).double()
+    return torch.stack([size, flag, torch.rand(n, generator=draw), host], dim=1)[:, None].double()
+
+
+def encoder() -> Preprocess:
+    """Return the preprocessing of records, fitted."""
+    preprocess = Preprocess(FeatureConfig(clip=10), 1, 4, column_channels(FIELDS))
+    preprocess.fit(records())
+    return preprocess
+
+
+def test_categories_become_a_feature_each():
+    """Numbers first, then a group a category: one for each code seen and one for all others, or the buckets."""
+    encoded = encoder()(records())
+    assert encoder().columns == 2 + (3 + 1) + 4 == encoded.shape[2]
+    flags = records()[:, 0, 1]
+    for place, code in enumerate((10, 20, 30)):
+        assert torch.equal(encoded[:, 0, 2 + place], (flags == code).double())
+    assert (encoded[:, 0, 5] == 0).all()
+    hosts = encoded[:, 0, 6:]
+    assert torch.equal(hosts.sum(dim=1), torch.ones(200, dtype=torch.float64))
+    assert (hosts.sum(dim=0) > 20).all()  # they spread
+
+
+def test_a_category_never_seen_has_a_feature_of_its_own():
+    """Which was 0 throughout the training: a detector sees it at once."""
+    strange = records(3)
+    strange[:, 0, 1] = torch.tensor([25.0, 5.0, 999.0])
+    encoded = encoder()(strange)
+    assert torch.equal(encoded[:, 0, 2:6], torch.tensor([[0.0, 0, 0, 1]] * 3, dtype=torch.float64))
+
+
+def test_amounts_are_scaled_by_their_logarithm():
+    """Log-normal sizes come out about normal; signs are kept, and what is expected is told in the amount's own unit."""
+    z = encoder()(records())[:, 0, 0]
+    assert abs(float(z.median())) < 1e-9
+    assert float(z.std()) == pytest.approx(1.0, abs=0.2)
+    assert float(z.abs().max()) < 5
+    both = torch.tensor([[[-5.0, 10, 0, 0]], [[5.0, 10, 0, 0]]], dtype=torch.float64)
+    preprocess = encoder()
+    assert float(preprocess(both)[0, 0, 0]) < float(preprocess(both)[1, 0, 0])
+    torch.testing.assert_close(preprocess.inverse(preprocess(both)[:, -1])[:, 0], both[:, 0, 0])
+
+
+def test_parts_and_expectations_come_back_by_column():
+    """A category's part is that of its features together, its expectation the likeliest code."""
+    preprocess = encoder()
+    parts = torch.arange(10, dtype=torch.float64).reshape(1, 10)
+    assert preprocess.fold(parts).tolist() == [[0.0, 2 + 3 + 4 + 5, 1.0, 6 + 7 + 8 + 9]]
+    expected = torch.tensor([[0.0, 0.0, 0.1, 0.2, 0.7, 0.9, 0, 0, 0, 0]], dtype=torch.float64)
+    assert preprocess.inverse(expected)[0, [1, 3]].tolist() == [30.0, 0.0]
+
+
+def test_codes_travel_with_the_artifact():
+    """A fresh preprocessing takes the codes it was not made with; codes that don't fit are refused."""
+    again = Preprocess(FeatureConfig(clip=10), 1, 4, column_channels(FIELDS))
+    again.load_state_dict(encoder().state_dict())
+    assert again.columns == 10
+    assert torch.equal(again(records()), encoder()(records()))
+    for name, value in (("codes", torch.zeros(7, dtype=torch.int64)), ("sizes", torch.tensor([2, 1]))):
+        with pytest.raises(ValueError, match="codes"):
+            again.load_state_dict({**encoder().state_dict(), f"scaler.{name}": value})
+
+
+def test_too_many_categories_ask_for_hashing():
+    """A feature each for a million hosts would be no model of anything."""
+    channels = {"host": ChannelConfig(kind="category", cell="last")}
+    preprocess = Preprocess(FeatureConfig(), 1, 1, column_channels(channels))
+    with pytest.raises(DataError, match="encoding: hash"):
+        preprocess.fit(torch.arange(5_000).reshape(-1, 1, 1).double())

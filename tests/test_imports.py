@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "tuning"),
     ("records",),
-    ("config", "config_base", "config_kafka", "config_model"),
-    ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "grid", "waveform", "features", "models"),
+    ("config", "config_base", "config_baselines", "config_kafka", "config_model"),
+    ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform", "features", "models"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "join"),
     ("pipeline", "task", "judging", "saving", "waiting", "offline", "truth",
      "memory", "memory_store", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
@@ -41,7 +41,7 @@ ONLY_IN = {
 }
 
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
-PURE = {"window", "grid", "waveform", "join", "threshold", "incident"}
+PURE = {"window", "records_window", "grid", "waveform", "join", "threshold", "incident"}
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys",
     "tempfile", "threading", "time", "urllib",

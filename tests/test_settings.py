@@ -115,7 +115,7 @@ def test_a_detector_is_checked_by_its_own_keys(problems, text, told):
 def test_an_unknown_key_in_a_channel_is_told_with_what_may_stand_there(problems):
     """Keys inside a channel are checked like any other."""
     (told,) = problems("stream: pump\nchannels:\n  vibration: {zzz: 1}\n")
-    assert told.startswith("channels.vibration.zzz: unknown key; expected one of: bands, cell, features, ")
+    assert told.startswith("channels.vibration.zzz: unknown key; expected one of: bands, buckets, cell, ")
 
 
 def test_a_section_left_empty_is_told_with_the_mend(problems):

@@ -253,6 +253,18 @@ def test_what_alarms_leaves_the_queue_alone(method: ThresholdMethod):
     assert judge(method, state, state.level * 1.5, margin=2.0, learn_after=20)[1] is state
 
 
+def test_a_level_can_be_left_as_calibrated(method: ThresholdMethod):
+    """Without `adapt` the verdicts are the same and nothing is learnt, but a level that is missing is found first."""
+    state = method.calibrate(exponential(300))
+    for score in (0.1, 1.0, math.nan, *((state.level or 0.0) * np.array([0.9, 1.1, 1.9, 2.1])).tolist()):
+        for pinned in (None, 1.0):
+            fixed, after = judge(method, state, score, pinned, margin=2.0, adapt=False)
+            assert after is state
+            assert fixed == judge(method, state, score, pinned, margin=2.0)[0]
+    _, first = judge(method, method.calibrate(np.empty(0)), 1.0, adapt=False)
+    assert first.seen == 1
+
+
 def test_a_level_is_reached_without_waiting(method: ThresholdMethod):
     """Until there is a level nothing can alarm, so nothing waits."""
     _, state = judge(method, method.calibrate(np.empty(0)), 1.0, learn_after=20)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.codec import ReadingDecoder
-from stream_detector.config import Config
+from stream_detector.config import Config, WindowConfig
 from stream_detector.evaluate.data import Recording, encoded
 from stream_detector.judging import Judging
 from stream_detector.model_set import ModelSet
@@ -124,11 +124,14 @@ class Judges:
         )
 
 
-def decide(track: Track, ts_ms: NDArray[np.float64], cell_ms: float) -> Rows:
+def decide(track: Track, ts_ms: NDArray[np.float64], window: WindowConfig) -> Rows:
     """Return the decisions for rows at `ts_ms` (N,), in event-time order, from the windows up to each."""
-    cell = np.floor(ts_ms / cell_ms + 1e-9)
-    last_of_cell = np.append(cell[1:] > cell[:-1], True)
-    known_ms = (cell + last_of_cell) * cell_ms  # end of the newest cell whose rows all lie at or before the row
+    if window.mode == "records":
+        known_ms = np.rint(ts_ms)  # a record's window ends with it
+    else:
+        cell = np.floor(ts_ms / window.cell_ms + 1e-9)
+        last_of_cell = np.append(cell[1:] > cell[:-1], True)
+        known_ms = (cell + last_of_cell) * window.cell_ms  # end of the newest cell whose rows lie at or before the row
     newest = np.searchsorted(track.end_ms, known_ms + 0.5, side="right") - 1  # ends are rounded to whole ms
     warm = newest >= 0
     at = np.maximum(newest, 0)

@@ -193,7 +193,7 @@ def _judged(
     judges = {id(live): live.judges(margin_factor) for live in lives}
     tracks = [judges[id(live)].follow(one) for live, one in zip(lives, scored, strict=True)]
     rows = [
-        decide(track, case.test.ts_ms, live.config.window.cell_ms)
+        decide(track, case.test.ts_ms, live.config.window)
         for case, live, track in zip(cases, lives, tracks, strict=True)
     ]
     return tracks, rows

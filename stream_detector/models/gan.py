@@ -7,7 +7,7 @@
 
 f is the discriminator's last hidden layer. The generator kept is the moving average of its weights. Scores:
 
-    residual_c = w_c · mean over t of (x_tc − G(E(x))_tc)²,   w_c = 1 / max(r_c, r_min)², r_c as in ae.py
+    residual_c = w_c · mean over t of (x_tc − G(E(x))_tc)²,   w_c as in ae.py
     encoder            mean over c of residual_c
     encoder+features   ½ of it + ½ mean over k of v_k · (f_k(x) − f_k(G(E(x))))², v_k like w_c
     discriminator      −log D(x)
@@ -101,13 +101,16 @@ class GAN(Detector):
         report = play(self, x_train, x_val, config, progress)
         with torch.no_grad():
             self.finalise(x_train)
+            weight, feature_weight = self._weights(x_val)
+            self.weight.copy_(torch.minimum(self.weight.double(), weight))
+            self.feature_weight.copy_(torch.minimum(self.feature_weight.double(), feature_weight))
             return replace(report, warnings=troubles(self, x_train, x_val, config.seed))
 
     def finalise(self, x_train: Tensor) -> None:
         """Set w_c and v_k from the residuals of the training windows."""
-        self.weight.copy_(residual_weights(x_train, lambda x: x - self(x)))
-        features = self.discriminator.features
-        self.feature_weight.copy_(residual_weights(x_train, lambda x: (features(x) - features(self(x)))[:, None]))
+        weight, feature_weight = self._weights(x_train)
+        self.weight.copy_(weight)
+        self.feature_weight.copy_(feature_weight)
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
         """Return score (B,), parts (B, F) and the last cell of G(E(x)) (B, F)."""
@@ -122,6 +125,13 @@ class GAN(Detector):
         """Return the parts (B, F) and the last cell of G(E(x)) (B, F)."""
         judged = self.judge(x, seeds)
         return judged.parts, judged.expected
+
+    def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.discriminator.features
+        return (
+            residual_weights(x, lambda x: x - self(x)),
+            residual_weights(x, lambda x: (features(x) - features(self(x)))[:, None]),
+        )
 
     def _score(self, x: Tensor, made: Tensor, residual: Tensor) -> Tensor:
         if self.config.score == "encoder":

@@ -1,30 +1,32 @@
 """Variational autoencoder: how improbable is the window under what the network makes of its own idea of it?
 
-    q(z|x) = N(μ(x), diag σ²(x)),   p(x|z) = N(m(z), diag s²(z)),   p(z) = N(0, I)
+    q(z|x) = N(μ(x), diag σ²(x)),   p(x|z) = N(m(z), diag s²),   p(z) = N(0, I)
     loss   = E_q [−log p(x|z)] + β · KL(q(z|x) ‖ p(z)),   KL = ½ Σ_j (μ_j² + σ_j² − 1 − log σ_j²)
-    score  = 1/L Σ_l −log p(x|z_l),  z_l = μ + σ ε_l,  per value: divided by T·F
+    score  = 1/L Σ_l −log p(x|z_l) per value (divided by T·F), less the lowest there can be,   z_l = μ + σ ε_l
+    part_c = mean over l, t of ½ (log s² − v_c + (x − m)² / s²) >= 0,   score = mean over c of part_c
 
-The score is the reconstruction probability of An & Cho, as a negative logarithm in nats. β rises from 0 to its value
-in the first passes (warm-up), so that the code is in use before the prior pulls at it. The decoder's log-variance is
-at least v_min, else one feature restored well would outweigh all others, and at most v_max, else the decoder could
-explain a fault as noise. s² is learnt for each feature (`variance: feature`), or is a second output of the decoder
-(`variance: value`), which suits noise that depends on the state, but lets the decoder call strange windows noisy.
+The score is the reconstruction probability of An & Cho, as a negative logarithm in nats. Densities have no natural
+zero: −log p can be negative. So the lowest value that it can take, ½ (log 2π + v_c), a constant of the trained
+detector, is subtracted: no order changes, nothing is below 0, and ratios of scores to a threshold mean something.
+
+β rises from 0 to its value in the first passes (warm-up), so that the code is in use before the prior pulls at it.
+
+`variance: feature`: s² is one number a feature, the mean square of x − m, which is what minimises the loss; measured as
+training goes, and in the end on all training windows and on the later ones kept out, of which the larger counts (as in
+ae.py: a feature that drifts is no witness). v_c = log s_c².
+`variance: value`: log s² is a second output of the decoder, a function of z. This suits noise that depends on the
+state, but lets the decoder call strange windows noisy. v_c = v_min.
+Either way s² has a floor, else one feature restored nearly perfectly would outweigh all others.
 
 ε comes from the window's seed (see noise.py): the same window has the same score in every batch and every replay.
-
-    part_c = mean over l, t of ½ (log s² − v_min + (x − m)² / s²) >= 0
-    score  = mean over c of part_c + ½ (log 2π + v_min)
-
-A part is what the channel adds to the lowest score there can be, ½ (log 2π + v_min) = 0.169.
 Source: Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014; An & Cho, "Variational autoencoder based
-anomaly detection using reconstruction probability", SNU 2015; one variance a feature: Rybkin, Daniilidis & Levine,
-"Simple and effective VAE training with calibrated decoders", ICML 2021; warm-up: Sønderby et al., "Ladder variational
+anomaly detection using reconstruction probability", SNU 2015; the best variance: Rybkin, Daniilidis & Levine, "Simple
+and effective VAE training with calibrated decoders", ICML 2021; warm-up: Sønderby et al., "Ladder variational
 autoencoders", NeurIPS 2016.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Self
 
 import torch
@@ -32,33 +34,35 @@ from torch import Tensor, nn
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config_model import VAEConfig
-from stream_detector.models.base import Detector, Judged
+from stream_detector.models.base import Detector
 from stream_detector.models.bodies import make_decoder, make_encoder
 from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
 from stream_detector.models.noise import seeded_normal
 
-#: v_min, log-variance of a value in units of its channel's normal variance.
-LOG_VARIANCE_MIN = -1.5
-#: v_max.
-LOG_VARIANCE_MAX = 2.0
+#: Lowest log s² of a feature, in units of its normal variance: a residual of 8 % of the normal spread.
+FEATURE_FLOOR = -5.0
+#: v_min and v_max, the bounds of log s² as the decoder's output. Measured, not guessed, it could go lower; but the
+#: decoder is soon too sure of itself on training windows.
+VALUE_BOUNDS = (-1.5, 2.0)
 #: Bounds of log σ²: beyond them exp() has no meaning any more.
-CODE_LOG_VARIANCE = (-12.0, 6.0)
-#: The lowest score there can be.
-LOWEST = 0.5 * (math.log(2 * math.pi) + LOG_VARIANCE_MIN)
+CODE_BOUNDS = (-12.0, 6.0)
+#: Weight of a minibatch in the running measure of s².
+MOMENTUM = 0.05
 
 
 class VAE(Detector):
-    """Variational autoencoder; score = mean of −log p(x|z) over draws of z, per value."""
+    """Variational autoencoder; score = mean of −log p(x|z) over draws of z, per value, above its lowest."""
 
     kind = "vae"
     draws = True
+    log_variance: Tensor | None
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, features: int, config: VAEConfig) -> None:
         """Join an encoder (B, T, F) -> (B, 2·latent) and a decoder (B, latent) -> (B, T, F or, by value, 2·F)."""
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.log_variance = nn.Parameter(torch.zeros(features)) if config.variance == "feature" else None
+        self.register_buffer("log_variance", torch.zeros(features) if config.variance == "feature" else None)
         self.beta, self.warm_up, self.samples = config.beta, config.warm_up, config.samples
         self._beta_now = self.beta
 
@@ -73,38 +77,40 @@ class VAE(Detector):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of q(z|x), each (B, latent), for x (B, T, F)."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
-        return mean, log_variance.clamp(*CODE_LOG_VARIANCE)
+        return mean, log_variance.clamp(*CODE_BOUNDS)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of p(x|z), each (B, T, F), for z (B, latent)."""
+        """Return mean (B, T, F) and log-variance, (B, T, F) or (F,), of p(x|z) for z (B, latent)."""
         if self.log_variance is not None:
-            mean = self.decoder(z)
-            log_variance = self.log_variance.expand_as(mean)
-        else:
-            mean, log_variance = self.decoder(z).chunk(2, dim=2)
-        return mean, log_variance.clamp(LOG_VARIANCE_MIN, LOG_VARIANCE_MAX)
+            return self.decoder(z), self.log_variance
+        mean, log_variance = self.decoder(z).chunk(2, dim=2)
+        return mean, log_variance.clamp(*VALUE_BOUNDS)
 
     def training_loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of a minibatch per value, with one draw of z a window."""
+        """Return the loss of a minibatch per value (but for ½ log 2π), with one draw of z a window."""
         mean, log_variance = self.encode(x)
-        noise = torch.randn(mean.shape, generator=generator).to(mean)
-        excess = _excess(x, *self.decode(mean + (0.5 * log_variance).exp() * noise)).sum(dim=(1, 2))
+        restored, spread = self.decode(_drawn(mean, log_variance, generator))
+        if self.training and self.log_variance is not None:
+            batch = (x - restored).detach().square().mean(dim=(0, 1))
+            self._set_variance(self.log_variance.exp().lerp(batch, MOMENTUM))
+        density = 0.5 * (spread + (x - restored).square() * (-spread).exp())  # −log p(x|z)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
         beta = self._beta_now if self.training else self.beta  # passes are compared by one and the same loss
-        return (excess + beta * divergence).mean() / x[0].numel()
+        return (density.sum(dim=(1, 2)) + beta * divergence).mean() / x[0].numel()
 
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
-        """Minimise the loss with warm-up."""
+        """Minimise the loss with warm-up, then measure s² on all windows of both parts."""
 
         def warm(done: float) -> None:
             self._beta_now = self.beta * min(1.0, done / self.warm_up) if self.warm_up else self.beta
 
-        return fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress, warm)
-
-    def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
-        """Return score (B,), parts (B, F) and expectation in one pass."""
-        parts, expected = self.channel_errors(x, seeds)
-        return Judged(parts.mean(dim=1) + LOWEST, parts, expected)
+        report = fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress, warm)
+        if self.log_variance is not None:
+            draws = torch.Generator().manual_seed(config.seed)
+            with torch.no_grad():
+                variances = [self._mean_square_residuals(part, draws) for part in (x_train, x_val)]
+                self._set_variance(torch.maximum(*variances))
+        return report
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return part_c (B, F) and the last cell of the decoder's mean over the draws (B, F)."""
@@ -116,10 +122,27 @@ class VAE(Detector):
         restored, spread = self.decode(z.flatten(0, 1))  # (B·L, T, F)
         drawn = (len(x), self.samples, *x.shape[1:])
         restored = restored.reshape(drawn)
-        parts = _excess(x[:, None], restored, spread.reshape(drawn)).mean(dim=(1, 2))
-        return parts, restored[:, :, -1].mean(dim=1)
+        if self.log_variance is not None:
+            excess = (x[:, None] - restored).square() * (-spread).exp()
+        else:
+            spread = spread.reshape(drawn)
+            excess = spread - VALUE_BOUNDS[0] + (x[:, None] - restored).square() * (-spread).exp()
+        return 0.5 * excess.mean(dim=(1, 2)), restored[:, :, -1].mean(dim=1)
+
+    def _mean_square_residuals(self, x: Tensor, draws: torch.Generator) -> Tensor:
+        """Return the mean square of x − m over windows and cells, (F,) float64, with one draw of z a window."""
+        sums = []
+        for chunk in torch.split(x, 4096):
+            restored, _ = self.decode(_drawn(*self.encode(chunk), draws))
+            sums.append((chunk - restored).square().mean(dim=1).sum(dim=0).double())
+        return torch.stack(sums).sum(dim=0) / len(x)
+
+    def _set_variance(self, variance: Tensor) -> None:
+        assert self.log_variance is not None
+        # a new tensor: the loss of this minibatch still needs the old one
+        self.log_variance = variance.log().clamp_min(FEATURE_FLOOR).to(self.log_variance)
 
 
-def _excess(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return −log N(x; mean, variance) − LOWEST of each value."""
-    return 0.5 * (log_variance - LOG_VARIANCE_MIN + (x - mean).square() * (-log_variance).exp())
+def _drawn(mean: Tensor, log_variance: Tensor, draws: torch.Generator) -> Tensor:
+    """Return one z a window, (B, latent)."""
+    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=draws).to(mean)

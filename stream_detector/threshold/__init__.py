@@ -71,6 +71,7 @@ def judge(
     pinned: float | None = None,
     margin: float = 1.0,
     learn_after: int = 0,
+    adapt: bool = True,
 ) -> tuple[Judgement, ThresholdState]:
     """Return what `score` means under `state`, and the state after it.
 
@@ -84,8 +85,12 @@ def judge(
     takes scores for independent; those of overlapping windows are not. A score that rises slowly towards the level
     would be learnt step by step and lift the level before itself, for ever. Against a level that is `learn_after`
     scores behind, a rise faster than that alarms. What is learnt in the end is the same, so rates stay what they were.
+    Without `adapt` nothing is learnt once there is a level.
     """
     level = state.level
+    if not adapt and level is not None:
+        limit = level + (margin - 1.0) * abs(level) if pinned is None else pinned
+        return Judgement(limit, not score <= limit, pinned is not None), state
     if pinned is not None:
         anomalous = not score <= pinned
         learn = not anomalous and (level is None or score <= level)

@@ -7,7 +7,7 @@ import pytest
 
 from producers.recording import Recording
 from stream_detector.codec import encode_alert
-from stream_detector.config import Config
+from stream_detector.config import Config, WindowConfig
 from stream_detector.evaluate.data import Case, encoded
 from stream_detector.evaluate.fitting import fit_each
 from stream_detector.evaluate.live import Live, Track, decide, ratio
@@ -92,7 +92,7 @@ def test_no_decision_depends_on_later_rows(case, live, until):
         },
     )
     said = [
-        decide(live.judges().follow(live.score(one)), one.ts_ms, 1_000.0) for one in (whole, other)
+        decide(live.judges().follow(live.score(one)), one.ts_ms, WindowConfig()) for one in (whole, other)
     ]
     assert said[0].alarm[: until + 1].tolist() == said[1].alarm[: until + 1].tolist()
     assert said[0].score[: until + 1].tolist() == said[1].score[: until + 1].tolist()
@@ -113,7 +113,8 @@ def test_a_row_has_the_decision_of_the_newest_window_up_to_it():
     windows end           10           30   40
     row 1: another row follows in its cell, so no window ends with it yet
     """  # fmt: skip
-    rows = decide(track([10, 30, 40], [True, False, True]), np.array([1.0, 5.0, 22.0, 28.0, 35.0]), 10.0)
+    ts_ms = np.array([1.0, 5.0, 22.0, 28.0, 35.0])
+    rows = decide(track([10, 30, 40], [True, False, True]), ts_ms, WindowConfig(cell_ms=10))
     assert [False, True, True, False, True] == rows.alarm.tolist()
     assert [-np.inf, 0, 0, 1, 2] == rows.score.tolist()
     assert [True, False, False, False, False] == np.isnan(rows.level).tolist()
@@ -121,7 +122,7 @@ def test_a_row_has_the_decision_of_the_newest_window_up_to_it():
 
 def test_without_a_window_nothing_is_alarmed():
     """A recording shorter than a window."""
-    rows = decide(track([], []), np.array([1.0, 2.0]), 10.0)
+    rows = decide(track([], []), np.array([1.0, 2.0]), WindowConfig(cell_ms=10))
     assert ([False, False], [-np.inf, -np.inf]) == (rows.alarm.tolist(), rows.score.tolist())
 
 

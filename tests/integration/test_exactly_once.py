@@ -26,11 +26,11 @@ class Plant(Site):
 
     wanted: tuple = field(default=())
 
-    def start(self, at: str = "", broken: str = "", **env: str):
+    def start(self, at: str = "", broken: str = "", **settings: str):
         """Start a worker; see tests/chaos/worker.py."""
         port = free_port()
-        env |= {"STREAM_DETECTOR__METRICS__PORT": str(port)}
-        env |= {"STREAM_DETECTOR__KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS)}
+        settings = {"METRICS__PORT": str(port), "KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), **settings}
+        env = {f"STREAM_DETECTOR__{name}": value for name, value in settings.items()}
         env |= {"STREAM_DETECTOR_TEST_AT": at, "STREAM_DETECTOR_TEST_BREAK": broken}
         module, *words = "tests.chaos.worker", "--log-level", "info", "run"
         return self._start("worker", env, module, *words, self.config_path, port=port)
@@ -43,6 +43,7 @@ class Plant(Site):
         """Wait until all is committed; stop the workers; return what the verifier says."""
         until(lambda: len(set(self.progress())) == 1, "all is processed", seconds, workers[0])
         for worker in workers:
+            until(lambda worker=worker: "worker started" in worker.said(), "it can be stopped", 30, worker)
             assert 0 == worker.stop(), worker.said()
         return self.verdict()
 
@@ -91,6 +92,17 @@ def test_killed_in_a_commit(make_plant, moment):
         worker = plant.start(f"{moment}:1:SIGKILL")
         assert -signal.SIGKILL == worker.process.wait(60), worker.said()
     assert FINE == plant.finish(plant.start())
+
+
+def test_a_static_member_goes_on_where_it_was(make_plant):
+    """Killed and started again under its instance_id, a worker has its partitions long before the session is over."""
+    plant = make_plant()
+    static = {"KAFKA__INSTANCE_ID": "one", "KAFKA__SESSION_TIMEOUT_MS": "40000"}
+    assert -signal.SIGKILL == plant.start("saved:2:SIGKILL", **static).process.wait(60)
+    again = plant.start(**static)
+    started = time.monotonic()
+    assert FINE == plant.finish(again)
+    assert time.monotonic() - started < 25
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -5,7 +5,6 @@ import torch
 
 from stream_detector.models.noise import STEP, seeded_normal
 
-
 MASK = (1 << 64) - 1
 
 

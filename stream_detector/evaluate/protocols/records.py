@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.config import WindowConfig
 from stream_detector.errors import DataError
 from stream_detector.evaluate import series
 from stream_detector.evaluate.data import Case, Recording
@@ -101,8 +102,8 @@ def _run(
 
 def _figures(run: Run, index: int, seen: set[str], after_ms: float = -np.inf) -> dict[str, Any]:
     case, track = run.cases[index], run.tracks[index]
-    cell_ms = case.config.window.cell_ms
-    score, said = _by_record(track.end_ms, track.score, track.anomalous, case.test.ts_ms, cell_ms)
+    own_ms = _own_ends(case.test.ts_ms, case.config.window)
+    score, said = _by_record(track.end_ms, track.score, track.anomalous, own_ms)
     judged = case.test.ts_ms > after_ms
     truth, score, said = case.labels[judged] > 0, score[judged], said[judged]
     counts = Counts.of(truth, said)
@@ -137,15 +138,25 @@ def _by_record(
     end_ms: NDArray[np.int64],
     score: NDArray[np.float64],
     anomalous: NDArray[np.bool_],
-    ts_ms: NDArray[np.float64],
-    cell_ms: float,
+    own: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return each record's own score and verdict; -inf and False where no window ended with it (the last record)."""
-    own = np.rint((np.floor(ts_ms / cell_ms + 1e-9) + 1) * cell_ms)
+    """Return each record's own score and verdict; -inf and False where no window ended with it (the last record).
+
+    `own` (N,): where each record's own window ends, UNIX ms.
+    """
     place = np.minimum(np.searchsorted(end_ms, own), max(len(end_ms) - 1, 0))
     mine = end_ms[place] == own if len(end_ms) else np.zeros(len(own), np.bool_)
     strange = np.where(np.isnan(score), np.inf, score)
     return np.where(mine, strange[place], -np.inf), mine & anomalous[place]
+
+
+def _own_ends(ts_ms: NDArray[np.float64], window: WindowConfig) -> NDArray[np.float64]:
+    """Return where the windows of records at `ts_ms` (N,), in their order, end."""
+    if window.mode == "grid":
+        return np.asarray(np.rint((np.floor(ts_ms / window.cell_ms + 1e-9) + 1) * window.cell_ms))
+    ends = np.rint(ts_ms)
+    steps = np.arange(len(ends))
+    return np.asarray(np.maximum.accumulate(ends - steps) + steps)  # no two alike: see records_window.py
 
 
 def _read(request: Request, format: str) -> list[Recording]:
