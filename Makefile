@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench check-configs reference clean
+.PHONY: help install demo test chaos lint bench check-configs reference clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -31,6 +31,9 @@ demo: install ## Simulate machines, train, replay through a broker, show alerts 
 
 test: install ## Run the tests (ARGS='-k window')
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: install ## Workers under seeded faults on Apache Kafka and Redis, judged by a verifier (ARGS='--seed 1 --minutes 2')
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: install ## Check style (ruff), types (mypy --strict) and the direction of imports
 	$(BIN)/ruff check .

@@ -31,8 +31,8 @@ class ChannelConfig(Section):
     kind: Literal["number", "category"] = "number"
     """`category` takes strings (record streams): they travel as codes and are encoded as `encoding` says."""
     encoding: Literal["one-hot", "hash"] = "one-hot"
-    """Category only. `one-hot`: a feature for each category of the training part and one for all others; `hash`: as many
-    features as `buckets`, shared by whatever categories come, for sets that are open or large."""
+    """Category only. `one-hot`: a feature for each category of the training part and one for all others; `hash`: a
+    feature for each of `buckets`, shared by whatever categories come, for sets that are open or large."""
     buckets: int = Field(default=16, ge=2, le=1024)
     """Category with `hash` only: features."""
     log: bool = False
@@ -177,8 +177,9 @@ class ThresholdConfig(Section):
     @model_validator(mode="after")
     def _small(self) -> ThresholdConfig:
         key = "max_peaks" if self.method == "spot" else "memory"
-        if (kept := getattr(self, key)) + self.learn_after > MOST_SCORES:
-            raise ValueError(f"{key} and learn_after must sum to at most {MOST_SCORES}, got {kept} + {self.learn_after}")
+        kept, waiting = getattr(self, key), self.learn_after
+        if kept + waiting > MOST_SCORES:
+            raise ValueError(f"{key} and learn_after must sum to at most {MOST_SCORES}, got {kept} + {waiting}")
         return self
 
 

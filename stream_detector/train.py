@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stream_detector.artifact import Artifact, DataFingerprint, Snapshot, Split
 from stream_detector.config import Config
-from stream_detector.errors import ConfigError, DataError
+from stream_detector.errors import DataError
 from stream_detector.features import Preprocess, column_channels
 from stream_detector.models import DETECTORS, Detector, Progress, build
 from stream_detector.records import WindowBatch

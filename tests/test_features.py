@@ -210,7 +210,7 @@ def test_a_category_never_seen_has_a_feature_of_its_own():
 def test_amounts_are_scaled_by_their_logarithm():
     """Log-normal sizes come out about normal; signs are kept, and what is expected is told in the amount's own unit."""
     z = encoder()(records())[:, 0, 0]
-    assert abs(float(z.median())) < 1e-9
+    assert abs(float(z.median())) < 0.1
     assert float(z.std()) == pytest.approx(1.0, abs=0.2)
     assert float(z.abs().max()) < 5
     both = torch.tensor([[[-5.0, 10, 0, 0]], [[5.0, 10, 0, 0]]], dtype=torch.float64)

@@ -72,6 +72,21 @@ def test_it_is_what_at_least_once_delivers_undisturbed(undisturbed):
     same(undisturbed, plant)
 
 
+def test_an_alert_waits_no_longer_than_its_delay_for_the_commit():
+    """It can be read `alert_delay_ms` after it was made; while there is none, commits come at their interval."""
+    plant = Plant(make_config(delivery="exactly_once", commit_interval_ms=60_000, alert_delay_ms=40), partitions=2)
+    worker = plant.worker(16)
+    plant.write(recorded(assets=4, rows=60, partitions=2, faults=False)[:40])
+    turns(plant, worker, 100)
+    assert [] == worker.faults.steps
+    plant.write(MESSAGES[40:])
+    while not worker.pipeline.alerts:
+        turns(plant, worker, 1)
+    assert [] == plant.alerts
+    turns(plant, worker, 3)
+    assert plant.alerts
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("time", [1, 2, 3, 5])
 def test_a_crash_at_any_step(undisturbed, step, time):

@@ -129,9 +129,10 @@ def test_settings_that_make_no_sense_for_records_are_refused(sections: dict[str,
 
 def test_offline_windows_are_cut_by_records():
     """Training sees every record of a key, though all fall into one second."""
+    said = [_message(f'{{"ts": {TS + i}, "amount": {i}, "country": "FR"}}') for i in range(5)]
     found = [
         (asset, int(end) - TS)
-        for cut in windows(config(), [_message(f'{{"ts": {TS + i}, "amount": {i}, "country": "FR"}}') for i in range(5)])
+        for cut in windows(config(), said)
         for asset, end in zip(cut.assets, cut.end_ms, strict=True)
     ]
     assert found == [("card-1", i) for i in range(5)]
@@ -168,3 +169,26 @@ def test_a_backtest_judges_every_record():
 
 def _message(text: str) -> Encoded:
     return Encoded(b"card-1", text.encode(), [])
+
+
+def test_a_restart_judges_no_record_twice():
+    """What the states loaded have seen is left out when the log is read again from an earlier position."""
+    from stream_detector.codec import ReadingDecoder
+    from stream_detector.ports import TaskState
+    from stream_detector.records import AssetState, IncidentState, MessageBatch, Position, ThresholdState
+    from stream_detector.task import Task
+
+    setup = config()
+    partition = Partition(TOPIC, 0)
+    texts = [f'{{"ts": {TS + 7}, "asset": "card-1", "amount": {i}, "country": "FR"}}' for i in range(8)]
+    messages = [PlainMessage(i, -1, None, text.encode()) for i, text in enumerate(texts)]
+    state = AssetState(ThresholdState("spot", 1.0, 9), IncidentState(), TS + 9)
+    loaded = TaskState({"card-1": state}, 1, {partition: Position(5, 5, 1)})
+    decoders = {TOPIC: ReadingDecoder(setup.inputs[0], setup.channels)}
+    task = Task(setup, 0, 1, loaded, {partition: Position(2, 2, 1)}, decoders)
+    cut = task.take(MessageBatch(partition, messages[2:]))
+    ((found, silent),) = cut.windows
+    assert found.values[:, 0, 0].tolist() == [5, 6, 7]
+    assert ends(found) == [("card-1", 10), ("card-1", 11), ("card-1", 12)]
+    assert not silent
+    assert task.positions()[partition] == Position(8, 8, 2)

@@ -102,7 +102,10 @@ def test_a_missing_key_is_told_with_its_meaning(problems):
         ("{kind: AE}", "model.kind: got 'AE', expected one of: 'ae', 'vae', "),
         ("{kind: vae, samples: 0}", "model.samples: got 0, expected greater than or equal to 1 (line 4)"),
         ("{kind: vae, betta: 0.1}", "model.betta: unknown key; did you mean beta? (line 4)"),
-        ("{samples: 4}", "model.samples: unknown key; expected one of: body, hidden, kernel, kind, latent, patch (line"),
+        (
+            "{samples: 4}",
+            "model.samples: unknown key; expected one of: body, hidden, kernel, kind, latent, patch (line",
+        ),
         ("{kind: gan, r1: x}", "model.r1: got 'x', expected a valid number (line 4)"),
     ],
 )

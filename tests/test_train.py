@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from stream_detector.errors import ConfigError, DataError
+from stream_detector.errors import DataError
 from stream_detector.train import MIN_CALIBRATION, MIN_TRAIN, train, train_many
 from tests.trained import CELL_MS, LENGTH, artifact, joined, make_config, take, windows
 
@@ -64,9 +64,7 @@ def test_scaler_and_weights_know_nothing_of_the_held_out_tail():
     one, other = train(config, [windows(200)]), train(config, [wild])
     for part in ("preprocess", "detector"):
         ours, theirs = getattr(one, part).state_dict(), getattr(other, part).state_dict()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours if name != "weight")
-    # but of a channel restored worse later, the score makes less: a drift is no fault
-    assert (other.detector.get_buffer("weight") < one.detector.get_buffer("weight")).all()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert np.median(other.calibration) > np.median(one.calibration)
 
 

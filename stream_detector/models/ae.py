@@ -5,9 +5,8 @@
     score   = mean over c of part_c
 
 The equations show one layer each way; W, b, f and W', b', g stand for as many as the body has (see bodies.py).
-r_c is the root mean square residual of channel c on the training windows or on the later ones kept out of training,
-whichever is larger: a channel the network restores well counts its small errors as much as a noisy channel its large
-ones, so the score is about 1 on normal data; one that drifts, a temperature say, is no witness against the machine.
+r_c is the root mean square residual of channel c on the training windows: a channel the network restores well counts
+its small errors as much as a noisy channel its large ones, and the score is about 1 on the training part.
 Source: Hinton & Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 313, 2006;
 as a detector: Sakurada & Yairi, "Anomaly detection using autoencoders with nonlinear dimensionality reduction", 2014.
 """
@@ -20,11 +19,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from stream_detector.config import ModelConfig, TrainConfig
+from stream_detector.config import ModelConfig
 from stream_detector.config_model import AEConfig
 from stream_detector.models.base import Detector
 from stream_detector.models.bodies import make_decoder, make_encoder
-from stream_detector.models.fitting import FitReport, Progress
 
 #: r_min, in units of a channel's normal spread. Residuals below it are the network's own wobble; without it a channel
 #: constant in training would have a near-infinite weight.
@@ -65,14 +63,6 @@ class AE(Detector):
         """Return part_c (B, F) and the last cell of the reconstruction (B, F)."""
         restored = self(x)
         return self.weight * (x - restored).square().mean(dim=1), restored[:, -1]
-
-    def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
-        """Minimise the loss, then set w_c from the residuals of both parts."""
-        report = super().fit(x_train, x_val, config, progress)
-        with torch.no_grad():
-            later = residual_weights(x_val, lambda chunk: chunk - self(chunk))
-            self.weight.copy_(torch.minimum(self.weight.double(), later))
-        return report
 
     def finalise(self, x_train: Tensor) -> None:
         """Set w_c from the residuals of the training windows."""

@@ -101,9 +101,6 @@ class GAN(Detector):
         report = play(self, x_train, x_val, config, progress)
         with torch.no_grad():
             self.finalise(x_train)
-            weight, feature_weight = self._weights(x_val)
-            self.weight.copy_(torch.minimum(self.weight.double(), weight))
-            self.feature_weight.copy_(torch.minimum(self.feature_weight.double(), feature_weight))
             return replace(report, warnings=troubles(self, x_train, x_val, config.seed))
 
     def finalise(self, x_train: Tensor) -> None:

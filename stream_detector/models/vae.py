@@ -12,8 +12,7 @@ detector, is subtracted: no order changes, nothing is below 0, and ratios of sco
 β rises from 0 to its value in the first passes (warm-up), so that the code is in use before the prior pulls at it.
 
 `variance: feature`: s² is one number a feature, the mean square of x − m, which is what minimises the loss; measured as
-training goes, and in the end on all training windows and on the later ones kept out, of which the larger counts (as in
-ae.py: a feature that drifts is no witness). v_c = log s_c².
+training goes, and in the end on all training windows. v_c = log s_c².
 `variance: value`: log s² is a second output of the decoder, a function of z. This suits noise that depends on the
 state, but lets the decoder call strange windows noisy. v_c = v_min.
 Either way s² has a floor, else one feature restored nearly perfectly would outweigh all others.
@@ -99,7 +98,7 @@ class VAE(Detector):
         return (density.sum(dim=(1, 2)) + beta * divergence).mean() / x[0].numel()
 
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
-        """Minimise the loss with warm-up, then measure s² on all windows of both parts."""
+        """Minimise the loss with warm-up, then measure s² on all training windows."""
 
         def warm(done: float) -> None:
             self._beta_now = self.beta * min(1.0, done / self.warm_up) if self.warm_up else self.beta
@@ -108,8 +107,7 @@ class VAE(Detector):
         if self.log_variance is not None:
             draws = torch.Generator().manual_seed(config.seed)
             with torch.no_grad():
-                variances = [self._mean_square_residuals(part, draws) for part in (x_train, x_val)]
-                self._set_variance(torch.maximum(*variances))
+                self._set_variance(self._mean_square_residuals(x_train, draws))
         return report
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:

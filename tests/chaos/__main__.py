@@ -29,6 +29,11 @@ from tests.integration.site import DETECTOR, Program, Site, call, write_config
 from tests.servers import RedisServer, kafka_jars
 
 SESSION_MS = 4_000
+#: Many alerts: hardly a moment at which a fault could strike without one being on its way.
+_TALKATIVE: dict[str, Any] = {
+    "threshold": {"method": "spot", "risk": 1e-2},
+    "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
+}
 _FAULTS_OF_FIVE = ("bearing-outer", "overheating", "sensor-stuck/current", "bearing-inner", "sensor-offset/temperature")
 
 
@@ -90,7 +95,7 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     closing.callback(redis.kill)
     files = recorded(folder, args.assets, args.recorded_minutes, args.seed)
     artifact = folder / "machine.safetensors"
-    train = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0")
+    train = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0", **_TALKATIVE)
     call(DETECTOR, "train", train, "--data", *files, "--rows", int(args.recorded_minutes * 24), "--quiet")
     wanted = verify.expected(train, files)
     say(f"{len(files)} machines, {len(wanted[0])} alerts wanted")
@@ -101,8 +106,9 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
         "max_poll_records": 200,
     }
     path = write_config(
-        folder / "site.yaml", "chaos", artifact, kafka, redis.url, delivery="exactly_once", commit_interval_ms=200
-    )
+        folder / "site.yaml", "chaos", artifact, kafka, redis.url, delivery="exactly_once", commit_interval_ms=200,
+        **_TALKATIVE,
+    )  # fmt: skip
     site = ChaosSite(path, folder, args.partitions, True, broken=args.broken)
     closing.callback(site.close)
     target = Target(brokers, redis, site.config.group, site.topic, SESSION_MS / 1_000, site.worker)
