@@ -60,7 +60,23 @@ def recorded(folder: Path, assets: int, minutes: float, seed: int) -> list[Path]
             kind, at = chance.choice(_FAULTS_OF_FIVE), int(chance.uniform(0.45, 0.8) * minutes)
             faults.append(f"machine-{index}={kind}@{at}m+{max(3, int(minutes / 6))}m:0.9")
     recordings = simulate(assets, minutes / 60, seed=seed, faults=", ".join(faults))
-    return [path for path in write(recordings, folder / "recordings") if path.suffix == ".csv"]
+    files = [path for path in write(recordings, folder / "recordings") if path.suffix == ".csv"]
+    for path in files:
+        _shake(path, chance)
+    return files
+
+
+def _shake(path: Path, chance: random.Random) -> None:
+    """Add knocks of some seconds to the last three fifths of a recording: an alert or two each."""
+    header, *lines = path.read_text().splitlines()
+    column = header.split(",").index("vibration")
+    row = int(0.4 * len(lines))
+    while (row := row + int(chance.uniform(15, 60))) < len(lines) - 10:
+        for index in range(row, row + chance.randrange(4, 9)):
+            cells = lines[index].split(",")
+            cells[column] = repr(float(cells[column]) * 8 + 1)
+            lines[index] = ",".join(cells)
+    path.write_text("\n".join([header, *lines, ""]))
 
 
 def main() -> int:
