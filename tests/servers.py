@@ -43,6 +43,11 @@ class UnavailableError(Exception):
     """A server can't be had on this machine; the message says why."""
 
 
+def kafka_id() -> str:
+    """Return a new id as Kafka writes them. Never one that begins with a dash: its tools take that for an option."""
+    return "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
+
+
 def kafka_jars() -> Path:
     """Return the folder of Apache Kafka's jars, fetched on first use. Raises UnavailableError.
 
@@ -161,7 +166,7 @@ class KafkaServer(Server):
         properties = self.folder / "server.properties"
         if not properties.exists():
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
-            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            cluster = kafka_id()
             tool = self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties))
             done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False)
             if done.returncode != 0:

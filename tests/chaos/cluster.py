@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import subprocess
 import time
-import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
 from stream_detector.embedded import free_port
-from tests.servers import KafkaServer
+from tests.servers import KafkaServer, kafka_id
 
 
 class Node(KafkaServer):
@@ -61,7 +59,7 @@ def start_brokers(folder: Path, jars: Path, count: int, closing: ExitStack) -> l
         brokers = [KafkaServer(folder / "kafka", jars)]
     else:
         controllers = [free_port() for _ in range(count)]
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = kafka_id()
         brokers = [
             Node(folder / f"kafka-{number}", jars, number, controllers, cluster) for number in range(1, count + 1)
         ]
