@@ -43,10 +43,11 @@ class ChaosSite(Site):
 
     broken: str = ""
 
-    def worker(self) -> Program:
-        """Start a worker."""
+    def worker(self, at: str = "") -> Program:
+        """Start a worker, which may kill itself at some moment."""
         port = free_port()
         env = {"STREAM_DETECTOR__METRICS__PORT": str(port), "STREAM_DETECTOR_TEST_BREAK": self.broken}
+        env["STREAM_DETECTOR_TEST_AT"] = at
         words = ("--log-level", "info", "run", self.config_path)
         return self._start("worker", env, "tests.chaos.worker", *words, port=port)
 
@@ -149,6 +150,7 @@ def loose(target: Target, chance: random.Random, seconds: float, most: int | Non
     until = time.monotonic() + seconds
     time.sleep(6)  # workers start
     while (sum(counts.values()) < most) if most is not None else (time.monotonic() < until):
+        target.revive()
         fault = chance.choices(kinds, weights)[0]
         say(fault.__name__)
         fault(target, chance)

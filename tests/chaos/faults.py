@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Callable
@@ -28,7 +29,8 @@ class Target:
     group: str
     topic: str
     session_s: float
-    start: Callable[[], Program]
+    start: Callable[[str], Program]
+    """Start a worker; the text says when it kills itself (STREAM_DETECTOR_TEST_AT of tests/chaos/worker.py)."""
     workers: list[Program] = field(default_factory=list)
 
     @property
@@ -40,7 +42,7 @@ class Target:
         """Start workers anew that ended on their own; return how many did."""
         ended = [index for index, worker in enumerate(self.workers) if worker.process.poll() is not None]
         for index in ended:
-            self.workers[index] = self.start()
+            self.workers[index] = self.start("")
         return len(ended)
 
 
@@ -48,7 +50,17 @@ def worker_kill(target: Target, chance: random.Random) -> None:
     """kill -9 a worker and start another."""
     index = chance.randrange(len(target.workers))
     target.workers[index].kill()
-    target.workers[index] = target.start()
+    target.workers[index] = target.start("")
+
+
+def worker_kill_in_commit(target: Target, chance: random.Random) -> None:
+    """kill -9 a worker and start one that dies between two steps of a commit; then it is started anew."""
+    index = chance.randrange(len(target.workers))
+    target.workers[index].kill()
+    moment = chance.choice(["flushed", "saved", "saved", "committed"])
+    worker = target.workers[index] = target.start(f"{moment}:{chance.randrange(1, 6)}:SIGKILL")
+    with suppress(subprocess.TimeoutExpired):
+        worker.process.wait(chance.uniform(8, 12))
 
 
 def worker_term(target: Target, chance: random.Random) -> None:
@@ -58,7 +70,7 @@ def worker_term(target: Target, chance: random.Random) -> None:
     with suppress(Exception):
         target.workers[index].process.wait(20)
     target.workers[index].kill()
-    target.workers[index] = target.start()
+    target.workers[index] = target.start("")
 
 
 def worker_pause(target: Target, chance: random.Random) -> None:
@@ -160,7 +172,8 @@ def producer_fenced(target: Target, chance: random.Random) -> None:
 
 #: Fault -> how often beside the others.
 FAULTS: dict[Callable[[Target, random.Random], None], int] = {
-    worker_kill: 6,
+    worker_kill: 4,
+    worker_kill_in_commit: 3,
     worker_term: 1,
     worker_pause: 3,
     worker_zombie: 2,
