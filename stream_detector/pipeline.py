@@ -17,6 +17,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -233,7 +234,7 @@ class Pipeline:
         except BrokerError as error:
             self._give_up(due, f"alerts could not be sent, so the log is read again: {error}")
             raise
-        saved = {task.index: self._saver.save(task) for task in due}  # 2
+        saved = self._saver.save(due)  # 2
         if self._saver.controls_version != self._controls.version:
             self._controls_ms = -np.inf
         if fenced := [task for task in due if saved[task.index] is Saved.FENCED]:
@@ -282,13 +283,11 @@ class Pipeline:
 
     def _look_at_controls(self) -> None:
         self._controls_ms = self._clock()
-        try:
+        if self._saver.rests:
+            return
+        with suppress(StoreError), self._saver.asking():
             if self._store.controls_version() != self._controls.version:
                 self._controls = self._store.controls()
-        except StoreError as error:
-            self._saver.note(error)
-        else:
-            self._saver.note(None)
 
     # Partitions come and go -----------------------------------------------------------------------------------------
 
@@ -329,15 +328,19 @@ class Pipeline:
             return
         self._retry_ms = self._clock()
         self._take_back()
+        failed = self._saver.rests
         for index in waiting:
             partitions = self._wanted[index]
-            try:
-                self._take_over(index, partitions)
-            except StoreError as error:
-                self._saver.note(error)
-                log.debug("task %d waits for its state", index)
-                self._source.pause(partitions)
-                self._paused |= partitions
+            if not failed:
+                try:
+                    with self._saver.asking():
+                        self._take_over(index, partitions)
+                    continue
+                except StoreError:
+                    failed = True  # it would fail the others too, each after a time-out
+            log.debug("task %d waits for its state", index)
+            self._source.pause(partitions)
+            self._paused |= partitions
 
     def _take_over(self, index: int, partitions: set[Partition]) -> None:
         token = self._store.acquire(index)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 from stream_detector.errors import StoreError, StoreFencedError, StoreLostError
@@ -11,6 +13,12 @@ from stream_detector.ports import StateStore
 from stream_detector.task import Task
 
 log = logging.getLogger(__name__)
+
+#: A store that fails slowly is asked again after so many times what the failure took: a fifth of the time at most is
+#: lost on a store that hangs. One that refuses at once is asked at once.
+REST = 4.0
+#: Longest such rest, ms: a store that is back is found after so long.
+LONGEST_REST_MS = 10_000.0
 
 
 class Saved(Enum):
@@ -30,6 +38,7 @@ class Saver:
         self._clock = clock_ms
         self._behind_since: float | None = None
         self._away = False
+        self._rests_until: float = -math.inf
         self.controls_version = 0
         """Of the operators' settings, as the last save found it."""
 
@@ -38,41 +47,71 @@ class Saver:
         """For how long the store has missed commits; None when it is up to date."""
         return None if self._behind_since is None else self._clock() - self._behind_since
 
-    def save(self, task: Task) -> Saved:
-        """Save a task's changed states as its next epoch."""
+    @property
+    def rests(self) -> bool:
+        """Whether the store is left alone for now: it just took long to fail, and would again."""
+        return self._clock() < self._rests_until
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Use the store; what it raises is noted, and passes through. A slow failure is followed by a rest."""
+        started = self._clock()
         try:
-            self.controls_version = self._store.save(
-                task.index, task.token, task.epoch + 1, task.changed_states(), task.positions()
-            )
+            yield
+        except (StoreFencedError, StoreLostError):  # it answered
+            raise
+        except StoreError as error:
+            now = self._clock()
+            self._rests_until = now + min(REST * (now - started), LONGEST_REST_MS)
+            self._note(error)
+            raise
+        else:
+            self._note(None)
+
+    def save(self, tasks: Iterable[Task]) -> dict[int, Saved]:
+        """Save the changed states of each task as its next epoch; return by task what became of it.
+
+        Once the store has failed, the rest is missed without asking: one that hangs costs a commit one time-out, not
+        one for every task.
+        """
+        saved: dict[int, Saved] = {}
+        failed = self.rests
+        for task in tasks:
+            saved[task.index] = Saved.MISSED if failed else self._save(task)
+            failed = failed or saved[task.index] is Saved.MISSED
+        if failed and self._behind_since is None:
+            self._behind_since = self._clock()
+            log.warning("state is not saved, alerts go on with the thresholds in memory")
+        return saved
+
+    def _save(self, task: Task) -> Saved:
+        try:
+            with self.asking():
+                self.controls_version = self._store.save(
+                    task.index, task.token, task.epoch + 1, task.changed_states(), task.saved_positions()
+                )
         except StoreLostError as error:  # what it lost is all in memory
             log.warning("task %d: %s; all its states are written anew", task.index, error)
             return self._save_anew(task)
         except StoreFencedError as error:
             log.error("task %d: %s", task.index, error)
             return Saved.FENCED
-        except StoreError as error:
-            self._missed(error)
+        except StoreError:
             return Saved.MISSED
         return Saved.DONE
 
     def _save_anew(self, task: Task) -> Saved:
         """Give a store that came back without its data all states of a task."""
         try:
-            task.token = self._store.acquire(task.index)
-            self._store.save(task.index, task.token, task.epoch + 1, task.states, task.positions())
-        except StoreError as error:
-            self._missed(error)
+            with self.asking():
+                task.token = self._store.acquire(task.index)
+                self._store.save(task.index, task.token, task.epoch + 1, task.states, task.saved_positions())
+        except StoreError:
             return Saved.MISSED
         self.controls_version = -1  # whatever it was
         return Saved.DONE
 
-    def _missed(self, error: StoreError) -> None:
-        self.note(error)
-        if self._behind_since is None:
-            self._behind_since = self._clock()
-            log.warning("state is not saved, alerts go on with the thresholds in memory")
-
-    def note(self, error: StoreError | None) -> None:
+    def _note(self, error: StoreError | None) -> None:
         """Say once when the store goes, and once when it is back."""
         if error is not None and not self._away:
             log.warning("the store can't be used; trying on: %s", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -135,6 +135,16 @@ class Task:
             offset = done if needed is None else min(needed, done)
             positions[partition] = Position(offset, max(done, self._published.get(partition, 0)), self.epoch + 1)
         return positions
+
+    def saved_positions(self) -> dict[Partition, Position]:
+        """Return the positions that go with the states: while it catches up, `read` is where the states stand.
+
+        The broker's may be further: up to there all is published, but not judged yet by these states.
+        """
+        return {
+            partition: replace(position, read=self._done(partition))
+            for partition, position in self.positions().items()
+        }
 
     def not_judged(self, windows: WindowBatch) -> WindowBatch | None:
         """Return the windows newer than what their assets were judged up to: after a restart some come again."""

@@ -203,9 +203,21 @@ def test_a_worker_killed_while_the_store_is_away(undisturbed):
     same(undisturbed, plant)
 
 
-def test_workers_killed_while_they_catch_up(undisturbed):
+@pytest.fixture(scope="module")
+def undisturbed_records():
+    """What one worker makes of the messages when every reading is a window of its own."""
+    plant = make_plant(window={"mode": "records", "length": 1})
+    plant.run(plant.worker(16))
+    assert len(plant.alerts) > 10
+    return plant
+
+
+@pytest.mark.parametrize("mode", ["grid", "records"])
+def test_workers_killed_while_they_catch_up(undisturbed, undisturbed_records, mode):
     """Catching up in small steps and killed over it, again and again: still nothing is said twice."""
-    plant = make_plant()
+    records = mode == "records"
+    plant = make_plant(window={"mode": "records", "length": 1}) if records else make_plant()
+    undisturbed = undisturbed_records if records else undisturbed
     worker = plant.worker(16)
     away(plant, worker)
     worker.pipeline.commit()
