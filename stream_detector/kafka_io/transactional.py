@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -26,6 +27,7 @@ TRANSACTION_TIMEOUT_MS = 30_000
 #: So many messages are sent at once; fewer wait for the commit, so that a transaction is open (and readers of the
 #: alert topic wait for its end) for no longer than the commit takes.
 EARLY = 1_000
+_LOOK_S = 0.1  # how often a flush looks whether something failed
 # After a transaction the broker writes markers, and refuses the next one meanwhile: the client's 100 ms are long.
 _RETRY_BACKOFF_MS = 5
 
@@ -70,19 +72,36 @@ class TransactionalSink:
         while self._waiting or self._sent:
             if self._waiting:
                 self._send()
-            with suppress(kafka_errors.KafkaTimeoutError):  # the messages say it themselves
-                self._producer.flush(timeout=2 * self._timeout_ms / 1000)
-            failed = next((i for i, (_, future) in enumerate(self._sent) if not future.succeeded()), None)
-            if failed is None:
+            failed = self._wait_for_answers()
+            if not failed:
                 return
-            one, future = self._sent[failed]
-            if not (isinstance(future.exception, TOO_LARGE) and one.can_shrink):
-                raise not_written(self._config, one, future)
-            # A transaction with a refused message can only be aborted: all of it is sent again.
+            # All that is not acknowledged fails with the error of one message: it must be the largest.
+            refused = [i for i in failed if isinstance(self._sent[i][1].exception, TOO_LARGE)]
+            large = [i for i in refused if self._sent[i][0].can_shrink]
+            if not large:
+                raise not_written(self._config, *self._sent[failed[0]])
+            largest = max(large, key=lambda i: len(self._sent[i][0].value or b""))
+            # A transaction with a refused message can only be aborted: all of it is sent again, by a new producer (which
+            # ends it), for this one has counted the messages the broker has not taken.
             again = [each for each, _ in self._sent]
-            again[failed] = one.shrunk()
+            again[largest] = again[largest].shrunk()
+            self._disconnect()
             self.abort()
             self._waiting = again
+
+    def _wait_for_answers(self) -> list[int]:
+        """Wait until all that was sent is acknowledged, or something of it failed; return what is not acknowledged.
+
+        The transaction is lost with its first message; the others would only time out.
+        """
+        deadline = time.monotonic() + 2 * self._timeout_ms / 1000
+        while True:
+            with suppress(kafka_errors.KafkaTimeoutError):  # the messages say it themselves
+                self._producer.flush(timeout=_LOOK_S)
+            missing = [i for i, (_, future) in enumerate(self._sent) if not future.succeeded()]
+            failed = any(self._sent[i][1].exception is not None for i in missing)
+            if not missing or failed or time.monotonic() > deadline:
+                return missing
 
     def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Make the positions, and all that was flushed since the last commit, durable and readable, or none of it.

@@ -250,6 +250,25 @@ def aborted(sink: Sink) -> bool:
     return True
 
 
+def test_of_dead_letters_sent_together_the_largest_loses_its_value(
+    kafka: KafkaConfig, unique: Callable[[str], str], join: Join
+) -> None:
+    """The topic refuses one of them, the client says it of all: those that fit, and the alerts, go whole."""
+    log = on_kafka(kafka, unique("large"))
+    only = Partition(log.topics[0], 0)
+    member = join(log)
+    sink = log.sink(member.source)
+    sizes = [10, 300_000, 2_000_000, 40, 1_500_000, 20_000_000, 7]  # topics take 1 MB, the client sends 16 MB
+    messages = [PlainMessage(i, 5, b"pump-1", b"x" * size) for i, size in enumerate(sizes)]
+    sink.write([alert(end_ms=1_000)], [DeadLetter(only, each, "too-large", "as it is") for each in messages])
+    sink.flush()
+    sink.commit({only: Position(1, 3, 1)})
+    found = {int(dict(each.headers)["offset"]): each for each in log.dead_letters(len(sizes))}
+    assert [10, 300_000, 0, 40, 0, 0, 7] == [len(found[i].value or b"") for i in range(len(sizes))]
+    assert [b"pump-1"] == [message.key for message in log.alerts(1)]
+    sink.close()
+
+
 def test_a_broker_without_transactions_is_refused(embedded: Embedded, unique: Callable[[str], str]) -> None:
     """The embedded broker drops offset metadata: exactly_once is a ConfigError that says so, within two seconds."""
     assert embedded.bootstrap_servers is not None
