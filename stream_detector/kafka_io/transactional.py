@@ -81,8 +81,8 @@ class TransactionalSink:
             if not large:
                 raise not_written(self._config, *self._sent[failed[0]])
             largest = max(large, key=lambda i: len(self._sent[i][0].value or b""))
-            # A transaction with a refused message can only be aborted: all of it is sent again, by a new producer (which
-            # ends it), for this one has counted the messages the broker has not taken.
+            # A transaction with a refused message can only be aborted. All of it is sent again, by a new producer
+            # (which ends it): this one has counted the messages the broker has not taken.
             again = [each for each, _ in self._sent]
             again[largest] = again[largest].shrunk()
             self._disconnect()
