@@ -80,6 +80,7 @@ def _simulate(args: argparse.Namespace) -> None:
         faults=args.faults,
         start_ms=DEFAULT_START_MS if args.start is None else args.start,
         profile=args.profile,
+        scenario=args.scenario,
         name=args.name,
         channels=args.channels,
         waveforms=waveforms,

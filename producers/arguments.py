@@ -12,6 +12,7 @@ from producers.profiles import PROFILES
 from producers.readers import FORMATS
 from producers.readers.times import TsUnit, iso_to_ms
 from producers.replay import Times
+from producers.scenarios import SCENARIOS
 from producers.simulate import CHANNELS, DEFAULT_CHANNELS
 
 _EXAMPLES = """\
@@ -44,6 +45,9 @@ faults: default (two of different kinds a machine; one in less than an hour), no
 with times as 90s, 45m, 1.5h or 40% (of the run) and a severity of more than 0, up to 1. What a sensor fault
 spoils is a channel; machine-2=sensor-stuck/current@1h+10m is one in one machine. Names:
 {faults}
+
+scenarios, instead of faults; the first 40 % of the run are healthy, so give them --hours enough (a week is 168):
+{scenarios}
 
 channels: {channels}
 
@@ -101,26 +105,29 @@ def _add_replay(commands: Any) -> None:
 
 
 def _add_simulate(commands: Any) -> None:
-    faults = "\n".join(f"  {kind.name:15} {kind.about} (default severity {kind.severity:g})" for kind in KINDS.values())
+    faults = "\n".join(f"  {kind.name:19} {kind.about} (default severity {kind.severity:g})" for kind in KINDS.values())
+    scenarios = "\n".join(f"  {name:19} {scenario.about}" for name, scenario in SCENARIOS.items())
     channels = ", ".join(f"{name} ({unit})" for name, (unit, _, _) in CHANNELS.items())
     parser = commands.add_parser(
         "simulate",
         allow_abbrev=False,
         help="simulate machines: to files, to a topic, or both",
         description="Simulate machines with speed and load profiles and labelled faults.",
-        epilog=_SIMULATE.format(syntax=SYNTAX, faults=faults, channels=channels),
+        epilog=_SIMULATE.format(syntax=SYNTAX, faults=faults, scenarios=scenarios, channels=channels),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--machines", type=_at_least(1), default=4, metavar="N", help="how many (default: 4)")
     parser.add_argument("--hours", type=_positive, default=2.0, metavar="H", help="how long (default: 2)")
     parser.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="readings a second (default: 1)")
     parser.add_argument("--seed", type=_at_least(0), default=0, metavar="S", help="seed of all chance (default: 0)")
-    parser.add_argument("--faults", default="default", metavar="LIST", help="see below (default: default)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--faults", default="default", metavar="LIST", help="see below (default: default)")
+    what.add_argument("--scenario", choices=list(SCENARIOS), metavar="NAME", help="see below")
     parser.add_argument(
         "--profile",
         choices=list(PROFILES),
-        default="shift",
-        help="what the machines do: one operating point, production cycles, or two shifts a day (default: shift)",
+        help="what the machines do: one operating point, production cycles, or two shifts a day (default: the "
+        "scenario's, else shift)",
     )
     parser.add_argument("--name", default="machine", help="machines are called NAME-1, NAME-2, … (default: machine)")
     parser.add_argument(
@@ -131,7 +138,7 @@ def _add_simulate(commands: Any) -> None:
         "--start", type=_time, metavar="TIME", help="when simulated time begins (default: 2025-01-06T14:00:00Z)"
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--out", type=Path, metavar="DIR", help="write <machine>.csv and faults.json there")
+    files.add_argument("--out", type=Path, metavar="DIR", help="write <machine>.csv, faults.json and events.json there")
     files.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the files (default: csv)")
     waves = parser.add_argument_group("waveforms")
     waves.add_argument("--waveform", action="store_true", help="vibration as blocks of samples (files: parquet only)")

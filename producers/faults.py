@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from producers import sensors
+from producers.sensors import Sensor
 from stream_detector.errors import DataError
 
 Array = NDArray[np.float64]
@@ -27,11 +29,13 @@ class Stress:
     outer: Array | float = 0.0         # peak of an impact at rated speed, g
     inner: Array | float = 0.0
     ball: Array | float = 0.0
+    level: Array | float = 1.0         # factor of all healthy vibration
+    ambient: Array | float = 0.0       # added to the air around, K
 
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """A named fault. Exactly one of `strain` and `spoil` is set."""
+    """A named fault, or what is none but changes the readings. Exactly one of strain, spoil and clock is set."""
 
     name: str
     about: str
@@ -39,9 +43,19 @@ class FaultKind:
     severity: float  # in default scenarios
     strain: Callable[[Stress, Array], None] | None = None
     """Add to the stress what a severity (N,) in 0..1 means for the machine."""
-    spoil: Callable[[Array, Array, float], Array] | None = None
-    """Readings (N,), severity (N,), the channel's span -> what the sensor says instead."""
-    channel: str = ""  # sensor faults: the sensor, unless another is named
+    spoil: Callable[[Array, Array, Sensor], Array] | None = None
+    """Readings (N,), severity (N,), the sensor -> what the sensor says instead."""
+    channel: str = ""  # sensor faults: the sensor, unless another is named; EVERY for all of them
+    clock: Callable[[Array], Array] | None = None
+    """Severity (N,) -> seconds added to the times of readings."""
+    harmless: bool = False  # no fault: never labelled, listed as an event of its own
+    lasts: bool = False     # to the end of the run, unless told otherwise
+    burst_s: float = 0.0    # comes and goes: there for so long ...
+    every_s: float = 0.0    # ... every so often; 0: there all the time
+
+
+#: The channel of what spoils all of them.
+EVERY = "*"
 
 
 def _impacts(part: str, peak_g: float) -> Callable[[Stress, Array], None]:
@@ -74,20 +88,35 @@ def _supply_dip(stress: Stress, severity: Array) -> None:
     stress.volts = stress.volts * (1 - 0.3 * severity)
 
 
-def _stuck(readings: Array, severity: Array, span: float) -> Array:
-    """A sensor that repeats its last good reading."""
-    bad = severity > 0
-    last = np.maximum.accumulate(np.where(bad, 0, np.arange(len(readings))))
-    held: Array = readings[last]
-    return held
+def _wear(stress: Stress, severity: Array) -> None:
+    stress.outer = stress.outer + 2.0 * severity
+    stress.friction = stress.friction + 0.35 * severity
+    stress.torque = stress.torque + 0.08 * severity
 
 
-def _dropout(readings: Array, severity: Array, span: float) -> Array:
-    return np.where(severity > 0, np.nan, readings)
+def _rub(stress: Stress, severity: Array) -> None:
+    stress.unbalance = stress.unbalance + 0.35 * severity
+    stress.friction = stress.friction + 0.3 * severity
+    stress.torque = stress.torque + 0.2 * severity
 
 
-def _offset(readings: Array, severity: Array, span: float) -> Array:
-    return readings + span * severity
+def _knock(stress: Stress, severity: Array) -> None:
+    stress.inner = stress.inner + 8.0 * severity
+    stress.torque = stress.torque + 0.8 * severity
+
+
+def _load_step(stress: Stress, severity: Array) -> None:
+    stress.torque = stress.torque + 0.3 * severity
+
+
+def _season(stress: Stress, severity: Array) -> None:
+    stress.ambient = stress.ambient + 15.0 * severity
+
+
+def _maintenance(stress: Stress, severity: Array) -> None:
+    stress.level = stress.level * (1 - 0.4 * severity)
+    stress.cooling = stress.cooling * (1 + 0.25 * severity)
+    stress.torque = stress.torque - 0.08 * severity
 
 
 KINDS: Mapping[str, FaultKind] = {
@@ -101,11 +130,40 @@ KINDS: Mapping[str, FaultKind] = {
         FaultKind("overheating", "cooling lost; labelled until the excess heat is gone", 5.0, 0.7, _overheating),
         FaultKind("overload", "more torque than the work needs", 10.0, 0.7, _overload),
         FaultKind("supply-dip", "supply voltage too low: more slip and current", 1.0, 0.8, _supply_dip),
-        FaultKind("sensor-stuck", "a sensor repeats its last reading", 0.0, 1.0, None, _stuck, "temperature"),
-        FaultKind("sensor-dropout", "a sensor says nothing", 0.0, 1.0, None, _dropout, "vibration"),
-        FaultKind("sensor-offset", "a sensor reads too high", 0.0, 0.6, None, _offset, "temperature"),
+        FaultKind("wear", "a bearing wears: impacts, friction and heat grow for hours", 86_400.0, 0.8, _wear),
+        FaultKind("knock", "one hard blow: seconds of impacts and torque", 0.0, 0.8, _knock),
+        FaultKind(
+            "intermittent", "a rub that comes and goes: five minutes in every half hour", 0.0, 0.7, _rub,
+            burst_s=300.0, every_s=1_800.0,
+        ),
+        FaultKind("sensor-stuck", "a sensor repeats its last reading", 0.0, 1.0, None, sensors.stuck, "temperature"),
+        FaultKind("sensor-dropout", "a sensor says nothing", 0.0, 1.0, None, sensors.dropout, "vibration"),
+        FaultKind("sensor-offset", "a sensor reads too high", 0.0, 0.6, None, sensors.offset, "temperature"),
+        FaultKind(
+            "sensor-out-of-range", "a sensor says what can't be", 0.0, 0.8, None, sensors.out_of_range, "current"
+        ),
+        FaultKind("sensor-saturated", "a sensor clips at full scale", 0.0, 0.8, None, sensors.saturated, "vibration"),
+        FaultKind("silent", "the machine sends nothing at all", 0.0, 1.0, None, sensors.dropout, EVERY),
+        FaultKind("clock-ahead", "the machine's clock is ahead, by up to an hour", 0.0, 0.5, clock=sensors.ahead),
+        FaultKind("clock-behind", "the machine's clock is behind, by up to an hour", 0.0, 0.5, clock=sensors.behind),
+        FaultKind(
+            "load-step", "no fault: other work, more torque from now on", 20.0, 0.6, _load_step, harmless=True,
+            lasts=True,
+        ),
+        FaultKind(
+            "season", "no fault: the air around grows warmer for days, by up to 15 K", 259_200.0, 0.6, _season,
+            harmless=True, lasts=True,
+        ),
+        FaultKind(
+            "maintenance", "no fault: runs smoother and cooler from now on", 0.0, 0.6, _maintenance, harmless=True,
+            lasts=True,
+        ),
+        FaultKind(
+            "sensor-replaced", "no fault: the new sensor reads a little higher", 0.0, 0.15, None, sensors.offset,
+            "temperature", harmless=True, lasts=True,
+        ),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +184,7 @@ class FaultPlan:
 
     kind: str
     start: Duration
-    duration: Duration | None = None  # None: 6 % of the run, but 2 to 20 minutes
+    duration: Duration | None = None  # None: 6 % of the run, but 2 to 20 minutes; to its end, of what `lasts`
     severity: float | None = None     # 0..1
     onset_s: float | None = None
     channel: str | None = None        # sensor faults only
@@ -138,14 +196,16 @@ class FaultPlan:
             raise DataError(f"fault {self.kind!r} is not known; expected one of: {', '.join(KINDS)}")
         if self.severity is not None and not 0 < self.severity <= 1:
             raise DataError(f"the severity of {self.kind} must be more than 0 and at most 1, got {self.severity}")
-        if self.channel is not None and KINDS[self.kind].spoil is None:
+        kind = KINDS[self.kind]
+        if self.channel is not None and (kind.spoil is None or kind.channel == EVERY):
             raise DataError(f"{self.kind} is no sensor fault: it can't be in the channel {self.channel!r} only")
 
     def resolved(self, run_s: float) -> Onset:
         """Return the fault in seconds, for a run so long."""
         kind = KINDS[self.kind]
-        length = float(np.clip(0.06 * run_s, 120.0, 1_200.0)) if self.duration is None else self.duration.of(run_s)
         start = self.start.of(run_s)
+        usual = run_s - start if kind.lasts else float(np.clip(0.06 * run_s, 120.0, 1_200.0))
+        length = usual if self.duration is None else self.duration.of(run_s)
         if not (0 <= start < run_s and length > 0):
             raise DataError(f"{self.kind} at {start:g} s for {length:g} s lies outside a run of {run_s:g} s")
         severity = kind.severity if self.severity is None else self.severity
@@ -170,6 +230,8 @@ class Onset:
         inside = (t_s >= self.start_s) & (t_s < self.end_s)
         if self.onset_s > 0:
             climbed = np.maximum(climbed, 1e-9)  # it has begun: what is labelled is never of no severity
+        if self.kind.every_s > 0:
+            inside &= (t_s - self.start_s) % self.kind.every_s < self.kind.burst_s
         return np.where(inside, self.severity * climbed, 0.0)
 
 

@@ -15,14 +15,17 @@ from producers.recording import Recording
 from stream_detector.errors import DataError
 
 FAULTS_FILE = "faults.json"
+EVENTS_FILE = "events.json"
 FileFormat = Literal["csv", "parquet"]
 
 
 def write(recordings: Sequence[Recording], folder: Path, format: FileFormat = "csv") -> list[Path]:
-    """Write `<asset>.csv` (or .parquet) each and `faults.json` for all into `folder`; return the paths.
+    """Write `<asset>.csv` (or .parquet) each, `faults.json` and `events.json` for all into `folder`; return the paths.
 
     Columns: `timestamp` (ISO 8601, UTC), the channels, `anomaly` (0 or 1) where known; missing readings are empty.
-    faults.json: a list of {asset, fault, start, end, severity}. The same recordings give the same bytes.
+    faults.json: a list of {asset, fault, start, end, severity}; events.json, where there are any: what changed the
+    readings and was no fault, a list of {asset, event, start, end, severity}. The same recordings give the same bytes.
+    Rows keep the order they were sent in, but not when, which differs from their times where a clock is broken.
     Raises DataError when a file can't be written or can't hold the recording.
     """
     encode = {"csv": _csv, "parquet": _parquet}[format]
@@ -34,24 +37,28 @@ def write(recordings: Sequence[Recording], folder: Path, format: FileFormat = "c
             encode(recording, path)
             paths.append(path)
         path = folder / FAULTS_FILE
-        path.write_text(json.dumps(_faults(recordings), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(_listed(recordings, "fault"), indent=1) + "\n", encoding="utf-8")
         paths.append(path)
+        if any(recording.events for recording in recordings):
+            path = folder / EVENTS_FILE
+            path.write_text(json.dumps(_listed(recordings, "event"), indent=1) + "\n", encoding="utf-8")
+            paths.append(path)
     except OSError as error:
         raise DataError(f"{error.filename or folder}: can't be written: {error.strerror or error}") from error
     return paths
 
 
-def _faults(recordings: Sequence[Recording]) -> list[dict[str, object]]:
+def _listed(recordings: Sequence[Recording], what: Literal["fault", "event"]) -> list[dict[str, object]]:
     return [
         {
             "asset": recording.asset,
-            "fault": fault.name,
-            "start": ms_to_iso(fault.start_ms),
-            "end": ms_to_iso(fault.end_ms),
-            "severity": fault.severity,
+            what: one.name,
+            "start": ms_to_iso(one.start_ms),
+            "end": ms_to_iso(one.end_ms),
+            "severity": one.severity,
         }
         for recording in recordings
-        for fault in recording.faults
+        for one in (recording.faults if what == "fault" else recording.events)
     ]
 
 

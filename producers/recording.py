@@ -42,6 +42,7 @@ class Outgoing(NamedTuple):
     value: bytes
     headers: Headers
     event_ms: float  # event time of the (first) reading in it, UNIX ms
+    sent_ms: float   # when it is due, UNIX ms: its event time, but for broken clocks
 
 
 @dataclass(slots=True)
@@ -61,7 +62,9 @@ class Recording:
     marks: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # further label columns: changepoint, training
     details: dict[str, Column] = field(default_factory=dict)          # further truth in words: attack, category
     faults: list[Fault] = field(default_factory=list)
+    events: list[Fault] = field(default_factory=list)  # what changed the readings and was no fault
     source: str = ""                           # the file or folder it was read from
+    sent_ms: NDArray[np.float64] | None = None  # (N,) when each row was sent, where its time is a broken clock's
 
     def __post_init__(self) -> None:
         """Check the columns against each other."""
@@ -69,6 +72,8 @@ class Recording:
         columns: dict[str, Any] = {**self.values, **self.blocks, **self.marks, **self.details}
         if self.labels is not None:
             columns["labels"] = self.labels
+        if self.sent_ms is not None:
+            columns["sent_ms"] = self.sent_ms
         for name, column in columns.items():
             if len(column) != len(self.ts_ms):
                 raise DataError(f"{where}: column {name} has {len(column)} rows, the timestamps {len(self.ts_ms)}")
@@ -118,6 +123,8 @@ class Recording:
             marks={name: column[cut] for name, column in self.marks.items()},
             details={name: column[cut] for name, column in self.details.items()},
             faults=[fault for fault in self.faults if fault.start_ms <= last and fault.end_ms >= first],
+            events=[event for event in self.events if event.start_ms <= last and event.end_ms >= first],
+            sent_ms=None if self.sent_ms is None else self.sent_ms[cut],
         )
 
     def take(self, places: NDArray[np.int64]) -> Recording:
@@ -128,6 +135,7 @@ class Recording:
             values={name: column[places] for name, column in self.values.items()},
             blocks={name: [column[place] for place in places.tolist()] for name, column in self.blocks.items()},
             labels=None if self.labels is None else self.labels[places],
+            sent_ms=None if self.sent_ms is None else self.sent_ms[places],
             marks={name: column[places] for name, column in self.marks.items()},
             details={name: column[places] for name, column in self.details.items()},
         )
@@ -177,28 +185,29 @@ class Recording:
         headers: Headers = [("content-type", b"application/msgpack" if format == "msgpack" else b"application/json")]
         encode = _encoder(format)
         step = self.interval_ms
-        for times, rows, has_block in self._chunks(names, shift_ms, format):
-            for time, row, block in zip(times, rows, has_block, strict=True):
+        for times, due, rows, has_block in self._chunks(names, shift_ms, format):
+            for time, sent, row, block in zip(times, due, rows, has_block, strict=True):
                 if not row:
                     continue
                 message = {asset: self.asset, ts: time, values: row}
                 if block:
                     message[interval] = step
-                yield Outgoing(key, encode(message), headers, time)
+                yield Outgoing(key, encode(message), headers, time, sent)
 
     def _chunks(
         self, names: Mapping[str, str], shift_ms: float, format: MessageFormat
-    ) -> Iterator[tuple[list[float], Iterator[dict[str, Any]], Iterator[bool]]]:
-        """Yield (times, values by field, whether a block is among them), some thousand rows at a time."""
+    ) -> Iterator[tuple[list[float], list[float], Iterator[dict[str, Any]], Iterator[bool]]]:
+        """Yield (times, when due, values by field, whether a block is among them), some thousand rows at a time."""
         for begin in range(0, len(self), _CHUNK):
             cut = slice(begin, begin + _CHUNK)
             shifted = self.ts_ms[cut] + shift_ms
             whole = np.array_equal(shifted, np.floor(shifted))  # UNIX ms as integers wherever they are
             times = (shifted.astype(np.int64) if whole else shifted).tolist()
+            due = times if self.sent_ms is None else (self.sent_ms[cut] + shift_ms).tolist()
             columns = {names.get(name, name): column[cut] for name, column in self.values.items()}
             rows = _rows(columns, len(shifted))
             if not self.blocks:
-                yield times, rows, repeat(False, len(times))
+                yield times, due, rows, repeat(False, len(times))
                 continue
             full = list(rows)
             has_block = [False] * len(full)
@@ -207,7 +216,7 @@ class Recording:
                     if block is not None:
                         full[place][names.get(name, name)] = _block(block, format)
                         has_block[place] = True
-            yield times, iter(full), iter(has_block)
+            yield times, due, iter(full), iter(has_block)
 
 
 def _rows(columns: dict[str, Column], count: int) -> Iterator[dict[str, Any]]:

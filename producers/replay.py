@@ -152,7 +152,7 @@ def _timed(
     shift = 0.0 if plan.times == "keep" else float(round(now_ms - start))  # whole ms: integers stay integers
     origin = start + shift
     for message in recording.messages(plan.fields, plan.format, shift + after_ms):
-        yield message.event_ms - origin, place, message
+        yield message.sent_ms - origin, place, message
 
 
 def replay(

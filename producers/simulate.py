@@ -16,22 +16,24 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.faults import FaultPlan, Onset, Stress, parse
+from producers.faults import EVERY, FaultPlan, Onset, Stress, parse
 from producers.physics import AMPLITUDE_SPREAD, Array, Bearing, Motor, Shaking, Structure, Thermal, Vibration, wander
 from producers.profiles import PROFILES
 from producers.recording import Fault, Recording
+from producers.scenarios import SCENARIOS
+from producers.sensors import Sensor
 from stream_detector.errors import DataError
 
 #: 2025-01-06T14:00:00Z, when simulated time begins unless told otherwise.
 DEFAULT_START_MS = 1_736_172_000_000.0
-#: Channels that can be had: unit, decimals kept (the sensor's resolution), and the span a sensor fault is scaled by.
-CHANNELS: dict[str, tuple[str, int, float]] = {
-    "vibration": ("g", 5, 0.3),
-    "temperature": ("°C", 2, 25.0),
-    "current": ("A", 3, 6.0),
-    "speed": ("rpm", 1, 150.0),
-    "torque": ("% of rated", 1, 50.0),
-    "voltage": ("V", 1, 60.0),
+#: Channels that can be had: unit, decimals kept (the sensor's resolution), and the sensor.
+CHANNELS: dict[str, tuple[str, int, Sensor]] = {
+    "vibration": ("g", 5, Sensor(span=0.3, top=2.0)),
+    "temperature": ("°C", 2, Sensor(span=25.0, top=150.0)),
+    "current": ("A", 3, Sensor(span=6.0, top=40.0)),
+    "speed": ("rpm", 1, Sensor(span=150.0, top=4_000.0)),
+    "torque": ("% of rated", 1, Sensor(span=50.0, top=300.0)),
+    "voltage": ("V", 1, Sensor(span=60.0, top=800.0)),
 }
 DEFAULT_CHANNELS = ("vibration", "temperature", "current")
 
@@ -88,6 +90,7 @@ class _Run:
     amps: Array
     heat_k: Array       # above ambient
     healthy_k: Array    # what it would be without faults
+    ambient_k: Array | float  # added to the air around
     shaking: Shaking
 
 
@@ -98,26 +101,33 @@ def simulate(
     rate_hz: float = 1.0,
     faults: str | Sequence[FaultPlan] = "default",
     start_ms: float = DEFAULT_START_MS,
-    profile: str = "shift",
+    profile: str | None = None,
     *,
+    scenario: str | None = None,
     name: str = "machine",
     channels: Sequence[str] = DEFAULT_CHANNELS,
     waveforms: Waveforms | None = None,
 ) -> list[Recording]:
     """Simulate machines `name`-1, `name`-2, … from `start_ms` (UNIX ms) for so many hours, a reading every 1/rate_hz s.
 
-    `faults`: `default` (see `faults.default_faults`), `none`, a text as `faults.SYNTAX` has it, or plans. Labels are 1
-    while a fault, or the heat it left, is there. Raises DataError on settings that make no sense.
+    `faults`: `default` (see `faults.default_faults`), `none`, a text as `faults.SYNTAX` has it, or plans; `scenario`:
+    one of `scenarios.SCENARIOS` instead, with its profile unless another is named. Labels are 1 while a fault, or the
+    heat it left, is there. Raises DataError on settings that make no sense.
     """
     count = round(hours * 3_600 * rate_hz) if rate_hz > 0 and np.isfinite(hours * rate_hz) else 0
     if machines < 1 or count < 1:
         raise DataError(f"expected at least one machine and one reading, got {machines} for {hours} h at {rate_hz} Hz")
+    if scenario is not None and scenario not in SCENARIOS:
+        raise DataError(f"scenario {scenario!r} is not known; expected one of: {', '.join(SCENARIOS)}")
+    profile = profile or (SCENARIOS[scenario].profile if scenario else "shift")
     if profile not in PROFILES:
         raise DataError(f"profile {profile!r} is not known; expected one of: {', '.join(PROFILES)}")
     if unknown := [channel for channel in channels if channel not in CHANNELS]:
         raise DataError(f"channel {unknown[0]!r} is not known; expected some of: {', '.join(CHANNELS)}")
     assets = [f"{name}-{number}" for number in range(1, machines + 1)]
-    plans = parse(faults, assets, count / rate_hz) if isinstance(faults, str) else list(faults)
+    plans = list(faults) if not isinstance(faults, str) else parse(faults, assets, count / rate_hz)
+    if scenario is not None:
+        plans = SCENARIOS[scenario].plans(assets, channels, seed)
     for plan in plans:
         if plan.channel is not None and plan.channel not in channels:
             raise DataError(f"{plan.kind} in {plan.channel!r}: no such channel; they are: {', '.join(channels)}")
@@ -153,13 +163,20 @@ class _Machine:
         ts_ms = self._start_ms + np.round(t_s * 1_000.0, 3)
         run = self._run(t_s, 1 / rate_hz, faults)
         readings = self._readings(run, t_s, 1 / rate_hz)
+        clock_s = np.zeros(count)
         for fault in faults:
-            if fault.kind.spoil is not None and fault.channel in readings:
-                span = CHANNELS[fault.channel][2]
-                readings[fault.channel] = fault.kind.spoil(readings[fault.channel], fault.envelope(t_s), span)
-        truth, labels = self._truth(run, t_s, faults)
+            severity = fault.envelope(t_s)
+            if fault.kind.spoil is not None:
+                for channel in channels if fault.channel == EVERY else [fault.channel]:
+                    readings[channel] = fault.kind.spoil(readings[channel], severity, CHANNELS[channel][2])
+            elif fault.kind.clock is not None:
+                clock_s += fault.kind.clock(severity)
+        truth, labels = self._truth(run, t_s, [fault for fault in faults if not fault.kind.harmless])
+        events, _ = self._truth(run, t_s, [fault for fault in faults if fault.kind.harmless])
         values = {name: np.round(readings[name], CHANNELS[name][1]) for name in channels}
-        recording = Recording(asset, ts_ms, values, labels=labels, faults=truth, source=asset)
+        recording = Recording(asset, ts_ms, values, labels=labels, faults=truth, events=events, source=asset)
+        if clock_s.any():
+            recording.sent_ms, recording.ts_ms = ts_ms, ts_ms + 1_000.0 * clock_s
         return recording if waveforms is None else self._with_waveforms(recording, run, waveforms, rate_hz)
 
     def _run(self, t_s: Array, step_s: float, faults: Sequence[Onset]) -> _Run:
@@ -167,39 +184,44 @@ class _Machine:
         speed, torque = self._profile(self._work, t_s, self._start_ms / 1_000.0 % 86_400.0)
         torque = torque * (1 + 0.015 * wander(self._work, count, step_s, 15.0))
         volts = 1 + 0.006 * wander(self._supply, count, step_s, 120.0)
-        stress = Stress()
+        calm, stress = Stress(), Stress()  # without the faults, and with them
         for fault in faults:
             if fault.kind.strain is not None:
                 fault.kind.strain(stress, fault.envelope(t_s))
+                if fault.kind.harmless:
+                    fault.kind.strain(calm, fault.envelope(t_s))
         strained, fed = torque + stress.torque, volts * stress.volts
         amps = motor.amps(strained, fed)
 
         # A fan on the shaft: its air flow follows the speed.
         air = np.clip(speed, 0.1, None) ** 0.6
-        healthy_losses = thermal.losses(motor.amps(torque, volts), motor.rated_amps)
-        start_k = float(np.mean(thermal.rise_k * healthy_losses / air))  # it has been running like this for long
-        healthy_k = thermal.rise(healthy_losses, air, step_s, start_k)
+        usual_losses = thermal.losses(motor.amps(torque, volts), motor.rated_amps)
+        start_k = float(np.mean(thermal.rise_k * usual_losses / air))  # it has been running like this for long
+        healthy_amps = motor.amps(torque + calm.torque, volts * calm.volts)
+        healthy_losses = thermal.losses(healthy_amps, motor.rated_amps) + calm.friction
+        healthy_k = thermal.rise(healthy_losses, air * calm.cooling, step_s, start_k)
         losses = thermal.losses(amps, motor.rated_amps) + stress.friction
         heat_k = thermal.rise(losses, air * stress.cooling, step_s, start_k)
 
         shaft_hz = motor.shaft_hz(speed, strained, fed)
+        hiss = np.exp(0.04 * wander(self._shake, count, step_s, 20.0))
         pace = shaft_hz / (motor.mains_hz / motor.pole_pairs)  # over rated
         felt = 0.5 + 0.5 * strained
         shaking = Shaking(
-            unbalance=(machine.unbalance_g + stress.unbalance) * pace**2,  # a centrifugal force
-            misalignment=(machine.misalignment_g + stress.misalignment) * pace**2 * felt,
+            unbalance=(machine.unbalance_g * stress.level + stress.unbalance) * pace**2,  # a centrifugal force
+            misalignment=(machine.misalignment_g * stress.level + stress.misalignment) * pace**2 * felt,
             outer=stress.outer * pace * felt,
             inner=stress.inner * pace * felt,
             ball=stress.ball * pace * felt,
-            noise=machine.noise_g * pace**1.5 * felt * np.exp(0.04 * wander(self._shake, count, step_s, 20.0)),
+            noise=machine.noise_g * stress.level * pace**1.5 * felt * hiss,
         )
-        return _Run(shaft_hz, strained, fed, amps, heat_k, healthy_k, shaking)
+        return _Run(shaft_hz, strained, fed, amps, heat_k, healthy_k, stress.ambient, shaking)
 
     def _readings(self, run: _Run, t_s: Array, step_s: float) -> dict[str, Array]:
         machine, rng, count = self.machine, self._sense, len(t_s)
         hour = (self._start_ms / 3_600_000.0 + t_s / 3_600.0) % 24.0
         ambient = machine.ambient_c + 2.0 * np.sin(2 * np.pi * (hour - 9.0) / 24.0)  # warmest at 15 h
-        ambient = ambient + 0.15 * wander(self._air, count, step_s, 1_200.0)
+        ambient = ambient + run.ambient_k + 0.15 * wander(self._air, count, step_s, 1_200.0)
         steady, impacts = map(np.asarray, machine.vibration.mean_square(run.speed_hz, run.shaking))
         # An RMS over a second holds few impacts, unequally strong: the spread of their sum, from AMPLITUDE_SPREAD.
         per_second = np.clip(machine.vibration.bearing.outer * run.speed_hz, 1.0, None)
@@ -247,7 +269,7 @@ class _Machine:
         slow = {name: column for name, column in whole.values.items() if name != "vibration"}
         rows = np.concatenate([np.arange(len(whole)) if slow else np.empty(0, np.int64), places])
         is_wave = np.arange(len(rows)) >= len(rows) - len(places)
-        order = np.argsort(whole.ts_ms[rows], kind="stable")
+        order = np.argsort((whole.ts_ms if whole.sent_ms is None else whole.sent_ms)[rows], kind="stable")
         rows, is_wave = rows[order], is_wave[order]
         each = iter(waves)
         return Recording(
@@ -258,5 +280,7 @@ class _Machine:
             interval_ms=1_000.0 / waveforms.rate_hz,
             labels=None if whole.labels is None else whole.labels[rows],
             faults=whole.faults,
+            events=whole.events,
             source=whole.source,
+            sent_ms=None if whole.sent_ms is None else whole.sent_ms[rows],
         )
