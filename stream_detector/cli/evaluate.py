@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stream_detector import settings
+from stream_detector.cli import evaluate_simulated
 from stream_detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASELINES = ("robust-z", "mahalanobis", "pca")
 PROTOCOL_NAMES = (
     "skab", "nab", "smap-msl", "cwru", "femto", "nsl-kdd", "kdd99", "creditcard", "yahoo-s5", "ucr", "csv",
+    "simulated",
 )  # fmt: skip
 
 
@@ -43,10 +45,13 @@ def add_parser(subparsers: Subparsers) -> None:
         "and no others. Simple detectors are measured beside it. What the figures mean: docs/evaluation.md.",
     )
     parser.add_argument("protocol", choices=PROTOCOL_NAMES, metavar="PROTOCOL", help=", ".join(PROTOCOL_NAMES))
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="in the data set's own layout")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="in the data set's own layout; simulated needs none")
     parser.add_argument("--detector", metavar="KIND", help="model.kind, with its shipped settings (default: config's)")
     parser.add_argument("--config", type=Path, metavar="CONFIG", help="YAML file (default: the one shipped)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with so many seeds (default: 1)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N",
+        help="train with so many seeds (default: 1); simulated: so many times other machines",
+    )
     parser.add_argument(
         "--baselines", metavar="KIND,…", help=f"detectors beside it; none for none (default: {','.join(BASELINES)})"
     )
@@ -64,6 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
     table.add_argument("--ts-column", metavar="NAME", help="the column of times (default: looked for)")
     table.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="unit of numeric times")
     table.add_argument("--asset-column", metavar="NAME", help="a column that names the asset")
+    evaluate_simulated.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -71,6 +77,12 @@ def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
     if args.seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, got {args.seeds}")
+    if args.protocol == "simulated":
+        return evaluate_simulated.run(args)
+    if args.data is None:
+        raise ConfigError(f"{args.protocol} needs --data DIR, the data set in its own layout")
+    if args.suite is not None:
+        raise ConfigError(f"--suite is for the protocol simulated, not for {args.protocol}")
     from producers.readers import read
     from stream_detector.evaluate.protocols import PROTOCOLS, Request  # torch comes with it
     from stream_detector.models import DETECTORS

@@ -108,7 +108,7 @@ class Judges:
                 state = task.states.get(asset)
                 level = state.threshold.level if state is not None else self._fresh[model] if model >= 0 else None
                 before = judging.anomalies
-                alerts += judging.judge(task, _one(batch, row), scores, row, controls)
+                alerts += judging.judge(task, one_window(batch, row), scores, row, controls)
                 levels.append(alarm_level(level, margin))
                 anomalous.append(judging.anomalies > before)
                 after = task.states.get(asset)
@@ -163,7 +163,8 @@ def strangeness(score: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isnan(score), np.inf, score)
 
 
-def _one(batch: WindowBatch, row: int) -> WindowBatch:
+def one_window(batch: WindowBatch, row: int) -> WindowBatch:
+    """Return one window of a batch, as a batch of its own."""
     at = slice(row, row + 1)
     return WindowBatch(
         batch.task, batch.assets[at], batch.end_ms[at], batch.values[at], batch.filled[at], batch.ingest_ms[at]

@@ -1,0 +1,111 @@
+"""`stream-detector evaluate simulated`: try a set-up on simulated machines before a plant does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stream_detector import settings
+from stream_detector.errors import ConfigError
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "simulated.yaml"
+#: Shortest run of a suite with faults or events: some of them take days.
+LEAST_DAYS = 6.0
+SUITES = {
+    "healthy": "does the risk, or the alert budget, mean what it says? (no fault, no change)",
+    "nuisance": "what do changes cost that are no fault?",
+    "faults": "are slow, intermittent and double faults caught, and not learnt away?",
+    "kinds": "are point, contextual, collective and sensor faults told apart?",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `simulated` to those of `evaluate`."""
+    group = parser.add_argument_group("simulated")
+    group.add_argument("--suite", choices=list(SUITES), help="; ".join(f"{n}: {about}" for n, about in SUITES.items()))
+    group.add_argument("--machines", type=_at_least_1, metavar="N", help="healthy: machines a seed (default: 100)")
+    group.add_argument("--days", type=_days, metavar="D", help="of a run; healthy: those judged (default: 7)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry it out; return the exit status."""
+    if args.suite is None:
+        raise ConfigError(f"simulated needs --suite, one of {', '.join(SUITES)}")
+    for name in ("data", "detector", "baselines", "report", "keep"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name} is not for the protocol simulated; give it a set-up by --config")
+    if args.machines is not None and args.suite != "healthy":
+        raise ConfigError(f"--machines is for --suite healthy; {args.suite} takes as many as --seeds needs")
+    days = args.days or 7.0
+    if args.suite != "healthy" and days < LEAST_DAYS:
+        raise ConfigError(f"--days must be at least {LEAST_DAYS:g} for --suite {args.suite}: its events take so long")
+    from producers.simulate import simulate
+    from stream_detector.evaluate.simulated import SUITES as TRIALS  # torch comes with it
+    from stream_detector.evaluate.simulated import Trial
+
+    logging.getLogger("stream_detector.offline").setLevel(logging.ERROR)  # readings of broken sensors are refused
+    config = settings.load(args.config or CONFIG)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
+    ) as bars:  # fmt: skip
+        bar = bars.add_task(args.suite, total=None)
+
+        def tell(what: str, done: int, of: int) -> None:
+            bars.update(bar, description=what, completed=done, total=of)
+
+        figures = TRIALS[args.suite](
+            Trial(config, simulate, range(args.seeds), args.machines or 100, days, tell)
+        )
+    if args.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+    else:
+        _print(args.suite, figures)
+    return 0
+
+
+def _print(suite: str, figures: dict[str, Any]) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    table = Table(title=f"simulated, {suite}", show_header=False)
+    table.add_column("figure", no_wrap=True)
+    table.add_column("value")
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            for key, part in value.items():
+                table.add_row(f"{name}, {key}", _text(part))
+        elif isinstance(value, list):
+            for part in value:
+                table.add_row(name, _text(part))
+        else:
+            table.add_row(name, _text(value))
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _days(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1_000:
+        raise argparse.ArgumentTypeError(f"expected a number of days above 0, got {text!r}")
+    return number

@@ -1,0 +1,190 @@
+"""Machines of one partition: trained on the beginning of their recordings, the rest judged live, all side by side.
+
+Windows, scores and verdicts are those of a worker: the same task cuts them, the same stages judge them, in the order
+in which the machines sent their readings. Cutting and scoring don't depend on thresholds, so they are done once and may
+be judged under several of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.codec import ReadingDecoder
+from stream_detector.config import Config
+from stream_detector.errors import DataError
+from stream_detector.evaluate import data
+from stream_detector.evaluate.fitting import history
+from stream_detector.evaluate.live import one_window
+from stream_detector.judging import Judging
+from stream_detector.model_set import ModelSet
+from stream_detector.offline import TOPIC, offline
+from stream_detector.ports import TaskState
+from stream_detector.records import Alert, Controls, MessageBatch, Partition, PlainMessage, ScoreBatch, WindowBatch
+from stream_detector.scorer import Scorer
+from stream_detector.task import Task
+from stream_detector.threshold import make_method
+from stream_detector.train import train_many
+
+_CHUNK = 4_000  # messages at a time
+_PARTITION = Partition(TOPIC, 0)
+
+
+class Truth(Protocol):
+    """What happened to a machine, [start_ms, end_ms], UNIX ms."""
+
+    @property
+    def name(self) -> str:
+        """Its kind."""
+
+    @property
+    def start_ms(self) -> float:
+        """Its beginning."""
+
+    @property
+    def end_ms(self) -> float:
+        """Its end."""
+
+
+class Message(data.Message, Protocol):
+    """A reading as it is sent, and when."""
+
+    @property
+    def sent_ms(self) -> float:
+        """UNIX ms."""
+
+
+class Machine(data.Recording, Protocol):
+    """One simulated machine's readings and truth. `producers.recording.Recording` is one."""
+
+    @property
+    def faults(self) -> Sequence[Truth]:
+        """What an alarm should be raised for."""
+
+    @property
+    def events(self) -> Sequence[Truth]:
+        """What changed the readings and was no fault."""
+
+    def messages(self) -> Iterator[Message]:
+        """Yield one message a row that has any value."""
+
+
+#: Makes machines NAME-1, NAME-2, … as `producers.simulate.simulate` does: (machines, hours, seed, rate in Hz,
+#: channels=…, and `scenario` or `faults`, which say what happens to them). Raises DataError.
+Simulate = Callable[..., Sequence[Machine]]
+
+
+@dataclass(slots=True)
+class Watched:
+    """What became of one machine's windows under one set of thresholds, in event-time order."""
+
+    end_ms: list[int] = field(default_factory=list)
+    exceeded: list[bool] = field(default_factory=list)   # the score lay above the adaptive level
+    anomalous: list[bool] = field(default_factory=list)  # … above the alarm level
+    alarm: list[bool] = field(default_factory=list)      # an incident is open after the window
+    alerts: list[Alert] = field(default_factory=list)
+
+
+class Fleet:
+    """Machines with a trained detector each, and the windows of their live part, scored."""
+
+    def __init__(self, config: Config, machines: Sequence[Machine], trained: float) -> None:
+        """Train on the first `trained` share of each machine's rows, cut and score the rest."""
+        self.machines = machines
+        self._config = offline(config)
+        rows = {one.asset: int(trained * len(one)) for one in machines}
+        models = train_many(config, history(config, [one.rows(0, rows[one.asset]) for one in machines]))
+        self._models = ModelSet(by_asset=models)
+        self.live = [one.rows(rows[one.asset]) for one in machines]
+        self._parts = list(self._cut(Scorer(self._models, config.scorer)))
+
+    @property
+    def windows(self) -> int:
+        """Windows judged, of all machines."""
+        return sum(len(windows) for windows, _ in self._parts)
+
+    def judged(self, config: Config) -> Mapping[str, Watched]:
+        """Return by asset what the thresholds and incident rules of a set-up make of it, from a fresh state."""
+        config = offline(config)
+        judging = Judging(config, [artifact.calibration for artifact in self._models.artifacts])
+        method = make_method(config.threshold)
+        fresh = [method.calibrate(artifact.calibration).level for artifact in self._models.artifacts]
+        task = _task(config)
+        controls = Controls()
+        found = {one.asset: Watched() for one in self.machines}
+        for windows, scores in self._parts:
+            for row, (asset, model, end, score) in enumerate(
+                zip(windows.assets, scores.model.tolist(), windows.end_ms.tolist(), scores.score.tolist(), strict=True)
+            ):
+                state = task.states.get(asset)
+                level = state.threshold.level if state is not None else fresh[model]
+                before = judging.anomalies
+                watched = found[asset]
+                watched.alerts += judging.judge(task, one_window(windows, row), scores, row, controls)
+                watched.end_ms.append(end)
+                watched.exceeded.append(level is not None and not score <= level)
+                watched.anomalous.append(judging.anomalies > before)
+                watched.alarm.append(task.states[asset].incident.opened_ms is not None)
+        return found
+
+    def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch]]:
+        task = _task(self._config)
+        sent = heapq.merge(*(_sent(one, place) for place, one in enumerate(self.live)))
+        messages = (
+            PlainMessage(offset, round(sent_ms), message.key, message.value, message.headers)
+            for offset, (sent_ms, _, message) in enumerate(sent)
+        )
+        while chunk := list(islice(messages, _CHUNK)):
+            for windows, _ in task.take(MessageBatch(_PARTITION, chunk)).windows:
+                yield windows, scorer.score(windows)
+
+
+def simulated(
+    simulate: Simulate, config: Config, machines: int, days: float, seed: int, **options: Any
+) -> Sequence[Machine]:
+    """Return machines that send one reading a cell of the set-up's grid.
+
+    Raises DataError when the simulator has no such channels, or the set-up takes records instead of samples.
+    """
+    if config.window.mode == "records":
+        raise DataError("window.mode is records, but simulated machines send samples; give a set-up of mode grid")
+    if waves := [name for name, channel in config.channels.items() if channel.cell == "waveform"]:
+        raise DataError(f"channels.{waves[0]}.cell is waveform; suites are simulated with one number a cell")
+    return simulate(
+        machines, 24.0 * days, seed, 1_000.0 / config.window.cell_ms, channels=list(config.channels), **options
+    )
+
+
+def spans(watched: Watched) -> list[tuple[float, float, Alert]]:
+    """Return each incident's opening and closing (infinite while it is open) and its last alert, UNIX ms."""
+    opened: dict[str, float] = {}
+    last: dict[str, Alert] = {}
+    for alert in watched.alerts:
+        opened.setdefault(alert.incident, float(alert.end_ms))
+        last[alert.incident] = alert
+    return [
+        (start, float(last[name].end_ms) if last[name].event == "close" else np.inf, last[name])
+        for name, start in opened.items()
+    ]
+
+
+def share(flags: Sequence[bool]) -> float | None:
+    """Return the share that is true; None of nothing."""
+    array: NDArray[np.bool_] = np.asarray(flags, np.bool_)
+    return float(array.mean()) if len(array) else None
+
+
+def _sent(machine: Machine, place: int) -> Iterator[tuple[float, int, Message]]:
+    for message in machine.messages():
+        yield message.sent_ms, place, message  # `place` decides between messages sent at once
+
+
+def _task(config: Config) -> Task:
+    decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
+    return Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders)
