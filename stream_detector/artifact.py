@@ -1,6 +1,6 @@
 """A trained detector on disk: one safetensors file with weights, scaler, calibration scores and all that explains them.
 
-The tensors are `detector.*`, `preprocess.*` and `calibration`. The safetensors metadata has one entry,
+The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms`. The safetensors metadata has one entry,
 `stream_detector`: JSON with `content` (see `Artifact`), `version` and `checksum`, a SHA-256 over the content and every
 tensor. Nothing in a file can run: no pickle, and a model is built only from a validated configuration. The checksum
 finds damage, not forgery; whoever may write the file may write another.
@@ -37,6 +37,7 @@ from stream_detector.config import (
 from stream_detector.errors import ArtifactError, DetectorError
 from stream_detector.features import Preprocess, column_channels
 from stream_detector.models import Detector, FitReport, build
+from stream_detector.norms import Norms
 from stream_detector.records import ModelRef
 
 FORMAT = 1
@@ -115,6 +116,7 @@ class Artifact:
     fit: FitReport
     packages: Mapping[str, str]      # package -> version at training
     ref: ModelRef
+    norms: Norms | None = None       # what is usual for each channel by itself; None in files of earlier versions
 
     @classmethod
     def create(
@@ -127,11 +129,12 @@ class Artifact:
         data: DataFingerprint,
         split: Split,
         fit: FitReport,
+        norms: Norms | None = None,
     ) -> Artifact:
         """Return the artifact of a training that has just ended, its version set from its content."""
         unnamed = ModelRef(config.model.kind, "")
         draft = cls(
-            detector, preprocess, calibration, config, assets, data, split, fit, _package_versions(), unnamed
+            detector, preprocess, calibration, config, assets, data, split, fit, _package_versions(), unnamed, norms
         )
         return draft._named(_digest(draft._content(), draft._tensors()))
 
@@ -192,6 +195,8 @@ class Artifact:
         parts = {"detector": self.detector, "preprocess": self.preprocess}
         tensors = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
         tensors["calibration"] = torch.from_numpy(np.ascontiguousarray(self.calibration, np.float64))
+        if self.norms is not None:
+            tensors["norms"] = torch.from_numpy(np.ascontiguousarray(self.norms.table, np.float64))
         return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
 
     def _content(self) -> dict[str, Any]:
@@ -291,7 +296,10 @@ def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
     scores = tensors["calibration"]
     if scores.dtype != torch.float64 or scores.ndim != 1:
         raise ValueError(f"calibration is {scores.dtype} {tuple(scores.shape)}, expected torch.float64 (n,)")
-    known = {"calibration", *(f"preprocess.{n}" for n in preprocess.state_dict())}
+    norms = Norms(tensors["norms"].numpy()) if "norms" in tensors else None
+    if norms is not None and norms.table.shape[1] != len(channels):
+        raise ValueError(f"its norms are of {norms.table.shape[1]} columns, expected {len(channels)}")
+    known = {"calibration", "norms", *(f"preprocess.{n}" for n in preprocess.state_dict())}
     if extra := sorted(name for name in tensors if name not in known and not name.startswith("detector.")):
         raise ValueError(f"it holds the unknown tensor {extra[0]!r}")
     fit = content["fit"]
@@ -307,6 +315,7 @@ def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
         fit=_report(fit),
         packages={str(name): str(number) for name, number in content["packages"].items()},
         ref=ModelRef(config.model.kind, ""),
+        norms=norms,
     )
     return draft._named(_digest(content, tensors))
 

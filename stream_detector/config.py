@@ -18,6 +18,7 @@ from stream_detector.config_kafka import KafkaSecurity as KafkaSecurity
 from stream_detector.config_kafka import Secret as Secret
 from stream_detector.config_model import AEConfig as AEConfig
 from stream_detector.config_model import ModelConfig as ModelConfig
+from stream_detector.config_sensors import SensorsConfig as SensorsConfig
 
 PositiveMs = Annotated[float, Field(gt=0)]
 WaveformFeature = Literal["rms", "peak", "crest", "kurtosis"]
@@ -294,6 +295,8 @@ class Config(Section):
     """Adaptive thresholds."""
     incident: IncidentConfig = IncidentConfig()
     """Hysteresis and severity."""
+    sensors: SensorsConfig = SensorsConfig()
+    """Broken sensors told from broken machines."""
     redis: RedisConfig = RedisConfig()
     """Threshold store."""
     metrics: MetricsConfig = MetricsConfig()

@@ -20,8 +20,10 @@ Severity is the score over the level, against `warning_ratio` and `critical_rati
 logarithms may have levels of 0 or below; so the ratio is taken as 1 + (score - level)/|level|, the same for levels
 above 0. Shares of the peak and the limit after an exit are taken of these ratios too.
 
-Kind, as far as the length tells: `collective` from `collective_windows` on, `point` when an incident closes having
-lasted at most `point_windows`, else `contextual`. Quiet windows at the end don't count.
+Kind, as far as is known at an event: `collective` from `collective_windows` on, and `point` when an incident closes
+having lasted at most `point_windows`; quiet windows at the end don't count. Between the two the leading channel's
+values tell, held against what training saw of that channel by itself: usual ones mean that they don't go with the
+others or with this time, `contextual`; unusual ones in most windows are `collective`, and `point` while there are few.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import numpy as np
 
 from stream_detector.codec import alert_id, incident_id
 from stream_detector.config import IncidentConfig, ThresholdConfig
+from stream_detector.norms import Norms
 from stream_detector.records import (
     Alert,
     AlertEvent,
@@ -57,9 +60,15 @@ class Incidents:
     """The incidents of one stream under one configuration; holds no state of any asset."""
 
     def __init__(
-        self, stream: str, columns: Sequence[str], config: IncidentConfig, threshold: ThresholdConfig
+        self,
+        stream: str,
+        columns: Sequence[str],
+        config: IncidentConfig,
+        threshold: ThresholdConfig,
+        norms: Sequence[Norms | None] = (),
     ) -> None:
-        """`columns`: names of the scored columns, in their order."""
+        """`columns`: names of the scored columns, in their order; `norms` by model index, where there are any."""
+        self._usual = [None if one is None else (one["usual_low"], one["usual_high"]) for one in norms]
         self.stream = stream
         self.columns = tuple(columns)
         self.config = config
@@ -109,6 +118,7 @@ class Incidents:
             leader=shares[0].name,
             peak=score,
             windows=windows,  # from its first anomalous window on, so that its length is known
+            unusual=windows if self._is_unusual(scores, row, shares[0]) else 0,
         )
         alert = self._alert("open", opened, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
         return opened, (alert,)
@@ -131,7 +141,7 @@ class Incidents:
         is_quiet = normal or self._is_over(score, judgement.level, peak)
         anomalous = judgement.anomalous and not is_quiet
         quiet = state.quiet + 1 if is_quiet else 0
-        severity, leader = state.severity, state.leader
+        severity, leader, unusual = state.severity, state.leader, state.unusual
         event: AlertEvent | None = None
         shares: tuple[ChannelShare, ...] | None = None
         if quiet >= self.config.close_after:
@@ -141,6 +151,7 @@ class Incidents:
             if _RANK[reached] > _RANK[severity]:
                 severity, event = reached, "update"
             shares = self._shares(scores, row)
+            unusual += self._is_unusual(scores, row, shares[0])
             if shares[0].name != leader and shares[0].share >= LEAD * _share_of(leader, shares):
                 leader, event = shares[0].name, "update"
         after = IncidentState(
@@ -153,6 +164,7 @@ class Incidents:
             leader=leader,
             peak=peak,
             windows=state.windows + 1,
+            unusual=unusual,
         )
         if event is None:
             return after, _NOTHING
@@ -192,7 +204,29 @@ class Incidents:
         length = state.windows - state.quiet
         if length >= self.config.collective_windows:
             return "collective"
-        return "point" if event == "close" and length <= self.config.point_windows else "contextual"
+        few = length <= self.config.point_windows
+        if few and event == "close":
+            return "point"
+        if 2 * state.unusual < length or not state.unusual:
+            return "contextual"
+        return "point" if few else "collective"
+
+    def _is_unusual(self, scores: ScoreBatch, row: int, leader: ChannelShare) -> bool:
+        """Whether the leading channel's value is unusual by itself."""
+        model = int(scores.model[row])
+        usual = self._usual[model] if model < len(self._usual) else None
+        if usual is None:
+            return False
+        column = self.columns.index(leader.name)
+        return not usual[0][column] <= leader.observed <= usual[1][column]
+
+    def shares(self, scores: ScoreBatch, row: int) -> tuple[ChannelShare, ...]:
+        """Return every column's share of a window's score, largest first; equal ones in the columns' order."""
+        return self._shares(scores, row)
+
+    def score_of(self, scores: ScoreBatch, row: int) -> float:
+        """Return a window's score as an alert can hold it."""
+        return _finite(float(scores.score[row]))
 
     def _shares(self, scores: ScoreBatch, row: int) -> tuple[ChannelShare, ...]:
         """Return every column's share of the score, largest first; equal ones in the columns' order."""
@@ -242,6 +276,11 @@ class Incidents:
             seen=seen,
             ingest_ms=ingest_ms,
         )
+
+
+def alarm_ratio(score: float, level: float | None) -> float:
+    """Return a score over its level as severity takes it: 1 + (score - level)/|level|."""
+    return _ratio(score, level)
 
 
 def _ratio(score: float, level: float | None) -> float:

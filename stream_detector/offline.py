@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from stream_detector.errors import DataError
 from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.memory_store import MemoryServer, MemoryStore
 from stream_detector.metrics import Metrics
+from stream_detector.norms import Norms
 from stream_detector.pipeline import Pipeline, Scores
 from stream_detector.records import AssetState, MessageBatch, Partition, PlainMessage, WindowBatch
 from stream_detector.task import make_windower
@@ -78,9 +79,10 @@ class Backtest:
     """A worker in memory: the same pipeline on a memory log, sink and store. Its clock stands still."""
 
     def __init__(
-        self, config: Config, scorer: Scores, calibrations: list[NDArray[np.float64]], batch: int = _CHUNK
-    ) -> None:
-        """`batch`: most messages in a poll; results don't depend on it."""
+        self, config: Config, scorer: Scores, calibrations: list[NDArray[np.float64]], batch: int = _CHUNK,
+        norms: Sequence[Norms | None] = (),
+    ) -> None:  # fmt: skip
+        """`batch`: most messages in a poll; results don't depend on it. `norms`: as for a `Pipeline`."""
         self._config = offline(config, batch)
         self._log = MemoryLog({TOPIC: 1})
         source = MemorySource(self._log, [TOPIC])
@@ -90,7 +92,7 @@ class Backtest:
         self._store = MemoryStore(MemoryServer())
         self.pipeline = Pipeline(
             self._config, source, self._sink, self._store, scorer, calibrations, self.metrics,
-            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0,
+            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0, norms=norms,
         )  # fmt: skip
         self.pipeline.open()
 

@@ -28,6 +28,7 @@ from stream_detector.config import Config
 from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError
 from stream_detector.judging import Judging
 from stream_detector.metrics import Metrics
+from stream_detector.norms import Norms
 from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.records import (
     Alert,
@@ -67,13 +68,17 @@ class Pipeline:
         metrics: Metrics | None = None,
         clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
         wall_ms: Callable[[], float] = lambda: time.time() * 1000,
+        norms: Sequence[Norms | None] = (),
     ) -> None:
-        """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on."""
+        """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on.
+
+        `norms`: by the same index, what is usual for its channels; sensor faults are told where there are any.
+        """
         self._config = config
         self._source, self._sink, self._store, self._scorer = source, sink, store, scorer
         self._metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
-        self._judging = Judging(config, calibrations)
+        self._judging = Judging(config, calibrations, norms)
         self._saver = Saver(store, clock_ms)
         self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
         self._exact = config.delivery == "exactly_once"

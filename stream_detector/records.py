@@ -172,6 +172,13 @@ class ChannelShare:
     expected: float
 
 
+class SensorRef(NamedTuple):
+    """Which sensor fault an alert is about."""
+
+    fault: str           # "stuck", "dropout", "out-of-range", "saturated", "clock", "silent"
+    channel: str | None  # None: of the whole asset
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One event of an incident, as published (docs/wire-format.md). Nothing in it depends on wall-clock time."""
@@ -194,6 +201,7 @@ class Alert:
     seen: int       # normal scores the threshold has learnt from
     ingest_ms: int = -1  # header only: broker time of the reading that completed the window
     scored_ms: int = -1  # header only: wall-clock time of scoring
+    sensor: SensorRef | None = None  # of kind sensor-fault only
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +227,29 @@ class IncidentState:
     peak: float = 0.0            # highest score of the incident
     windows: int = 0             # windows since it opened; before: anomalous ones of the run that may open it
     rearm: float | None = None   # after an exit by the peak's share: anomalous only above this score (it only falls)
+    unusual: int = 0             # of `windows` those in which the leading channel's value was unusual by itself
+
+
+@dataclass(frozen=True, slots=True)
+class SensorFault:
+    """A sensor fault of an asset, or the suspicion of one (see sensing.py)."""
+
+    channel: str          # "" for the whole asset
+    fault: str            # as in SensorRef
+    since_ms: int         # event time it began at
+    incident: str | None = None  # its id; None while it is a suspicion
+    quiet: int = 0        # windows in a row without a sign of it
+    windows: int = 0      # windows with a sign of it
+    by_log: bool = False  # seen in the messages, not in windows (see presence.py)
+
+
+@dataclass(frozen=True, slots=True)
+class SensorState:
+    """What is wrong with an asset's sensors, and when it was last heard."""
+
+    faults: tuple[SensorFault, ...] = ()
+    heard_ms: int | None = None  # its newest event time
+    heard_at: int = 0            # the task's progress then (see presence.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +272,7 @@ class AssetState:
     incident: IncidentState
     judged_ms: int      # end of the last window judged; windows up to it are not judged again
     reset: str = ""     # token of the last operator reset applied
+    sensors: SensorState = SensorState()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.features import Preprocess, column_channels
 from stream_detector.models import DETECTORS, Detector, Progress, build
+from stream_detector.norms import Norms, NormsLearner, norms_of
 from stream_detector.records import WindowBatch
 from stream_detector.scorer import SCORE_BITS, round_mantissa, window_seeds
 
@@ -86,6 +87,7 @@ class _History:
     """One asset's windows, prepared up to scaling; the raw ones are not kept, they may be many times as large."""
 
     asset: str
+    norms: NormsLearner
     physical: list[Tensor] = field(default_factory=list)  # each (n, K, C) float64
     seeds: list[Tensor] = field(default_factory=list)     # each (n,) int64; empty for detectors that don't draw
     end_ms: list[NDArray[np.int64]] = field(default_factory=list)
@@ -122,13 +124,16 @@ def _gather(config: Config, batches: Iterable[WindowBatch], assets: Collection[s
             if assets is None or asset in assets:
                 rows_of.setdefault(asset, []).append(row)
         for asset, rows in rows_of.items():
-            history = histories.setdefault(asset, _History(asset))
+            if (history := histories.get(asset)) is None:
+                learner = NormsLearner(len(config.columns), config.window.cell_ms)
+                history = histories[asset] = _History(asset, learner)
             values = np.ascontiguousarray(batch.values[rows], np.float32)
             end_ms = np.ascontiguousarray(batch.end_ms[rows], np.int64)
             _check_finite(config, asset, end_ms, values)
             history.times_sha.update(end_ms.tobytes())
             history.values_sha.update(values.tobytes())
             history.end_ms.append(end_ms)
+            history.norms.learn(values, batch.filled[rows], end_ms)
             raw = torch.from_numpy(values)
             history.physical.append(preprocess.physical(raw.double()))
             if draws:
@@ -164,7 +169,14 @@ def _train(
         data=_fingerprint(config, histories),
         split=parts.split,
         fit=report,
+        norms=_norms(config, histories),
     )
+
+
+def _norms(config: Config, histories: list[_History]) -> Norms:
+    observed = np.concatenate([part[:, -1].numpy() for history in histories for part in history.physical])
+    numbers = [channel.kind == "number" for channel in column_channels(config.channels)]
+    return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
 
 
 def _split(config: Config, histories: list[_History], place: str) -> _Parts:

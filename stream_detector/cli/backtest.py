@@ -50,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
     recordings = data.recordings(args, config)
     models = ModelSet.load(config)
     logging.getLogger("stream_detector.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
-    backtest = Backtest(config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts])
+    backtest = Backtest(
+        config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
+        norms=[one.norms for one in models.artifacts],
+    )  # fmt: skip
     count = 0
     with Progress(console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty()) as bars:
         for recording in bars.track(recordings, description="recordings"):

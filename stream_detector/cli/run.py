@@ -102,7 +102,10 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, turn: 
     source = KafkaSource(config)
     sink = make_sink(config, source)
     metrics = Metrics()
-    pipeline = Pipeline(config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics)
+    pipeline = Pipeline(
+        config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics,
+        norms=[one.norms for one in models.artifacts],
+    )  # fmt: skip
     if config.metrics.port is not None:
 
         def alive() -> tuple[bool, str]:

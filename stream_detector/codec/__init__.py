@@ -12,6 +12,8 @@ from stream_detector.codec.alerts import (
     decode_alert,
     encode_alert,
     incident_id,
+    sensor_alert_id,
+    sensor_incident_id,
 )
 from stream_detector.codec.encode import encode_reading
 from stream_detector.codec.readings import ReadingDecoder
@@ -42,4 +44,6 @@ __all__ = [
     "encode_reading",
     "encode_state",
     "incident_id",
+    "sensor_alert_id",
+    "sensor_incident_id",
 ]

@@ -11,7 +11,16 @@ from typing import Any, TypeVar, get_args
 import orjson
 
 from stream_detector.errors import DecodeError
-from stream_detector.records import Alert, AlertEvent, AlertKind, ChannelShare, DeadLetter, ModelRef, Severity
+from stream_detector.records import (
+    Alert,
+    AlertEvent,
+    AlertKind,
+    ChannelShare,
+    DeadLetter,
+    ModelRef,
+    SensorRef,
+    Severity,
+)
 
 ALERT_SCHEMA = 1
 #: Namespace of all ids: uuid5(NAMESPACE_DNS, "stream-detector"), the same for ever.
@@ -36,6 +45,24 @@ def incident_id(stream: str, asset: str, end_ms: int, model_version: str) -> str
     return _uuid5("incident", stream, asset, end_ms, model_version)
 
 
+def sensor_alert_id(
+    stream: str, asset: str, end_ms: int, model_version: str, event: str, channel: str, fault: str
+) -> str:
+    """Return the id of an alert of kind sensor-fault; `channel` is "" for a fault of the whole asset.
+
+    The UUIDv5 of ["sensor-alert", stream, asset, end_ms, model_version, event, channel, fault].
+    """
+    return _uuid5("sensor-alert", stream, asset, end_ms, model_version, event, channel, fault)
+
+
+def sensor_incident_id(stream: str, asset: str, end_ms: int, model_version: str, channel: str, fault: str) -> str:
+    """Return the id of an incident that a sensor fault opened.
+
+    The UUIDv5 of ["sensor-incident", stream, asset, end_ms, model_version, channel, fault].
+    """
+    return _uuid5("sensor-incident", stream, asset, end_ms, model_version, channel, fault)
+
+
 def _uuid5(*parts: str | int) -> str:
     # A JSON array, so that no separator inside a name can make two different names one.
     return str(uuid.uuid5(NAMESPACE, orjson.dumps(parts).decode()))
@@ -47,6 +74,7 @@ def encode_alert(alert: Alert) -> bytes:
     Floats keep 6 significant digits. Raises ValueError when one is not finite or a time can't be written: an
     alert like that is a mistake of this program, not of its input.
     """
+    sensor = {} if alert.sensor is None else {"sensor": _sensor(alert.sensor)}
     return orjson.dumps({
         "schema": ALERT_SCHEMA,
         "id": alert.id,
@@ -71,6 +99,7 @@ def encode_alert(alert: Alert) -> bytes:
         ],
         "model": {"kind": alert.model.kind, "version": alert.model.version},
         "state": {"method": alert.method, "risk": _rounded("risk", alert.risk), "seen": int(alert.seen)},
+        **sensor,
     })
 
 
@@ -111,6 +140,7 @@ def decode_alert(value: bytes) -> Alert:
         method=_field(state, "method", str),
         risk=_number(state, "risk"),
         seen=_field(state, "seen", int),
+        sensor=_sensor_of(fields),
     )
 
 
@@ -134,6 +164,17 @@ def dead_letter_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
         ("partition", b"%d" % letter.partition.index),
         ("offset", b"%d" % letter.message.offset),
     ]
+
+
+def _sensor(sensor: SensorRef) -> dict[str, str]:
+    return {"fault": sensor.fault, **({} if sensor.channel is None else {"channel": sensor.channel})}
+
+
+def _sensor_of(fields: Mapping[str, Any]) -> SensorRef | None:
+    if fields.get("sensor") is None:
+        return None
+    sensor = _field(fields, "sensor", dict)
+    return SensorRef(_field(sensor, "fault", str), _field(sensor, "channel", str) if "channel" in sensor else None)
 
 
 def _iso(name: str, ms: int) -> str:

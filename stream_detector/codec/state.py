@@ -10,9 +10,17 @@ import numpy as np
 
 from stream_detector.codec.packing import pack, unpack
 from stream_detector.errors import DecodeError
-from stream_detector.records import AssetState, IncidentState, Partition, Position, ThresholdState
+from stream_detector.records import (
+    AssetState,
+    IncidentState,
+    Partition,
+    Position,
+    SensorFault,
+    SensorState,
+    ThresholdState,
+)
 
-STATE_SCHEMA = 2
+STATE_SCHEMA = 3
 #: What schema 1 lacked, at the ends of the threshold's and the incident's fields: nothing pending, not re-armed.
 _SINCE_2: tuple[bytes, None] = (b"", None)
 POSITIONS_SCHEMA = 1
@@ -51,6 +59,7 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
             int(incident.windows),
             _float_or_none(incident.rearm),
         ],
+        _packed_sensors(state.sensors, incident.unusual),
     ])
 
 
@@ -64,6 +73,8 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
         raise DecodeError("bad-state", "not a state of this program")
     if fields[0] == 1:
         fields = _as_schema_2(fields)
+    if fields[0] == 2:
+        fields = _as_schema_3(fields)
     if fields[0] != STATE_SCHEMA:
         raise DecodeError("bad-state", f"schema {fields[0]} is not known; expected {STATE_SCHEMA}")
     match fields:
@@ -85,6 +96,7 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 int(windows),
                 (float() | None) as rearm,
             ],
+            [int(unusual), (int() | None) as heard_ms, int(heard_at), [*faults]],
         ] if len(sample) % 4 == len(pending) % 4 == 0 and all(type(number) is float for number in numbers):
             return epoch, AssetState(
                 threshold=ThresholdState(
@@ -96,10 +108,11 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                     pending=tuple(np.frombuffer(pending, dtype="<f4").tolist()),
                 ),
                 incident=IncidentState(
-                    recent, quiet, first_ms, opened_ms, incident, severity, leader, peak, windows, rearm
+                    recent, quiet, first_ms, opened_ms, incident, severity, leader, peak, windows, rearm, unusual
                 ),
                 judged_ms=judged_ms,
                 reset=reset,
+                sensors=SensorState(tuple(map(_sensor_fault, faults)), heard_ms, heard_at),
             )
     raise DecodeError("bad-state", "a field is missing or of a wrong type")
 
@@ -147,6 +160,27 @@ def _as_schema_2(fields: list[Any]) -> list[Any]:
         pending, rearm = _SINCE_2
         return [2, *fields[1:4], [*fields[4], pending], [*fields[5], rearm]]
     return fields
+
+
+def _as_schema_3(fields: list[Any]) -> list[Any]:
+    """Give a state what schema 2 lacked: nothing was known of sensors."""
+    return [3, *fields[1:], _packed_sensors(SensorState(), 0)] if len(fields) == 6 else fields
+
+
+def _packed_sensors(sensors: SensorState, unusual: int) -> list[Any]:
+    faults = [
+        [one.channel, one.fault, int(one.since_ms), one.incident, int(one.quiet), int(one.windows), bool(one.by_log)]
+        for one in sensors.faults
+    ]
+    return [int(unusual), _int_or_none(sensors.heard_ms), int(sensors.heard_at), faults]
+
+
+def _sensor_fault(fields: object) -> SensorFault:
+    match fields:
+        case [str(channel), str(fault), int(since_ms), (str() | None) as incident, int(quiet), int(windows),
+              bool(by_log)]:  # fmt: skip
+            return SensorFault(channel, fault, since_ms, incident, quiet, windows, by_log)
+    raise DecodeError("bad-state", "a sensor fault's field is missing or of a wrong type")
 
 
 def _unpacked(value: bytes, code: str) -> Any:

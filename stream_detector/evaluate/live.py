@@ -20,6 +20,7 @@ from stream_detector.config import Config, WindowConfig
 from stream_detector.evaluate.data import Recording, encoded
 from stream_detector.judging import Judging
 from stream_detector.model_set import ModelSet
+from stream_detector.norms import Norms
 from stream_detector.offline import offline, windows
 from stream_detector.ports import TaskState
 from stream_detector.records import Alert, Controls, ScoreBatch, WindowBatch
@@ -70,6 +71,7 @@ class Live:
         self.models = models
         self.scorer = Scorer(models, config.scorer)
         self._calibrations = [artifact.calibration for artifact in models.artifacts]
+        self._norms = [artifact.norms for artifact in models.artifacts]
 
     def score(self, recording: Recording) -> Scored:
         """Cut a recording's windows and score them."""
@@ -81,16 +83,21 @@ class Live:
         threshold = self.config.threshold
         margin = {"margin": threshold.margin * margin_factor}
         config = self.config.model_copy(update={"threshold": threshold.model_copy(update=margin)})
-        return Judges(config, self._calibrations)
+        return Judges(config, self._calibrations, self._norms)
 
 
 class Judges:
     """Threshold and incidents, window by window. Holds no state of any recording."""
 
-    def __init__(self, config: Config, calibrations: Sequence[NDArray[np.float64]]) -> None:
-        """`calibrations`: by the scorer's model index, scores of normal windows the model wasn't trained on."""
+    def __init__(
+        self, config: Config, calibrations: Sequence[NDArray[np.float64]], norms: Sequence[Norms | None] = ()
+    ) -> None:
+        """`calibrations`: by the scorer's model index, scores of normal windows the model wasn't trained on.
+
+        `norms`: by the same index, what is usual for its channels.
+        """
         self._config = config
-        self._judging = Judging(config, calibrations)
+        self._judging = Judging(config, calibrations, norms)
         self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
         method = make_method(config.threshold)
         self._fresh = [method.calibrate(scores).level for scores in calibrations]

@@ -102,7 +102,10 @@ def pipeline(config: Config, topic: str, count: int) -> tuple[float, int]:
     store = RedisStore(config.redis, config.stream)
     source = KafkaSource(config)
     sink = make_sink(config, source)
-    loop = Pipeline(config, source, sink, store, scorer, [one.calibration for one in models.artifacts])
+    loop = Pipeline(
+        config, source, sink, store, scorer, [one.calibration for one in models.artifacts],
+        norms=[one.norms for one in models.artifacts],
+    )  # fmt: skip
     loop.open()
     while loop.task_count < PARTITIONS:
         loop.step(100)

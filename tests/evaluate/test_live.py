@@ -61,7 +61,10 @@ def test_alerts_are_those_of_a_worker(case, live):
     """The same bytes as the pipeline publishes for the same rows."""
     track = live.judges().follow(live.score(case.test))
     artifacts = live.models.artifacts
-    worker = Backtest(case.config, Scorer(live.models, case.config.scorer), [one.calibration for one in artifacts])
+    worker = Backtest(
+        case.config, Scorer(live.models, case.config.scorer), [one.calibration for one in artifacts],
+        norms=[one.norms for one in artifacts],
+    )  # fmt: skip
     published = list(worker.run(encoded(case.test)))
     assert published == [encode_alert(alert) for alert in track.alerts]
     assert len(published) >= 2

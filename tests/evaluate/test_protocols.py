@@ -123,7 +123,10 @@ def test_kept_detectors_run_live_to_the_same_alerts(tmp_path, capsys):
     rows = json.loads((kept / "rows.json").read_text())
     published = []
     for recording in read(root / "valve1", "skab"):
-        worker = Backtest(config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts])
+        worker = Backtest(
+            config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
+            norms=[one.norms for one in models.artifacts],
+        )  # fmt: skip
         published += worker.run(encoded(recording.rows(rows[recording.asset]["first_row"])))
     assert published == (kept / "alerts.jsonl").read_bytes().splitlines()
     assert published

@@ -112,7 +112,11 @@ class Fleet:
     def judged(self, config: Config) -> Mapping[str, Watched]:
         """Return by asset what the thresholds and incident rules of a set-up make of it, from a fresh state."""
         config = offline(config)
-        judging = Judging(config, [artifact.calibration for artifact in self._models.artifacts])
+        judging = Judging(
+            config,
+            [artifact.calibration for artifact in self._models.artifacts],
+            [artifact.norms for artifact in self._models.artifacts],
+        )
         method = make_method(config.threshold)
         fresh = [method.calibrate(artifact.calibration).level for artifact in self._models.artifacts]
         task = _task(config)
