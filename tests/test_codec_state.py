@@ -15,7 +15,15 @@ from stream_detector.codec import (
     encode_state,
 )
 from stream_detector.errors import DecodeError
-from stream_detector.records import AssetState, IncidentState, Partition, Position, ThresholdState
+from stream_detector.records import (
+    AssetState,
+    IncidentState,
+    Partition,
+    Position,
+    SensorFault,
+    SensorState,
+    ThresholdState,
+)
 
 TS = 1_583_748_873_000
 INCIDENT = "ccf6c1f4-41d8-5ac2-aac1-72e4951524a1"
@@ -27,9 +35,10 @@ def state(sample: int = 3) -> AssetState:
         threshold=ThresholdState(
             "spot", 0.1 + 0.2, 18_233, (1 / 3, -0.0, 5e-324), np.arange(sample, dtype=np.float32), (0.5, 3.25)
         ),
-        incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12, 0.1 + 0.7),
+        incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12, 0.1 + 0.7, 5),
         judged_ms=TS,
         reset="token-1",
+        sensors=SensorState((SensorFault("flow", "stuck", TS, INCIDENT, 2, 7, True),), TS, 17),
     )
 
 
@@ -48,10 +57,11 @@ def test_states_are_read_back_exactly() -> None:
 
 def test_a_state_of_the_first_schema_is_read() -> None:
     """States written before scores waited and limits were set: nothing waits, no limit."""
-    _, epoch, judged_ms, reset, threshold, incident = msgpack.unpackb(encode_state(state(), 41))
+    _, epoch, judged_ms, reset, threshold, incident, _ = msgpack.unpackb(encode_state(state(), 41))
     found_epoch, found = decode_state(msgpack.packb([1, epoch, judged_ms, reset, threshold[:-1], incident[:-1]]))
     assert 41 == found_epoch
-    assert replace(state().incident, rearm=None) == found.incident
+    assert replace(state().incident, rearm=None, unusual=0) == found.incident
+    assert SensorState() == found.sensors
     assert () == found.threshold.pending
     assert state().threshold.numbers == found.threshold.numbers
     for odd in ([1], [1, epoch, judged_ms, reset, threshold, incident], [1, epoch, judged_ms, reset, None, None]):
@@ -69,7 +79,7 @@ def test_a_state_is_at_most_4_kb() -> None:
 def test_foreign_bytes_are_no_state() -> None:
     """Cut, changed or foreign bytes raise bad-state, never anything else."""
     value = encode_state(state(), 1)
-    later = msgpack.packb([3, *msgpack.unpackb(value)[1:]])
+    later = msgpack.packb([99, *msgpack.unpackb(value)[1:]])
     for odd in [value[:i] for i in range(len(value))] + [b"\x90", b"{}", value + b"\x00", later, encode_positions({})]:
         with pytest.raises(DecodeError) as caught:
             decode_state(odd)

@@ -25,8 +25,9 @@ def alert_line(value: bytes) -> str:
         for channel in leading
     )
     lasted = f" after {_duration(alert.end_ms - alert.start_ms)}" if alert.event == "close" else ""
+    sensor = "" if alert.sensor is None else f" ({' '.join(filter(None, alert.sensor))})"
     return (
-        f"{when}  {_MARK[alert.severity]} {event} {alert.asset}  {alert.severity} {alert.kind}{lasted}"
+        f"{when}  {_MARK[alert.severity]} {event} {alert.asset}  {alert.severity} {alert.kind}{sensor}{lasted}"
         f"  score {alert.score:.4g} over {alert.threshold:.4g}  {channels}"
     )
 
