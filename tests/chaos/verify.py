@@ -12,6 +12,7 @@ It shares no code with the worker: it talks to the servers through their clients
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -20,12 +21,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack  # type: ignore[import-untyped] # it ships no types
 import redis
 import yaml
 from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +40,7 @@ def expected(config: Path, files: Iterable[Path]) -> tuple[list[bytes], dict[str
             sys.executable, "-m", "stream_detector", "backtest", str(config), "--json", "--quiet",
             "--states", str(states), "--data", *map(str, files),
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=600)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=1_800)
         if done.returncode:
             raise RuntimeError(done.stderr.decode())
         lines = map(json.loads, states.read_text().splitlines())
@@ -77,18 +79,68 @@ def read_all(bootstrap: list[str], topic: str, patience_s: float = 60.0) -> tupl
         committed.close()
 
 
-def progress(bootstrap: list[str], group: str, topic: str) -> tuple[int, int]:
-    """Return how many messages of a topic the group has committed as read, and how many there are."""
-    asking = consumer(bootstrap, group_id=group, isolation_level="read_committed")
+class Progress(NamedTuple):
+    """How far a group is, in messages of its input topic."""
+
+    read: int
+    """Committed as read to Kafka."""
+    saved: int
+    """Judged by the states in Redis: fewer than `read` while a worker catches up in silence."""
+    written: int
+
+
+def progress(config: Path) -> Progress:
+    """Return how far the workers of a set-up are."""
+    settings = yaml.safe_load(config.read_text())
+    topic = settings["kafka"]["inputs"][0]["topic"]
+    asking = consumer(settings["kafka"]["bootstrap_servers"], group_id=settings["kafka"]["group"],
+                      isolation_level="read_committed")  # fmt: skip
     try:
         partitions = [TopicPartition(topic, index) for index in sorted(asking.partitions_for_topic(topic) or [])]
         read = 0
         for partition in partitions:
             found = asking.committed(partition, metadata=True, timeout_ms=60_000)
             read += int(found.metadata.split(":")[1]) if found is not None else 0
-        return read, sum(asking.end_offsets(partitions).values())
+        written = sum(asking.end_offsets(partitions).values())
     finally:
         asking.close(autocommit=False)
+    client = redis.Redis.from_url(settings["redis"]["url"])
+    base = f"{settings['redis']['prefix']}:{{{settings['stream']}}}"
+    saved = 0
+    for task in client.smembers(f"{base}:tasks"):
+        positions = client.hget(f"{base}:task:{task.decode()}", "positions")
+        saved += sum(entry[3] for entry in msgpack.unpackb(positions)[1]) if positions else 0
+    client.close()
+    return Progress(read, saved, written)
+
+
+def settled(config: Path) -> bool:
+    """Whether all that is written is committed and its states saved; False while the servers can't be asked."""
+    try:
+        read, saved, written = progress(config)
+    except (kafka_errors.KafkaError, redis.RedisError):
+        return False
+    return read == saved == written > 0
+
+
+def input_differences(config: Path, wanted: list[str]) -> int:
+    """Return how many partitions of the input topic don't hold what was sent: SHA-256 of the values in their order."""
+    settings = yaml.safe_load(config.read_text())
+    topic = settings["kafka"]["inputs"][0]["topic"]
+    reading = consumer(settings["kafka"]["bootstrap_servers"])
+    try:
+        partitions = [TopicPartition(topic, index) for index in range(len(wanted))]
+        ends = reading.end_offsets(partitions)
+        reading.assign(partitions)
+        reading.seek_to_beginning(*partitions)
+        digests = [hashlib.sha256() for _ in wanted]
+        while any(reading.position(partition) < ends[partition] for partition in partitions):
+            for partition, records in reading.poll(timeout_ms=1_000, max_records=10_000).items():
+                for record in records:
+                    digests[partition.partition].update(record.value)
+        return sum(digest.hexdigest() != one for digest, one in zip(digests, wanted, strict=True))
+    finally:
+        reading.close()
 
 
 def states(url: str, prefix: str, stream: str) -> dict[str, Any]:
@@ -98,8 +150,9 @@ def states(url: str, prefix: str, stream: str) -> dict[str, Any]:
     found = {}
     for task in client.smembers(f"{base}:tasks"):
         for asset, version in client.hgetall(f"{base}:task:{task.decode()}:new").items():
-            assert asset.decode() not in found, f"two tasks hold {asset.decode()}"
-            found[asset.decode()] = fields_of(version.partition(b":")[2])
+            fields = fields_of(version.partition(b":")[2])
+            name = asset.decode()
+            found[name] = fields if name not in found else ["two tasks hold it", found[name], fields]
     client.close()
     return found
 

@@ -5,8 +5,9 @@
         epoch        the newest states of the store count, whatever Kafka has committed
         transaction  alerts become readable when flushed, not with the offsets
     STREAM_DETECTOR_TEST_AT=saved:3:SIGKILL
-        send itself the signal in the third commit with alerts; moments are
-        flushed (alerts sent, nothing saved), saved (states in the store, offsets not sent), committed
+        send itself the signal in the third commit with alerts, at one of MOMENTS
+    STREAM_DETECTOR_TEST_TRAP=PATH
+        as soon as there is such a file, with `saved:SIGKILL` in it, do so in the next commit with alerts
 """
 
 from __future__ import annotations
@@ -14,14 +15,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from kafka.consumer.group import ConsumerGroupMetadata
+from kafka.producer.transaction_manager import TransactionManager
 
 from stream_detector import pipeline, task
 from stream_detector.__main__ import main
-from stream_detector.kafka_io import KafkaSource, TransactionalSink, source
+from stream_detector.kafka_io import KafkaSource, TransactionalSink, source, transactional
 from stream_detector.redis_store import RedisStore
+
+#: Alerts acknowledged and nothing saved; the first task's states saved and others not; all states saved; the offsets
+#: sent in the transaction; its end asked for, and the answer not there; all done.
+MOMENTS = ("flushed", "saving", "saved", "offsets", "ending", "committed")
 
 
 def no_fencing() -> None:
@@ -59,28 +68,75 @@ def no_transaction() -> None:
     TransactionalSink.flush = readable  # type: ignore[method-assign]
 
 
-def strike_at(moment: str, count: int, number: int) -> None:
-    """Send this process a signal in the `count`-th commit with alerts."""
-    seen = [0]
+def at_moments(reached: Callable[[str], None]) -> None:
+    """Call it at each of MOMENTS of every commit with alerts, and with `alerts` before the first."""
     full = [False]
-    flush, commit = TransactionalSink.flush, TransactionalSink.commit
+    flush, commit, save = TransactionalSink.flush, TransactionalSink.commit, RedisStore.save
+    end, wait = TransactionManager.begin_commit, transactional.wait_for
+    asked = [False]
 
-    def strike(now: str) -> None:
-        if now == moment and full[0] and seen[0] == count:
-            os.kill(os.getpid(), number)
+    def tell(moment: str) -> None:
+        if full[0]:
+            reached(moment)
 
     def flushing(self: Any) -> None:
         full[0] = bool(self._waiting or self._sent)
-        seen[0] += full[0]
+        tell("alerts")
         flush(self)
-        strike("flushed")
+        tell("flushed")
+
+    def saving(self: Any, *args: Any) -> int:
+        version = save(self, *args)
+        tell("saving")
+        return version
 
     def committing(self: Any, positions: Any) -> None:
-        strike("saved")
+        tell("saved")
         commit(self, positions)
-        strike("committed")
+        tell("committed")
+        full[0] = False
+
+    def ending(self: Any) -> Any:
+        tell("offsets")
+        asked[0] = True
+        return end(self)
+
+    def waiting(producer: Any, *rest: Any) -> None:
+        if asked[0]:
+            asked[0] = False
+            producer._sender.wakeup()
+            time.sleep(0.003)  # some of it reaches the broker
+            tell("ending")
+        wait(producer, *rest)
 
     TransactionalSink.flush, TransactionalSink.commit = flushing, committing  # type: ignore[method-assign]
+    RedisStore.save = saving  # type: ignore[method-assign]
+    TransactionManager.begin_commit, transactional.wait_for = ending, waiting
+
+
+def strike_at(moment: str, count: int, number: int) -> Callable[[str], None]:
+    """Return what sends this process a signal in the `count`-th commit with alerts."""
+    seen = [0]
+
+    def reached(now: str) -> None:
+        seen[0] += now == "alerts"
+        if now == moment and seen[0] == count:
+            os.kill(os.getpid(), number)
+
+    return reached
+
+
+def spring(trap: Path) -> Callable[[str], None]:
+    """Return what does as the trap says, once it is there."""
+
+    def reached(now: str) -> None:
+        if trap.exists():
+            moment, name = trap.read_text().split(":")
+            if now == moment:
+                trap.unlink()
+                os.kill(os.getpid(), signal.Signals[name])
+
+    return reached
 
 
 if __name__ == "__main__":
@@ -89,5 +145,7 @@ if __name__ == "__main__":
         {"fencing": no_fencing, "epoch": no_epoch, "transaction": no_transaction}[broken]()
     if at := os.environ.pop("STREAM_DETECTOR_TEST_AT", ""):
         when, nth, name = at.split(":")
-        strike_at(when, int(nth), signal.Signals[name])
+        at_moments(strike_at(when, int(nth), signal.Signals[name]))
+    if set_trap := os.environ.pop("STREAM_DETECTOR_TEST_TRAP", ""):
+        at_moments(spring(Path(set_trap)))
     sys.exit(main())

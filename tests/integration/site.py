@@ -41,7 +41,7 @@ def command(module: str, *arguments: object) -> list[str]:
 def call(module: str, *arguments: object, status: int = 0) -> str:
     """Run a program to its end and return its standard output."""
     done = subprocess.run(
-        command(module, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
+        command(module, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600,
         check=False,
     )  # fmt: skip
     assert status == done.returncode, done.stderr
