@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from stream_detector.config_adaptation import AdaptationConfig as AdaptationConfig
 from stream_detector.config_base import Section as Section
 from stream_detector.config_kafka import InputConfig as InputConfig
 from stream_detector.config_kafka import KafkaConfig as KafkaConfig
@@ -22,8 +23,15 @@ from stream_detector.config_sensors import SensorsConfig as SensorsConfig
 
 PositiveMs = Annotated[float, Field(gt=0)]
 WaveformFeature = Literal["rms", "peak", "crest", "kurtosis"]
-#: Scores kept of an asset: its state has 4 kB.
-MOST_SCORES = 900
+#: Scores kept of an asset: its state has 4 kB ...
+MOST_SCORES = 720
+#: ... of which each numeric column takes as much as so many scores (see adaptation.py).
+SCORES_A_COLUMN = 5
+
+
+def most_scores(columns: int) -> int:
+    """Return how many scores an asset's state can hold beside so many numeric columns."""
+    return MOST_SCORES - SCORES_A_COLUMN * columns
 
 
 class ChannelConfig(Section):
@@ -175,13 +183,11 @@ class ThresholdConfig(Section):
     memory: int = Field(default=500, ge=20, le=900)
     """quantile, mad: recent normal scores kept."""
 
-    @model_validator(mode="after")
-    def _small(self) -> ThresholdConfig:
+    @property
+    def kept(self) -> tuple[str, int]:
+        """The key that says how many scores are kept, and how many."""
         key = "max_peaks" if self.method == "spot" else "memory"
-        kept, waiting = getattr(self, key), self.learn_after
-        if kept + waiting > MOST_SCORES:
-            raise ValueError(f"{key} and learn_after must sum to at most {MOST_SCORES}, got {kept} + {waiting}")
-        return self
+        return key, getattr(self, key)
 
 
 class IncidentConfig(Section):
@@ -297,6 +303,8 @@ class Config(Section):
     """Hysteresis and severity."""
     sensors: SensorsConfig = SensorsConfig()
     """Broken sensors told from broken machines."""
+    adaptation: AdaptationConfig = AdaptationConfig()
+    """The way back to normal. Of streams of records (`window.mode: records`) nothing is followed."""
     redis: RedisConfig = RedisConfig()
     """Threshold store."""
     metrics: MetricsConfig = MetricsConfig()
@@ -332,6 +340,12 @@ class Config(Section):
             for key in ("smoothing", "difference"):
                 if getattr(self.features, key):
                     raise ValueError(f"features.{key}: categories have none, and channels.{categories[0]} is one")
+        key, kept = self.threshold.kept
+        columns = len(self.numeric_columns) if self.window.mode == "grid" else 0
+        waiting, most = self.threshold.learn_after, most_scores(columns)
+        if kept + waiting > most:
+            where = f"threshold: {key} and learn_after must sum to at most {most} with {columns} columns"
+            raise ValueError(f"{where}, so that an asset's state stays below 4 kB, got {kept} + {waiting}")
         reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
         if reserved:
             raise ValueError(f"channels: {sorted(reserved)[0]!r} is a field of every reading; choose another name")
@@ -341,6 +355,11 @@ class Config(Section):
     def columns(self) -> list[str]:
         """Names of the window columns, in order: one a channel, several of a waveform."""
         return [column for name, channel in self.channels.items() for column in channel.columns(name)]
+
+    @property
+    def numeric_columns(self) -> list[str]:
+        """Names of the window columns that hold numbers, in order."""
+        return [c for name, channel in self.channels.items() if channel.kind == "number" for c in channel.columns(name)]
 
     @property
     def inputs(self) -> list[InputConfig]:

@@ -113,9 +113,11 @@ class Scale(nn.Module):
             center, scale = self._measure(columns[:, index].double().cpu().numpy())
             self.center[index], self.scale[index] = center, scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale (..., C) values in physical units."""
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Scale (..., C) values in physical units; less a `shift`, which broadcasts to them, in spreads."""
         z = (x - self.center) / self.scale
+        if shift is not None:
+            z = z - shift
         return z if self.clip is None else z.clamp(-self.clip, self.clip)
 
     def inverse(self, z: Tensor) -> Tensor:
@@ -181,9 +183,9 @@ class Encode(Scale):
             known.append(found)
         self.codes, self.sizes = torch.cat(known), torch.tensor([len(found) for found in known])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Encode (..., C) values in physical units."""
-        z = super().forward(self._numbers(x))
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Encode (..., C) values in physical units; numbers less a `shift` (..., N), in spreads."""
+        z = super().forward(self._numbers(x), shift)
         if not self.categories:
             return z
         groups = [self._group(place, x[..., index].long()) for place, index in enumerate(self.categories)]

@@ -14,6 +14,9 @@ Re-arm  after an exit above `exit_ratio` times the level: windows are anomalous 
         times the score at the exit. The limit falls with the score, never rises, and goes once the score is quiet by
         `exit_ratio`.
 
+Regime  an incident that stays flat is a regime change (adaptation.py): `regime-change` tells it, and a close of the
+        same window follows where the new state is taken for normal.
+
 Windows that never come change nothing: an incident of an asset that fell silent stays open until quiet windows come.
 
 Severity is the score over the level, against `warning_ratio` and `critical_ratio`. Detectors whose scores are
@@ -122,6 +125,32 @@ class Incidents:
         )
         alert = self._alert("open", opened, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
         return opened, (alert,)
+
+    def settle(
+        self,
+        state: IncidentState,
+        asset: str,
+        end_ms: int,
+        judgement: Judgement,
+        scores: ScoreBatch,
+        row: int,
+        seen: int,
+        ingest_ms: int,
+        events: Sequence[AlertEvent],
+    ) -> tuple[IncidentState, list[Alert]]:
+        """Return the state after an open incident turned out a regime change, and its alerts, one for each event.
+
+        `regime-change` tells it; `close` ends it, whatever the scores: what they are held against has changed. It is
+        re-armed, as after an exit by the peak's share, since the machine has yet to settle in its new place.
+        """
+        shares = self._shares(scores, row)
+        alerts = [
+            self._alert(event, state, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
+            for event in events
+        ]
+        if "close" not in events:
+            return state, alerts
+        return IncidentState(rearm=self._limit(_finite(float(scores.score[row])), judgement.level)), alerts
 
     def _during(
         self,

@@ -1,35 +1,48 @@
-"""Scores -> verdicts -> alerts, and the states of assets on the way: threshold, then incident. Pure."""
+"""Scores -> verdicts -> alerts, and the states of assets on the way: threshold, incident, adaptation. Pure.
+
+A window's score depends on its asset's shift after the window before it. Windows are scored in batches, though, so the
+score of one that a change of shift overtook within its batch is asked for again (`rescore`), some windows at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.adaptation import Adapting, Change
 from stream_detector.config import Config
 from stream_detector.incident import Incidents
 from stream_detector.norms import Norms
 from stream_detector.records import (
+    Adaptation,
     Alert,
     AssetState,
     Controls,
     IncidentState,
     ScoreBatch,
+    Shifts,
     ThresholdState,
     WindowBatch,
 )
 from stream_detector.sensing import Sensing
 from stream_detector.task import Task
-from stream_detector.threshold import ThresholdMethod, alarm_level, judge, make_method
+from stream_detector.threshold import Judgement, ThresholdMethod, alarm_level, judge, make_method
+
+#: Scores some windows with the shifts given.
+Rescore = Callable[[WindowBatch, Shifts], ScoreBatch]
+#: Told of each window judged: its asset, its score, the adaptive level before it, the judgement, the state after it.
+Watch = Callable[[str, float, float | None, Judgement, AssetState], None]
 
 _NEVER = -(2**62)  # the end of the last window judged of an asset that has had none
 _OTHER_METHOD = "\0method"  # a reset that no operator can ask for
+_AGAIN = 64  # most windows scored again at once: another change may come
 
 
 class Judging:
-    """The threshold method and the incident rules of one stream. Holds no state of any asset; tasks do."""
+    """The threshold method, incident and adaptation rules of one stream. Holds no state of any asset; tasks do."""
 
     def __init__(
         self, config: Config, calibrations: Sequence[NDArray[np.float64]], norms: Sequence[Norms | None] = ()
@@ -44,22 +57,55 @@ class Judging:
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, norms)
         self._sensing = Sensing(config, norms, self._incidents)
+        self._follows = config.window.mode == "grid"
+        self._asks = config.adaptation.policy == "ask"
+        stride_ms = config.window.stride * config.window.cell_ms
+        self._numbers = len(config.numeric_columns) if self._follows else 0
+        self._adapting = Adapting(config.adaptation, stride_ms, self._numbers)
+        self._start = self._adapting.fresh()
         self.anomalies = 0
         """Scores judged anomalous so far."""
 
     def adopt(self, states: dict[str, AssetState]) -> None:
         """Fit states that were stored under another configuration to this one, in place."""
         for asset, state in states.items():
+            adaptation = self._adapting.adopt(state.adaptation)
             adopted = self._method.adopt(state.threshold)
             if adopted is None:
-                states[asset] = replace(state, reset=_OTHER_METHOD)
-            elif adopted is not state.threshold:
-                states[asset] = replace(state, threshold=replace(adopted, pending=state.threshold.pending))
+                states[asset] = replace(state, reset=_OTHER_METHOD, adaptation=adaptation)
+            elif adopted is not state.threshold or adaptation is not state.adaptation:
+                threshold = adopted
+                if adopted is not state.threshold:
+                    threshold = replace(adopted, pending=state.threshold.pending)
+                states[asset] = replace(state, threshold=threshold, adaptation=adaptation)
 
-    def judge(self, task: Task, windows: WindowBatch, scores: ScoreBatch, row: int, controls: Controls) -> list[Alert]:
+    def shifts(self, parts: Sequence[tuple[Task, WindowBatch]]) -> Shifts | None:
+        """Return the shifts to score windows of some tasks under, in order; None while no asset has one."""
+        found = [
+            state.adaptation if (state := task.states.get(asset)) is not None else self._start
+            for task, windows in parts
+            for asset in windows.assets
+        ]
+        serials = [adaptation.serial for adaptation in found]
+        if not any(serials):
+            return None
+        return Shifts(np.array([adaptation.shift for adaptation in found], np.float64), serials)
+
+    def judge(
+        self,
+        task: Task,
+        windows: WindowBatch,
+        scores: ScoreBatch,
+        row: int,
+        controls: Controls,
+        shifts: Shifts | None = None,
+        rescore: Rescore | None = None,
+        watch: Watch | None = None,
+    ) -> list[Alert]:
         """Judge one task's windows, whose scores begin at `row`, in order; return the alerts they call for.
 
         The task's states become those after the windows. Windows without a score (no detector) change nothing.
+        `scores` were made under `shifts`; those that a change overtakes are replaced by what `rescore` says.
         """
         states, changed = task.states, task.changed
         pins, resets = controls.pins, controls.resets
@@ -70,6 +116,8 @@ class Judging:
         ends, ingests = windows.end_ms.tolist(), windows.ingest_ms.tolist()
         looks = self._sensing.look(windows, scores.model[row : row + count])
         odd = [False] * count if looks is None else [bool(row.any()) for row in looks]
+        under = [0] * count if shifts is None else shifts.serials[row : row + count]
+        due = self._adapting.due(windows.end_ms) if self._follows and scores.offset is not None else [False] * count
         for index, asset in enumerate(windows.assets):
             model = model_of[index]
             if model < 0:
@@ -77,10 +125,16 @@ class Judging:
             token = max(resets.get(asset, ""), everybody) if resets else ""  # tokens sort by time
             state = states.get(asset)
             if state is None:
-                state = AssetState(self._fresh[model], IncidentState(), _NEVER, token)
+                state = AssetState(self._fresh[model], IncidentState(), _NEVER, token, adaptation=self._start)
             elif state.reset != token:
-                state = AssetState(self._fresh[model], state.incident, state.judged_ms, token, state.sensors)
+                state = replace(
+                    state, threshold=self._fresh[model], reset=token, adaptation=self._adapting.fresh(state.adaptation)
+                )
+            adaptation = state.adaptation
+            if adaptation.serial != under[index] and rescore is not None:
+                self._score_again(windows, scores, row, index, adaptation, under, score_of, rescore)
             end = ends[index]
+            level, before = state.threshold.level, state.incident.opened_ms
             sensors = state.sensors
             if odd[index] or sensors.faults:
                 codes = looks[index] if looks is not None and odd[index] else None
@@ -90,8 +144,13 @@ class Judging:
                 )  # fmt: skip
                 alerts += said
                 if muted:  # neither alarms nor teaches
-                    states[asset] = AssetState(state.threshold, incident, end, token, sensors)
+                    if incident.opened_ms is not before:
+                        adaptation = self._adapting.turned(adaptation, end)
+                    after = AssetState(state.threshold, incident, end, token, sensors, adaptation, state.ledger)
+                    states[asset] = after
                     changed.add(asset)
+                    if watch is not None:
+                        watch(asset, score_of[index], level, Judgement(level, False), after)
                     continue
                 state = replace(state, incident=incident)
             judgement, threshold = judge(
@@ -104,11 +163,79 @@ class Judging:
             self.anomalies += judgement.anomalous
             if found:
                 alerts += found
-            states[asset] = AssetState(threshold, incident, end, token, sensors)
+            if incident.opened_ms is not before:
+                adaptation = self._adapting.turned(adaptation, end)
+            elif due[index] and (incident.recent == 0 or before is not None):
+                adaptation, change = self._adapted(adaptation, scores, row + index, end, incident)
+                if change == "regime-change":
+                    state = AssetState(threshold, incident, end, token, sensors, adaptation, state.ledger)
+                    state, told = self._regime(
+                        state, asset, judgement, scores, row + index, ingests[index], accept=not self._asks
+                    )
+                    alerts += told
+                    threshold, incident, adaptation = state.threshold, state.incident, state.adaptation
+            after = AssetState(threshold, incident, end, token, sensors, adaptation, state.ledger)
+            states[asset] = after
             changed.add(asset)
+            if watch is not None:
+                watch(asset, score_of[index], level, judgement, after)
         return alerts
+
+    def _adapted(
+        self, adaptation: Adaptation, scores: ScoreBatch, place: int, end: int, incident: IncidentState
+    ) -> tuple[Adaptation, Change | None]:
+        """Return the adaptation after the window in `place` of `scores`."""
+        assert scores.offset is not None
+        offset = scores.offset[place]
+        if incident.opened_ms is None:
+            return self._adapting.quiet(adaptation, offset, end)
+        return self._adapting.during(adaptation, offset, float(scores.score[place]), end, incident.opened_ms)
+
+    def _regime(
+        self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
+        accept: bool,
+    ) -> tuple[AssetState, list[Alert]]:  # fmt: skip
+        """Return the state after a regime change was found, and its alerts; `accept`: it is the new normal at once."""
+        incident, alerts = self._incidents.settle(
+            state.incident, asset, state.judged_ms, judgement, scores, place, state.threshold.seen, ingest_ms,
+            ("regime-change", "close") if accept else ("regime-change",),
+        )  # fmt: skip
+        after = replace(state, incident=incident)
+        return (self._accepted(after) if accept else after), alerts
+
+    def _accepted(self, state: AssetState) -> AssetState:
+        """Return the state with its regime as the new normal."""
+        adaptation, sample = self._adapting.accepted(state.adaptation, state.judged_ms)
+        threshold = state.threshold
+        if sample is not None:
+            calibrated = self._method.calibrate(sample)
+            if calibrated.level is not None and (threshold.level is None or calibrated.level > threshold.level):
+                threshold = calibrated
+        return replace(state, threshold=threshold, adaptation=adaptation)
 
     def _told(self, state: ThresholdState, pinned: float | None) -> tuple[float | None, str, float, int]:
         """Return alarm level, method, risk and scores seen, for alerts about sensors."""
         level = alarm_level(state.level, self._margin) if pinned is None else pinned
         return level, state.method if pinned is None else "pinned", self._method.risk, state.seen
+
+    def _score_again(
+        self, windows: WindowBatch, scores: ScoreBatch, row: int, index: int, adaptation: Adaptation,
+        under: list[int], score_of: list[float], rescore: Rescore,
+    ) -> None:  # fmt: skip
+        """Score the asset's next windows from `index` on under its present shift, in place."""
+        asset, assets = windows.assets[index], windows.assets
+        places = [place for place in range(index, len(assets)) if assets[place] == asset][:_AGAIN]
+        serials = [adaptation.serial] * len(places)
+        some = WindowBatch(
+            windows.task, [asset] * len(places), windows.end_ms[places], windows.values[places],
+            windows.filled[places], windows.ingest_ms[places],
+        )  # fmt: skip
+        values = np.broadcast_to(adaptation.shift.astype(np.float64), (len(places), self._numbers))
+        fresh = rescore(some, Shifts(values, serials))
+        rows = np.array(places) + row
+        scores.score[rows], scores.channels[rows] = fresh.score, fresh.channels
+        scores.observed[rows], scores.expected[rows] = fresh.observed, fresh.expected
+        if scores.offset is not None and fresh.offset is not None:
+            scores.offset[rows] = fresh.offset
+        for place, score in zip(places, fresh.score.tolist(), strict=True):
+            under[place], score_of[place] = adaptation.serial, score

@@ -35,6 +35,7 @@ from stream_detector.records import (
     Controls,
     Partition,
     ScoreBatch,
+    Shifts,
     WindowBatch,
 )
 from stream_detector.saving import Saved, Saver
@@ -50,8 +51,8 @@ RETRY_EVERY_MS = 1_000.0   # how often a task whose state could not be loaded is
 class Scores(Protocol):
     """What the loop needs of a scorer (scorer.Scorer)."""
 
-    def score(self, batch: WindowBatch) -> ScoreBatch:
-        """Score all windows; model -1 and NaN for an asset without a detector."""
+    def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
+        """Score all windows, moved by their assets' shifts; model -1 and NaN for an asset without a detector."""
 
 
 class Pipeline:
@@ -197,7 +198,8 @@ class Pipeline:
             return
         started = self._clock()
         batch = merged([one.windows for one in pending])
-        scores = self._scorer.score(batch)
+        shifts = self._judging.shifts([(one.task, one.windows) for one in pending])
+        scores = self._scorer.score(batch, shifts)
         self._metrics.score_seconds.observe((self._clock() - started) / 1000)
         self._metrics.batches_total.inc()
         self._metrics.batch_size.observe(len(batch))
@@ -208,7 +210,9 @@ class Pipeline:
         row = 0
         alerts: list[Alert] = []
         for one in pending:
-            found = self._judging.judge(one.task, one.windows, scores, row, self._controls)
+            found = self._judging.judge(
+                one.task, one.windows, scores, row, self._controls, shifts, self._scorer.score
+            )
             row += len(one.windows)
             if found and not one.silent:
                 alerts += [replace(alert, scored_ms=scored_ms) for alert in found]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Severity = Literal["info", "warning", "critical"]
-AlertEvent = Literal["open", "update", "close"]
+AlertEvent = Literal["open", "update", "regime-change", "close"]
 AlertKind = Literal["point", "contextual", "collective", "sensor-fault"]
 
 #: Reasons a message goes to the dead-letter topic, with what each means.
@@ -141,6 +141,17 @@ class ScoreBatch:
     expected: NDArray[np.float32]  # (W, C) what the model would have expected there, in the channel's unit
     model: NDArray[np.int32]       # (W,) index into `models`
     models: tuple[ModelRef, ...]   # the detectors that took part
+    offset: NDArray[np.float32] | None = None
+    """(W, N) of each numeric column, in training spreads: the shift under which the model would have expected the last
+    cell, that is the scaled value less the expectation. None where the scorer doesn't tell: nothing can follow then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shifts:
+    """By how much each window's asset is moved before it is scored (see adaptation.py)."""
+
+    values: NDArray[np.float64]  # (W, N) training spreads, subtracted from the scaled numeric columns
+    serials: list[int]           # (W) of the asset's adaptation; 0 for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +275,50 @@ class ThresholdState:
     pending: tuple[float, ...] = ()           # normal scores not yet learnt, oldest first (see threshold.learn_after)
 
 
+_EMPTY: NDArray[np.float32] = np.empty(0, np.float32)
+_EMPTY.flags.writeable = False
+
+
+def _empty() -> NDArray[np.float32]:
+    return _EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """How an asset has moved since its detector was trained (see adaptation.py).
+
+    Arrays are (N,) float32, one entry a numeric column, in training spreads; empty while there is nothing to say.
+    """
+
+    serial: int = 0  # count of the changes to `shift`
+    shift: NDArray[np.float32] = field(default_factory=_empty)
+    """Subtracted from the scaled inputs before they are scored."""
+    anchor: NDArray[np.float32] = field(default_factory=_empty)
+    """The shift that training, or the last regime accepted, gave."""
+    usual: NDArray[np.float32] = field(default_factory=_empty)
+    """Moving average of the offsets of quiet blocks."""
+    waiting: NDArray[np.float32] = field(default_factory=_empty)
+    """Mean of the last quiet block, not learnt yet; during an incident (N + 1,) of the block since which it is flat."""
+    sums: NDArray[np.float32] = field(default_factory=_empty)
+    """Of the block that is being filled."""
+    count: int = 0              # windows in it
+    calm_ms: int | None = None  # end of the last quiet block that lay by its anchor
+    flat_ms: int | None = None  # since when the open incident has been flat
+    asked: bool = False         # its regime change was told
+    scores: tuple[float, ...] = ()  # the open incident's newest scores, of which a level can be made
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What operators' settings were last applied to an asset, and what was last written to the audit topic."""
+
+    pinned: float | None = None
+    accepted: str = ""           # token of the last acceptance of a regime applied
+    rolled: str = ""             # token of the last rollback applied
+    level: float | None = None   # the adaptive level when it was last told
+    told_ms: int = 0             # when, event time
+
+
 @dataclass(frozen=True, slots=True)
 class AssetState:
     """All that is remembered of one asset between commits."""
@@ -273,6 +328,8 @@ class AssetState:
     judged_ms: int      # end of the last window judged; windows up to it are not judged again
     reset: str = ""     # token of the last operator reset applied
     sensors: SensorState = SensorState()
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from stream_detector.errors import ArtifactError, ConfigError
 from stream_detector.features import Preprocess
 from stream_detector.model_set import ModelSet
 from stream_detector.models import Detector
-from stream_detector.records import ScoreBatch, WindowBatch
+from stream_detector.records import ScoreBatch, Shifts, WindowBatch
 
 SCORE_BITS = 20
 #: Parts, observed and expected are for people: 16 bits are 5 digits.
@@ -43,14 +43,21 @@ class Judge(nn.Module):
         self.detector: Detector = copy.deepcopy(artifact.detector).to(dtype).eval()
         self.dtype = dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return score, parts, observed, expected side by side: (B, T, C) float32 -> (B, 1 + 3C) float64."""
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """Return score, parts, observed, expected, offset side by side: (B, T, C) float32 -> (B, 1 + 3C + N) float64.
+
+        `shift` (B, N) float64, in training spreads, is taken off the N numeric columns and added to what is expected.
+        """
         seeds = window_seeds(x) if self.detector.draws else None
         physical: Tensor = self.preprocess.physical(x.double())
-        z = self.preprocess.scaler(physical).to(self.dtype)
-        score, parts, expected = self.detector.judge(z, seeds)
+        scaled: Tensor = self.preprocess.scaler(physical, shift[:, None])
+        score, parts, expected = self.detector.judge(scaled.to(self.dtype), seeds)
         parts = self.preprocess.fold(parts.double())
-        table = (score[:, None].double(), parts, physical[:, -1], self.preprocess.inverse(expected))
+        numbers = shift.shape[1]  # they come first
+        expected = expected.double()
+        offset = scaled[:, -1, :numbers] - expected[:, :numbers] + shift
+        expected = torch.cat((expected[:, :numbers] + shift, expected[:, numbers:]), dim=1)
+        table = (score[:, None].double(), parts, physical[:, -1], self.preprocess.inverse(expected), offset)
         return torch.cat(table, dim=1)
 
 
@@ -74,6 +81,7 @@ class Scorer:
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         judges = [Judge(artifact, dtype).to(self.device) for artifact in models.artifacts]
         self._shapes = [(a.config.window.length, len(a.config.columns)) for a in models.artifacts]
+        self._numbers = max((len(a.preprocess.scaler.numbers) for a in models.artifacts), default=0)
         self._judges: list[nn.Module] = list(judges)
         if config.compile:
             mode = "reduce-overhead" if use_cuda else None  # CUDA graphs where there are any
@@ -88,7 +96,8 @@ class Scorer:
         for index, (length, columns) in enumerate(self._shapes):
             for size in self.buckets or (1, self._config.max_batch):
                 try:
-                    self._run(index, np.zeros((size, length, columns), np.float32))
+                    shift = np.zeros((size, self._numbers))
+                    self._run(index, np.zeros((size, length, columns), np.float32), shift)
                 except Exception as error:
                     if not self._config.compile:
                         raise
@@ -99,15 +108,16 @@ class Scorer:
                         "install a C++ compiler (g++) or set scorer.compile: false"
                     ) from error
 
-    def score(self, batch: WindowBatch) -> ScoreBatch:
-        """Score all windows of a batch, in its order.
+    def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
+        """Score all windows of a batch, in its order, each moved by its asset's shift.
 
         A window whose asset has no detector has model -1 and NaN for its score and all else; one that holds a value
         that is not a number keeps its model, and its score is NaN. Raises ArtifactError when the windows' shape is not
         the detectors'.
         """
         count, _, columns = batch.values.shape
-        table = np.full((count, 1 + 3 * columns), np.nan)
+        table = np.full((count, 1 + 3 * columns + self._numbers), np.nan)
+        shift = np.zeros((count, self._numbers)) if shifts is None else shifts.values
         model = self._assign(batch.assets)
         for index in range(len(self._judges)):  # over models, never over windows
             rows = np.flatnonzero(model == index)
@@ -116,9 +126,10 @@ class Scorer:
             self._check_shape(index, batch.values.shape[1:])
             for start in range(0, len(rows), self._config.max_batch):
                 some = rows[start : start + self._config.max_batch]
-                values = batch.values if len(some) == count else batch.values[some]
-                table[some] = self._run(index, values)
-        parts = round_mantissa(table[:, 1:], PART_BITS).astype(np.float32)
+                whole = len(some) == count
+                values, moved = (batch.values, shift) if whole else (batch.values[some], shift[some])
+                table[some] = self._run(index, values, moved)
+        parts = round_mantissa(table[:, 1 : 1 + 3 * columns], PART_BITS).astype(np.float32)
         return ScoreBatch(
             score=round_mantissa(table[:, 0], SCORE_BITS),
             channels=parts[:, :columns],
@@ -126,6 +137,7 @@ class Scorer:
             expected=parts[:, 2 * columns :],
             model=model,
             models=self._refs,
+            offset=round_mantissa(table[:, 1 + 3 * columns :], SCORE_BITS).astype(np.float32),
         )
 
     def _assign(self, assets: list[str]) -> NDArray[np.int32]:
@@ -142,17 +154,19 @@ class Scorer:
             )
 
     @torch.inference_mode()
-    def _run(self, index: int, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the table of up to max_batch windows (B, T, C): one transfer in, one out."""
+    def _run(self, index: int, values: NDArray[np.float32], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the table of up to max_batch windows (B, T, C): one transfer in (and a small one), one out."""
         count = len(values)
         x = torch.from_numpy(np.ascontiguousarray(values))
+        moved = torch.from_numpy(np.ascontiguousarray(shift))
         if self.buckets:
             size = next(bucket for bucket in self.buckets if bucket >= count)
             staging = self._stage(size, *values.shape[1:])
             staging[:count].copy_(x)
             staging[count:].zero_()
             x = staging
-        out = self._judges[index](x.to(self.device, non_blocking=True))
+            moved = torch.cat((moved, moved.new_zeros(size - count, moved.shape[1])))
+        out = self._judges[index](x.to(self.device, non_blocking=True), moved.to(self.device))
         return cast(NDArray[np.float64], out[:count].cpu().numpy())  # waits for the device; staging is free again
 
     def _stage(self, size: int, length: int, columns: int) -> Tensor:

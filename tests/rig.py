@@ -22,7 +22,7 @@ from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.memory_store import MemoryServer, MemoryStore
 from stream_detector.metrics import Metrics
 from stream_detector.pipeline import Pipeline
-from stream_detector.records import ModelRef, Partition, PlainMessage, ScoreBatch, WindowBatch
+from stream_detector.records import ModelRef, Partition, PlainMessage, ScoreBatch, Shifts, WindowBatch
 
 START_MS = 1_600_000_000_000
 TOPIC = "pump.readings"
@@ -30,21 +30,22 @@ STRANGER = "stranger"  # an asset no detector knows
 
 
 class LastValue:
-    """A detector whose score is the mean of the last cell's absolute values: all is to be seen in the messages."""
+    """A detector whose score is the mean of the last cell's absolute values, less the shift: all is to be seen."""
 
     refs = (ModelRef("last-value", "1"),)
 
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def score(self, batch: WindowBatch) -> ScoreBatch:
+    def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
         self.batches.append(len(batch))
         last = batch.values[:, -1].astype(np.float64)  # (W, C)
+        usual = np.zeros_like(last) if shifts is None else shifts.values
         known = np.array([asset != STRANGER for asset in batch.assets])
-        score = np.where(known, np.abs(last).mean(axis=1), np.nan)
-        parts, observed = np.abs(last).astype(np.float32), last.astype(np.float32)
+        score = np.where(known, np.abs(last - usual).mean(axis=1), np.nan)
+        parts, observed = np.abs(last - usual).astype(np.float32), last.astype(np.float32)
         model = np.where(known, 0, -1).astype(np.int32)
-        return ScoreBatch(score, parts, observed, np.zeros_like(observed), model, self.refs)
+        return ScoreBatch(score, parts, observed, usual.astype(np.float32), model, self.refs, last.astype(np.float32))
 
 
 #: Scores of normal windows, as `recorded` makes them without faults.
@@ -60,6 +61,7 @@ def make_config(**sections: Any) -> Config:
             "window": {"cell_ms": 1_000, "length": 8, "stride": 2, "lateness_ms": 2_000, "max_gap_ms": 3_000},
             "threshold": {"method": "quantile", "risk": 0.01, "memory": 200, "margin": 1.0, "learn_after": 0},
             "incident": {"open_after": 2, "open_of": 3, "close_after": 4, "exit_ratio": 1.0},
+            "adaptation": {"follow": 5.0, "block": 8, "flat_ms": 20_000},
             **sections,
         }
     )

@@ -14,10 +14,13 @@ from stream_detector.codec import (
     encode_positions,
     encode_state,
 )
+from stream_detector.config import most_scores
 from stream_detector.errors import DecodeError
 from stream_detector.records import (
+    Adaptation,
     AssetState,
     IncidentState,
+    Ledger,
     Partition,
     Position,
     SensorFault,
@@ -39,7 +42,26 @@ def state(sample: int = 3) -> AssetState:
         judged_ms=TS,
         reset="token-1",
         sensors=SensorState((SensorFault("flow", "stuck", TS, INCIDENT, 2, 7, True),), TS, 17),
+        adaptation=Adaptation(
+            7, *(np.arange(2, dtype=np.float32) + i for i in range(5)), 3, TS + 2, TS + 3, True, (0.5, 0.25)
+        ),
+        ledger=Ledger(1 / 3, "token-2", "token-3", 0.1 + 0.2, TS + 4),
     )
+
+
+def arrays(one: AssetState) -> list[list[float]]:
+    """Return the arrays of a state."""
+    moved = one.adaptation
+    parts = (one.threshold.sample, moved.shift, moved.anchor, moved.usual, moved.waiting, moved.sums)
+    assert {np.dtype(np.float32)} == {part.dtype for part in parts}
+    return [part.tolist() for part in parts]
+
+
+def rest(one: AssetState) -> str:
+    """Return all of a state but its arrays."""
+    none = np.empty(0, np.float32)
+    moved = replace(one.adaptation, shift=none, anchor=none, usual=none, waiting=none, sums=none)
+    return repr(replace(one, threshold=replace(one.threshold, sample=none), adaptation=moved))
 
 
 def test_states_are_read_back_exactly() -> None:
@@ -47,33 +69,51 @@ def test_states_are_read_back_exactly() -> None:
     for expected in (state(), AssetState(ThresholdState("mad", None, 0), IncidentState(), -1)):
         epoch, found = decode_state(encode_state(expected, 41))
         assert 41 == epoch
-        np.testing.assert_array_equal(expected.threshold.sample, found.threshold.sample)
-        assert np.float32 == found.threshold.sample.dtype
-        empty = np.empty(0, np.float32)
-        assert [repr(replace(each, threshold=replace(each.threshold, sample=empty))) for each in (expected, found)] == [
-            repr(replace(expected, threshold=replace(expected.threshold, sample=empty)))
-        ] * 2
+        assert arrays(expected) == arrays(found)
+        assert rest(expected) == rest(found)
 
 
-def test_a_state_of_the_first_schema_is_read() -> None:
-    """States written before scores waited and limits were set: nothing waits, no limit."""
-    _, epoch, judged_ms, reset, threshold, incident, _ = msgpack.unpackb(encode_state(state(), 41))
-    found_epoch, found = decode_state(msgpack.packb([1, epoch, judged_ms, reset, threshold[:-1], incident[:-1]]))
-    assert 41 == found_epoch
-    assert replace(state().incident, rearm=None, unusual=0) == found.incident
-    assert SensorState() == found.sensors
-    assert () == found.threshold.pending
-    assert state().threshold.numbers == found.threshold.numbers
-    for odd in ([1], [1, epoch, judged_ms, reset, threshold, incident], [1, epoch, judged_ms, reset, None, None]):
+def test_states_of_earlier_schemas_are_read() -> None:
+    """Schema 1 lacked what waits and limits, 2 what is known of sensors, 3 what has moved and was told: none of it."""
+    _, epoch, judged_ms, reset, threshold, incident, sensors, *_ = msgpack.unpackb(encode_state(state(), 41))
+    fields = {
+        3: [epoch, judged_ms, reset, threshold, incident, sensors],
+        2: [epoch, judged_ms, reset, threshold, incident],
+        1: [epoch, judged_ms, reset, threshold[:-1], incident[:-1]],
+    }
+    expected = replace(state(), adaptation=Adaptation(), ledger=Ledger())
+    for schema, stored in fields.items():
+        if schema == 2:
+            expected = replace(expected, sensors=SensorState(), incident=replace(expected.incident, unusual=0))
+        elif schema == 1:
+            threshold_then = replace(expected.threshold, pending=())
+            expected = replace(
+                expected, threshold=threshold_then, incident=replace(expected.incident, rearm=None)
+            )
+        found_epoch, found = decode_state(msgpack.packb([schema, *stored]))
+        assert 41 == found_epoch
+        assert (arrays(expected), rest(expected)) == (arrays(found), rest(found))
+    for odd in ([1], [1, *fields[2]], [1, epoch, judged_ms, reset, None, None], [3, *fields[2]], [4, *fields[3]]):
         with pytest.raises(DecodeError, match="bad-state"):
             decode_state(msgpack.packb(odd))
 
 
 def test_a_state_is_at_most_4_kb() -> None:
-    """The most scores the config allows fit, with 16 numbers and names of usual length."""
-    full = state(900 - 400)
-    full = replace(full, threshold=replace(full.threshold, numbers=(1 / 3,) * 16, pending=(0.5,) * 400))
-    assert len(encode_state(full, 2**40)) <= 4_096
+    """The most scores that the config allows beside so many columns fit, with 16 numbers and names of usual length."""
+    for columns in (1, 8, 55, 72):
+        scores = most_scores(columns)
+        vector = np.arange(columns, dtype=np.float32)
+        full = state(scores - 60)
+        full = replace(
+            full,
+            threshold=replace(full.threshold, numbers=(1 / 3,) * 16, pending=(0.5,) * 60),
+            adaptation=Adaptation(
+                9, vector, vector, vector, np.append(vector, 1), vector, 3, TS, TS, True, (0.5,) * 64
+            ),
+            sensors=SensorState((SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4, TS, TS),
+            ledger=Ledger(1 / 3, "0" * 16, "0" * 16, 0.3, TS),
+        )
+        assert len(encode_state(full, 2**40)) <= 4_096
 
 
 def test_foreign_bytes_are_no_state() -> None:

@@ -18,10 +18,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "tuning"),
     ("records",),
-    ("config", "config_base", "config_baselines", "config_kafka", "config_model", "config_sensors", "norms"),
+    ("config", "config_adaptation", "config_base", "config_baselines", "config_kafka", "config_model", "config_sensors",
+     "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models"),
-    ("artifact", "model_set", "scorer", "threshold", "incident", "join", "sensor_checks", "sensing"),
+    ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing"),
     ("pipeline", "task", "judging", "saving", "waiting", "offline", "truth",
      "memory", "memory_store", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
@@ -44,7 +45,7 @@ ONLY_IN = {
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
 PURE = {
     "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "sensor_checks",
-    "sensing",
+    "sensing", "adaptation",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys",

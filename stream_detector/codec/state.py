@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_detector.codec.packing import pack, unpack
 from stream_detector.errors import DecodeError
 from stream_detector.records import (
+    Adaptation,
     AssetState,
     IncidentState,
+    Ledger,
     Partition,
     Position,
     SensorFault,
@@ -20,7 +23,7 @@ from stream_detector.records import (
     ThresholdState,
 )
 
-STATE_SCHEMA = 3
+STATE_SCHEMA = 4
 #: What schema 1 lacked, at the ends of the threshold's and the incident's fields: nothing pending, not re-armed.
 _SINCE_2: tuple[bytes, None] = (b"", None)
 POSITIONS_SCHEMA = 1
@@ -33,7 +36,7 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
 
     At most 4 kB for what `ThresholdConfig` allows (900 samples) and names of usual length.
     """
-    threshold, incident = state.threshold, state.incident
+    threshold, incident, ledger = state.threshold, state.incident, state.ledger
     return pack([
         STATE_SCHEMA,
         int(epoch),
@@ -60,6 +63,14 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
             _float_or_none(incident.rearm),
         ],
         _packed_sensors(state.sensors, incident.unusual),
+        _packed_adaptation(state.adaptation),
+        [
+            _float_or_none(ledger.pinned),
+            ledger.accepted,
+            ledger.rolled,
+            _float_or_none(ledger.level),
+            int(ledger.told_ms),
+        ],
     ])
 
 
@@ -75,6 +86,8 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
         fields = _as_schema_2(fields)
     if fields[0] == 2:
         fields = _as_schema_3(fields)
+    if fields[0] == 3:
+        fields = _as_schema_4(fields)
     if fields[0] != STATE_SCHEMA:
         raise DecodeError("bad-state", f"schema {fields[0]} is not known; expected {STATE_SCHEMA}")
     match fields:
@@ -97,7 +110,23 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 (float() | None) as rearm,
             ],
             [int(unusual), (int() | None) as heard_ms, int(heard_at), [*faults]],
-        ] if len(sample) % 4 == len(pending) % 4 == 0 and all(type(number) is float for number in numbers):
+            [
+                int(serial),
+                bytes(shift),
+                bytes(anchor),
+                bytes(usual),
+                bytes(waiting),
+                bytes(sums),
+                int(count),
+                (int() | None) as calm_ms,
+                (int() | None) as flat_ms,
+                bool(asked),
+                bytes(newest),
+            ],
+            [(float() | None) as pinned, str(accepted), str(rolled), (float() | None) as told, int(told_ms)],
+        ] if len(sample) % 4 == len(pending) % 4 == 0 and _are_floats(
+            shift, anchor, usual, waiting, sums, newest
+        ) and all(type(number) is float for number in numbers):
             return epoch, AssetState(
                 threshold=ThresholdState(
                     method=method,
@@ -113,7 +142,12 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 judged_ms=judged_ms,
                 reset=reset,
                 sensors=SensorState(tuple(map(_sensor_fault, faults)), heard_ms, heard_at),
-            )
+                adaptation=Adaptation(
+                    serial, _floats(shift), _floats(anchor), _floats(usual), _floats(waiting), _floats(sums), count,
+                    calm_ms, flat_ms, asked, tuple(_floats(newest).tolist()),
+                ),
+                ledger=Ledger(pinned, accepted, rolled, told, told_ms),
+            )  # fmt: skip
     raise DecodeError("bad-state", "a field is missing or of a wrong type")
 
 
@@ -181,6 +215,37 @@ def _sensor_fault(fields: object) -> SensorFault:
               bool(by_log)]:  # fmt: skip
             return SensorFault(channel, fault, since_ms, incident, quiet, windows, by_log)
     raise DecodeError("bad-state", "a sensor fault's field is missing or of a wrong type")
+
+
+def _as_schema_4(fields: list[Any]) -> list[Any]:
+    """Give a state what schema 3 lacked: nothing has moved, nothing was told."""
+    if len(fields) == 7:
+        return [4, *fields[1:], _packed_adaptation(Adaptation()), [None, "", "", None, 0]]
+    return fields
+
+
+def _packed_adaptation(one: Adaptation) -> list[Any]:
+    return [
+        int(one.serial),
+        *(_bytes(part) for part in (one.shift, one.anchor, one.usual, one.waiting, one.sums)),
+        int(one.count),
+        _int_or_none(one.calm_ms),
+        _int_or_none(one.flat_ms),
+        bool(one.asked),
+        np.array(one.scores, dtype="<f4").tobytes(),
+    ]
+
+
+def _bytes(array: NDArray[np.float32]) -> bytes:
+    return np.ascontiguousarray(array, dtype="<f4").tobytes()
+
+
+def _are_floats(*parts: bytes) -> bool:
+    return not any(len(part) % 4 for part in parts)
+
+
+def _floats(value: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(value, dtype="<f4").astype(np.float32)
 
 
 def _unpacked(value: bytes, code: str) -> Any:

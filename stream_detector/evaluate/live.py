@@ -9,7 +9,7 @@ a gap that cut the windows the last decision stands, as the incident does live.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from stream_detector.model_set import ModelSet
 from stream_detector.norms import Norms
 from stream_detector.offline import offline, windows
 from stream_detector.ports import TaskState
-from stream_detector.records import Alert, Controls, ScoreBatch, WindowBatch
+from stream_detector.records import Alert, AssetState, Controls, ScoreBatch, WindowBatch
 from stream_detector.scorer import Scorer
 from stream_detector.task import Task
-from stream_detector.threshold import alarm_level, make_method
+from stream_detector.threshold import Judgement, alarm_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +83,18 @@ class Live:
         threshold = self.config.threshold
         margin = {"margin": threshold.margin * margin_factor}
         config = self.config.model_copy(update={"threshold": threshold.model_copy(update=margin)})
-        return Judges(config, self._calibrations, self._norms)
+        return Judges(config, self._calibrations, self.scorer, self._norms)
 
 
 class Judges:
     """Threshold and incidents, window by window. Holds no state of any recording."""
 
     def __init__(
-        self, config: Config, calibrations: Sequence[NDArray[np.float64]], norms: Sequence[Norms | None] = ()
+        self,
+        config: Config,
+        calibrations: Sequence[NDArray[np.float64]],
+        scorer: Scorer,
+        norms: Sequence[Norms | None] = (),
     ) -> None:
         """`calibrations`: by the scorer's model index, scores of normal windows the model wasn't trained on.
 
@@ -98,9 +102,8 @@ class Judges:
         """
         self._config = config
         self._judging = Judging(config, calibrations, norms)
+        self._scorer = scorer
         self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
-        method = make_method(config.threshold)
-        self._fresh = [method.calibrate(scores).level for scores in calibrations]
 
     def follow(self, scored: Scored) -> Track:
         """Judge a recording's windows one after the other, from a fresh state, as the worker's own stage does."""
@@ -109,21 +112,31 @@ class Judges:
         levels: list[float | None] = []
         anomalous: list[bool] = []
         alarms: list[bool] = []
+        found: list[float] = []
         alerts: list[Alert] = []
+
+        def watch(_: str, score: float, level: float | None, judgement: Judgement, after: AssetState) -> None:
+            found.append(score)
+            levels.append(alarm_level(level, margin))
+            anomalous.append(judgement.anomalous)
+            alarms.append(after.incident.opened_ms is not None)
+
+        ends: list[NDArray[np.int64]] = []
         for batch, scores in scored.parts:
-            for row, (asset, model) in enumerate(zip(batch.assets, scores.model.tolist(), strict=True)):
-                state = task.states.get(asset)
-                level = state.threshold.level if state is not None else self._fresh[model] if model >= 0 else None
-                before = judging.anomalies
-                alerts += judging.judge(task, one_window(batch, row), scores, row, controls)
-                levels.append(alarm_level(level, margin))
-                anomalous.append(judging.anomalies > before)
-                after = task.states.get(asset)
-                alarms.append(after is not None and after.incident.opened_ms is not None)
+            mine = copied(scores)  # of windows that nothing has moved; what something has moved is scored again
+            done = len(found)
+            alerts += judging.judge(task, batch, mine, 0, controls, None, self._scorer.score, watch)
+            assert len(found) - done in (0, len(batch))  # one recording is one asset: scored or not
+            if len(found) == done:
+                found += [np.nan] * len(batch)
+                levels += [None] * len(batch)
+                anomalous += [False] * len(batch)
+                alarms += [False] * len(batch)
+            ends.append(batch.end_ms)
         return Track(
             asset=scored.recording.asset,
-            end_ms=np.concatenate([np.empty(0, np.int64), *(batch.end_ms for batch, _ in scored.parts)]),
-            score=np.concatenate([np.empty(0), *(scores.score for _, scores in scored.parts)]),
+            end_ms=np.concatenate([np.empty(0, np.int64), *ends]),
+            score=np.array(found, np.float64),
             level=np.array([np.nan if level is None else level for level in levels], np.float64),
             anomalous=np.array(anomalous, np.bool_),
             alarm=np.array(alarms, np.bool_),
@@ -170,9 +183,13 @@ def strangeness(score: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isnan(score), np.inf, score)
 
 
-def one_window(batch: WindowBatch, row: int) -> WindowBatch:
-    """Return one window of a batch, as a batch of its own."""
-    at = slice(row, row + 1)
-    return WindowBatch(
-        batch.task, batch.assets[at], batch.end_ms[at], batch.values[at], batch.filled[at], batch.ingest_ms[at]
+def copied(scores: ScoreBatch) -> ScoreBatch:
+    """Return scores whose arrays can be written to without changing those given."""
+    return replace(
+        scores,
+        score=scores.score.copy(),
+        channels=scores.channels.copy(),
+        observed=scores.observed.copy(),
+        expected=scores.expected.copy(),
+        offset=None if scores.offset is None else scores.offset.copy(),
     )

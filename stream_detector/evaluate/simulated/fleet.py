@@ -21,15 +21,24 @@ from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.evaluate import data
 from stream_detector.evaluate.fitting import history
-from stream_detector.evaluate.live import one_window
+from stream_detector.evaluate.live import copied
 from stream_detector.judging import Judging
 from stream_detector.model_set import ModelSet
 from stream_detector.offline import TOPIC, offline
 from stream_detector.ports import TaskState
-from stream_detector.records import Alert, Controls, MessageBatch, Partition, PlainMessage, ScoreBatch, WindowBatch
+from stream_detector.records import (
+    Alert,
+    AssetState,
+    Controls,
+    MessageBatch,
+    Partition,
+    PlainMessage,
+    ScoreBatch,
+    WindowBatch,
+)
 from stream_detector.scorer import Scorer
 from stream_detector.task import Task
-from stream_detector.threshold import make_method
+from stream_detector.threshold import Judgement
 from stream_detector.train import train_many
 
 _CHUNK = 4_000  # messages at a time
@@ -102,7 +111,8 @@ class Fleet:
         models = train_many(config, history(config, [one.rows(0, rows[one.asset]) for one in machines]))
         self._models = ModelSet(by_asset=models)
         self.live = [one.rows(rows[one.asset]) for one in machines]
-        self._parts = list(self._cut(Scorer(self._models, config.scorer)))
+        self._scorer = Scorer(self._models, config.scorer)
+        self._parts = list(self._cut(self._scorer))
 
     @property
     def windows(self) -> int:
@@ -117,24 +127,21 @@ class Fleet:
             [artifact.calibration for artifact in self._models.artifacts],
             [artifact.norms for artifact in self._models.artifacts],
         )
-        method = make_method(config.threshold)
-        fresh = [method.calibrate(artifact.calibration).level for artifact in self._models.artifacts]
         task = _task(config)
-        controls = Controls()
         found = {one.asset: Watched() for one in self.machines}
-        for windows, scores in self._parts:
-            for row, (asset, model, end, score) in enumerate(
-                zip(windows.assets, scores.model.tolist(), windows.end_ms.tolist(), scores.score.tolist(), strict=True)
+
+        def watch(asset: str, score: float, level: float | None, judgement: Judgement, after: AssetState) -> None:
+            watched = found[asset]
+            watched.end_ms.append(after.judged_ms)
+            watched.exceeded.append(level is not None and not score <= level)
+            watched.anomalous.append(judgement.anomalous)
+            watched.alarm.append(after.incident.opened_ms is not None)
+
+        for windows, scores in self._parts:  # of windows that nothing has moved; what is moved is scored again
+            for alert in judging.judge(
+                task, windows, copied(scores), 0, Controls(), None, self._scorer.score, watch
             ):
-                state = task.states.get(asset)
-                level = state.threshold.level if state is not None else fresh[model]
-                before = judging.anomalies
-                watched = found[asset]
-                watched.alerts += judging.judge(task, one_window(windows, row), scores, row, controls)
-                watched.end_ms.append(end)
-                watched.exceeded.append(level is not None and not score <= level)
-                watched.anomalous.append(judging.anomalies > before)
-                watched.alarm.append(task.states[asset].incident.opened_ms is not None)
+                found[alert.asset].alerts.append(alert)
         return found
 
     def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch]]:

@@ -1,0 +1,169 @@
+"""The way back to normal: what healthy drift, and an alarm that stays flat, do to what an asset is held against. Pure.
+
+A detector is trained once; machines change. Each asset therefore has a shift, in training spreads, that is taken off
+its scaled inputs before they are scored. It is moved so that the model expects what it sees: the offset of a window is
+its last cell less what the model expects there, the shift included. In a plant whose channels move together (load,
+current, heat) inputs wander far while offsets stay at 0, so a shift made of offsets follows only what the model can't
+explain.
+
+Quiet      offsets of quiet windows are averaged over blocks of `block` windows. A block is learnt once the next one was
+           quiet too, so that the beginning of a fault is not: `usual` moves half the way to the block's mean, and the
+           shift to `usual`, at most `follow` away from the anchor (where training, or the last regime change, had it).
+Incident   nothing is learnt. Each block's mean offset, and the mean logarithm of its scores, are held against those of
+           the block since which the incident has been flat; a block that differs begins a new flat stretch. A regime
+           change is an incident flat for `flat_ms` and for twice as long as it took to come: the time from the last
+           quiet block that lay by its anchor. A slow fault that takes hours to be seen would have to stand still for
+           twice as many, and while it grows it never does. Where `follow` is null, healthy drift has no bound and
+           growth tells nothing: each block is held against the one before it, and only leaps begin a new stretch.
+Regime     the block's mean becomes shift and anchor. Where the offsets are as they were, so that only the scores have
+           grown (noise, not place), the threshold is calibrated anew on the incident's newest scores instead. The
+           incident closes re-armed (incident.py): until its scores are quiet, only worse ones alarm, and the blocks
+           that follow bring the shift to where a model far out of its training saw it only roughly.
+
+A function of the windows in their order alone. The shift of a window is that after the window before it, whatever batch
+either was scored in (judging.py scores again what a change overtakes). Every EVERY-th window of the event-time grid is
+looked at: neighbours overlap and tell the same, and the average cost stays under a microsecond.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.config import AdaptationConfig
+from stream_detector.records import Adaptation
+
+EVERY = 4
+#: How far `usual` moves to a block's mean.
+WEIGHT = 0.5
+#: A shift is moved only when some channel is to move by more: a smaller step is the noise of a block's mean.
+LEAST_STEP = 0.1
+#: A flat stretch ends where the distance from normal has changed by this share of it, or the scores' logarithm by this.
+GROWTH, LOG_GROWTH = 0.1, 0.25
+#: An incident must have been flat for so many times the time that it took to come, and for such a share of the time
+#: since the machine was last by its anchor. SHARE is more than GROWTH: so steady growth is never flat.
+PATIENCE, SHARE = 2.0, 0.25
+#: Newest scores of an incident that are kept for a calibration.
+SCORES = 64
+
+Change = Literal["refit", "regime-change"]
+Floats = NDArray[np.float32]
+
+
+class Adapting:
+    """The rules of one stream. Holds no state of any asset."""
+
+    def __init__(self, config: AdaptationConfig, stride_ms: float, columns: int) -> None:
+        """`stride_ms`: from one window's end to the next; `columns`: N, numeric ones."""
+        self._config = config
+        self._follow = np.float32(math.inf if config.follow is None else config.follow)
+        self._roams = config.follow is None
+        self._by_anchor = max(float(self._follow), config.flat_within)
+        self._step_ms = stride_ms
+        self._samples = max(2, config.block // EVERY)
+        self._nowhere = np.zeros(columns, np.float32)
+        self._nowhere.flags.writeable = False
+
+    def fresh(self, state: Adaptation | None = None) -> Adaptation:
+        """Return the state of an asset that is where training had it; `state`: what it was before, if anything."""
+        serial = 0 if state is None else state.serial + bool(np.any(state.shift))
+        return Adaptation(serial, self._nowhere, self._nowhere)
+
+    def adopt(self, state: Adaptation) -> Adaptation:
+        """Return a stored state as this configuration would have it: a fresh one where its columns are others."""
+        return state if len(state.shift) == len(self._nowhere) == len(state.anchor) else self.fresh(state)
+
+    def due(self, end_ms: NDArray[np.int64]) -> list[bool]:
+        """Return which of the windows (W,) that end then are looked at."""
+        found: list[bool] = (np.rint(end_ms / self._step_ms).astype(np.int64) % EVERY == 0).tolist()
+        return found
+
+    def quiet(self, state: Adaptation, offset: Floats, end_ms: int) -> tuple[Adaptation, Change | None]:
+        """Return the state after a quiet window without an incident that is due; "refit" when its shift moved."""
+        state = _filled(state, offset)
+        if state.count < self._samples:
+            return state, None
+        mean = state.sums / np.float32(state.count)
+        calm = float(np.abs(mean - state.anchor).max(initial=0.0)) <= self._by_anchor
+        usual, shift = state.usual, state.shift
+        if self._roams and not len(usual):
+            usual = shift = mean  # the block right after training: nothing came before it that could have begun a fault
+        elif len(state.waiting):
+            usual = usual + np.float32(WEIGHT) * (state.waiting - usual) if len(usual) else state.waiting
+            shift = np.clip(usual, state.anchor - self._follow, state.anchor + self._follow)
+        moved = float(np.abs(shift - state.shift).max(initial=0.0)) > LEAST_STEP
+        calm_ms = end_ms if calm or state.calm_ms is None else state.calm_ms
+        after = Adaptation(
+            state.serial + moved, shift if moved else state.shift, state.anchor, usual, mean, calm_ms=calm_ms
+        )
+        return after, "refit" if moved else None
+
+    def turned(self, state: Adaptation, end_ms: int) -> Adaptation:
+        """Return the state at the window that opens or closes an incident: blocks not learnt yet may hold its begin."""
+        calm_ms = end_ms if state.calm_ms is None else state.calm_ms
+        return Adaptation(state.serial, state.shift, state.anchor, state.usual, calm_ms=calm_ms)
+
+    def during(
+        self, state: Adaptation, offset: Floats, score: float, end_ms: int, opened_ms: int
+    ) -> tuple[Adaptation, Change | None]:
+        """Return the state after a due window of an open incident; "regime-change" once, when it was flat for long.
+
+        Whether it is normal now (`accepted`) is the policy's to decide.
+        """
+        state = _filled(state, offset)
+        state = replace(state, scores=(*state.scores[1 - SCORES :], float(np.float32(score))))
+        if state.count < self._samples:
+            return state, None
+        strange = np.float32(_log_mean(state.scores[-state.count :]))
+        mean = np.append(state.sums / np.float32(state.count), strange)
+        state = replace(state, sums=self._nowhere[:0], count=0)
+        if state.flat_ms is None or self._differs(mean, state):
+            return replace(state, waiting=mean, flat_ms=end_ms, asked=False), None
+        if self._config.flat_ms is None or state.asked:
+            return state, None
+        calm_ms = opened_ms if state.calm_ms is None else state.calm_ms
+        if end_ms - state.flat_ms < max(
+            self._config.flat_ms, PATIENCE * (opened_ms - calm_ms), SHARE * (end_ms - calm_ms)
+        ):
+            return replace(state, waiting=mean) if self._roams else state, None
+        # the newest block is no better than the one the stretch began with: halfway is the best estimate of both
+        return replace(state, waiting=np.float32(0.5) * (mean + state.waiting), asked=True), "regime-change"
+
+    def accepted(self, state: Adaptation, end_ms: int) -> tuple[Adaptation, NDArray[np.float64] | None]:
+        """Return the state once its regime change is accepted, and scores (n,) to calibrate the threshold on.
+
+        None when the inputs have moved: what was learnt of scores holds at their new place, too.
+        """
+        place, scores = state.waiting[:-1], None
+        if float(np.abs(place - state.shift).max(initial=0.0)) <= self._config.flat_within:
+            place, scores = state.shift, np.array(state.scores)
+        moved = place is not state.shift
+        return Adaptation(state.serial + moved, place, place, place, calm_ms=end_ms), scores
+
+    def restored(self, state: Adaptation, shift: Floats, anchor: Floats, end_ms: int) -> Adaptation:
+        """Return the state moved to a `shift` and `anchor` (N,) of before."""
+        return Adaptation(state.serial + 1, shift, anchor, shift, calm_ms=end_ms)
+
+    def _differs(self, mean: Floats, state: Adaptation) -> bool:
+        """Whether a block's mean offsets and mean log score are others than those the flat stretch began with."""
+        change = np.abs(mean - state.waiting)
+        away = np.abs(state.waiting[:-1] - state.shift)
+        still = bool((change[:-1] <= self._config.flat_within + GROWTH * away).all())
+        return not (still and float(change[-1]) <= LOG_GROWTH)
+
+
+def _filled(state: Adaptation, offset: Floats) -> Adaptation:
+    sums = state.sums + offset if state.count else offset.copy()
+    return Adaptation(
+        state.serial, state.shift, state.anchor, state.usual, state.waiting, sums, state.count + 1, state.calm_ms,
+        state.flat_ms, state.asked, state.scores,
+    )  # fmt: skip
+
+
+def _log_mean(scores: tuple[float, ...]) -> float:
+    """Return the mean logarithm of scores' sizes, that of very small ones cut off."""
+    return math.fsum(math.log(max(abs(score), 1e-12)) for score in scores) / len(scores)
