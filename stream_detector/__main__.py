@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from stream_detector import __version__
 from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train
 from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
+from stream_detector.redaction import RedactingFilter, redacted
 
 _EPILOG = """\
 from nothing to alerts:
@@ -50,19 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RedactingFilter())
     # What goes wrong with Kafka is raised, and said once in our words; the client says it many times in its own.
     logging.getLogger("kafka").setLevel(logging.CRITICAL if args.log_level != "debug" else logging.DEBUG)
     try:
         status: int = args.run(args)
         sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
     except DetectorError as error:
-        sys.stderr.write(f"stream-detector: {error}\n")
+        sys.stderr.write(f"stream-detector: {redacted(str(error))}\n")
         return 2 if isinstance(error, ConfigError | DataError | ArtifactError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:  # a mistake of ours; all there is goes to the user, but for secrets
+        sys.stderr.write(redacted(traceback.format_exc()))
+        return 1
     return status
 
 

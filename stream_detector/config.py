@@ -16,6 +16,7 @@ from stream_detector.config_base import Section as Section
 from stream_detector.config_kafka import InputConfig as InputConfig
 from stream_detector.config_kafka import KafkaConfig as KafkaConfig
 from stream_detector.config_kafka import KafkaSecurity as KafkaSecurity
+from stream_detector.config_kafka import OAuthConfig as OAuthConfig
 from stream_detector.config_kafka import Secret as Secret
 from stream_detector.config_model import AEConfig as AEConfig
 from stream_detector.config_model import ModelConfig as ModelConfig
@@ -238,6 +239,14 @@ class RedisConfig(Section):
     """ACL or server password."""
     ca_file: Path | None = None
     """Certificate authority of a TLS server; the system's when left out."""
+    cert_file: Path | None = None
+    """Client certificate (PEM), for a TLS server that asks for one; may hold its key too."""
+    key_file: Path | None = None
+    """Private key of the client certificate (PEM)."""
+    key_password: Secret | None = None
+    """Password of an encrypted private key."""
+    verify_hostname: bool = True
+    """Whether a TLS server's certificate must name the host it was reached under."""
     prefix: str = "stream-detector"
     """All keys start with this and the stream's name."""
     timeout_ms: float = Field(default=2_000.0, gt=0)
@@ -251,6 +260,17 @@ class RedisConfig(Section):
         if "@" in value or "password=" in value:
             raise ValueError("must hold no credentials; use redis.username and redis.password: {env: NAME}")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RedisConfig:
+        files = [key for key in ("ca_file", "cert_file", "key_file", "key_password") if getattr(self, key) is not None]
+        if files and not self.url.startswith("rediss://"):
+            raise ValueError(f"{files[0]} needs a url that begins with rediss://")
+        if self.cert_file is None and (self.key_file is not None or self.key_password is not None):
+            raise ValueError("key_file and key_password need cert_file")
+        if self.username is not None and self.password is None:
+            raise ValueError("username needs password: {env: NAME} or {file: PATH}")
+        return self
 
 
 class MetricsConfig(Section):
@@ -380,3 +400,8 @@ class Config(Section):
     def dead_letter_topic(self) -> str:
         """Dead-letter topic, the default filled in."""
         return self.kafka.dead_letter_topic or f"{self.stream}.dead-letter"
+
+    @property
+    def verdict_topic(self) -> str:
+        """Verdict topic, the default filled in."""
+        return self.kafka.verdict_topic or f"{self.stream}.verdicts"

@@ -6,8 +6,11 @@
     ├── DataError                    a recording or training set can't be used: tell the user, exit 2
     ├── ArtifactError                a model file can't be trusted or used: tell the user, exit 2
     ├── BrokerError                  Kafka refused or is away
-    │   └── FencedError              another worker owns this task now: drop it, don't commit
+    │   ├── FencedError              another worker owns this task now: drop it, don't commit
+    │   ├── BrokerLoginError         Kafka doesn't let this user in (a ConfigError too): tell the user, exit 2
+    │   └── BrokerRightsError        Kafka doesn't let this user do it (a ConfigError too): name what to grant
     └── StoreError                   Redis refused or is away
+        ├── StoreAccessError         Redis doesn't let this user in, or do it (a ConfigError too)
         ├── StoreFencedError         a newer writer owns this task's state: drop it, don't commit
         └── StoreLostError           Redis came back without this task's last states: write all of them anew
 """
@@ -47,8 +50,20 @@ class FencedError(BrokerError):
     """Another worker owns this task now. Drop the task without committing; its new owner has the state."""
 
 
+class BrokerLoginError(BrokerError, ConfigError):
+    """Kafka doesn't let this user in: a password, a token, a certificate. Trying again changes nothing: exit with 2."""
+
+
+class BrokerRightsError(BrokerError, ConfigError):
+    """Kafka lets this user in, but not do what was asked. The message names the right to grant."""
+
+
 class StoreError(DetectorError):
     """The state store refused or can't be reached. State in memory is still right: go on or pause, by policy."""
+
+
+class StoreAccessError(StoreError, ConfigError):
+    """Redis doesn't let this user in, or not do what was asked. The message names what to look at or to grant."""
 
 
 class StoreFencedError(StoreError):

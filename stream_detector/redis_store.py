@@ -23,13 +23,13 @@ Every writing call is one script and so atomic, and one round trip. What it keep
   whole; it raises StoreLostError instead and writes nothing. Then: acquire again, and save all states.
 
 A control's reset token is the server's time in microseconds, 16 digits: of two, the later one sorts last.
-Needed rights: EVALSHA, EVAL, SCRIPT|LOAD, HGETALL, HGET, HSCAN, SMEMBERS, GET, MULTI, EXEC, SELECT and, inside
-scripts, HSET, HDEL, HMGET, SADD, INCR, TIME, DEL, on P:*.
+The rights it needs are in `rights.redis_rules`; what is called here and is not there is refused (docs/security.md).
 """
 
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -40,7 +40,14 @@ from redis.retry import Retry
 
 from stream_detector.codec import decode_positions, decode_state, encode_positions, encode_state
 from stream_detector.config import RedisConfig
-from stream_detector.errors import ConfigError, DecodeError, StoreError, StoreFencedError, StoreLostError
+from stream_detector.errors import (
+    ConfigError,
+    DecodeError,
+    StoreAccessError,
+    StoreError,
+    StoreFencedError,
+    StoreLostError,
+)
 from stream_detector.ports import TaskState
 from stream_detector.records import AssetState, Controls, Partition, Position
 
@@ -96,6 +103,29 @@ if before and tonumber(before) >= epoch then redis.call('HDEL', meta, 'old_epoch
 return {'saved', redis.call('GET', KEYS[4]) or '0'}
 """
 
+# Every command that the other scripts use; returns those that the user may not. Servers say so in several ways.
+_TRY = """
+local refused = {}
+local function try(name, ...)
+  local answer = redis.pcall(name, ...)
+  if type(answer) == 'table' and answer.err and
+     (string.find(answer.err, 'permission') or string.find(answer.err, "can't run")) then
+    refused[#refused + 1] = name
+  end
+end
+try('TIME')
+try('DEL', KEYS[1], KEYS[2])
+try('HSET', KEYS[1], 'a', 'b')
+try('HGET', KEYS[1], 'a')
+try('HMGET', KEYS[1], 'a')
+try('HGETALL', KEYS[1])
+try('HDEL', KEYS[1], 'a')
+try('SADD', KEYS[1], 'a')
+try('INCR', KEYS[2])
+try('GET', KEYS[2])
+try('DEL', KEYS[1], KEYS[2])
+return refused
+"""
 _PIN = "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return redis.call('INCR', KEYS[2])"
 _UNPIN = """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
@@ -131,17 +161,42 @@ class RedisStore:
             "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             "retry_on_timeout": False,
         }
-        if config.url.startswith("rediss://") and config.ca_file is not None:
-            options["ssl_ca_certs"] = str(config.ca_file)
+        # No CLIENT SETINFO: one command more that the user would need, which Redis knows from 7.2 on only.
+        new = hasattr(redis.connection, "DriverInfo")
+        options |= {"driver_info": None} if new else {"lib_name": None, "lib_version": None}
+        if config.url.startswith("rediss://"):
+            options |= _tls(config)
         if config.url.startswith("unix://"):
             del options["socket_connect_timeout"]
         self._redis: Any = redis.Redis.from_url(config.url, **options)  # Any: its types are unions with coroutines
+        self._try: Any = self._redis.register_script(_TRY)
         self._acquire: Any = self._redis.register_script(_ACQUIRE)
         self._save: Any = self._redis.register_script(_SAVE)
         self._pin: Any = self._redis.register_script(_PIN)
         self._unpin: Any = self._redis.register_script(_UNPIN)
         self._reset: Any = self._redis.register_script(_RESET)
         self._known: dict[int, int] = {}  # task -> newest epoch this object knows to be in the store
+
+    def require_rights(self) -> None:
+        """Try what a worker does, under keys of its own (`P:probe…`), which are gone afterwards.
+
+        Raises StoreAccessError when the server doesn't let this user in, or not do it. A server that is away is met
+        later, by `on_store_outage`.
+        """
+        keys = [self._key("probe"), self._key("probe:2")]
+        try:
+            with self._errors():
+                if refused := self._try(keys=keys, args=[]):
+                    listed = ", ".join(sorted({name.decode().lower() for name in refused}))
+                    raise StoreAccessError(self._not_allowed(f"run {listed} in scripts"))
+                with self._redis.pipeline(transaction=True) as pipe:
+                    pipe.get(keys[1]).hgetall(keys[0]).hget(keys[0], "a").smembers(keys[0])
+                    pipe.execute()
+                self._redis.hscan(keys[0], 0, count=1)
+        except StoreAccessError:
+            raise
+        except StoreError:
+            return
 
     def acquire(self, task: int) -> int:
         """Take a new fencing token of the task; writers with an older one are refused from now on."""
@@ -289,19 +344,37 @@ class RedisStore:
     def _task(self, task: int) -> str:
         return f"{self._base}:task:{task}"
 
+    def _not_allowed(self, what: str) -> str:
+        return (
+            f"the store at {self._name} doesn't allow its user to {what}; grant it. "
+            "`stream-detector check CONFIG --rights` prints the user's ACL"
+        )
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn whatever the client raises into a StoreError that names the server and what to look at."""
         try:
             yield
+        except redis.exceptions.NoPermissionError as error:
+            raise StoreAccessError(self._not_allowed(f"do it: {error}")) from error
         except redis.AuthenticationError as error:
-            raise StoreError(
+            raise StoreAccessError(
                 f"the store at {self._name} refused the login: {error}; look at redis.username and redis.password"
             ) from error
         except redis.TimeoutError as error:
             raise StoreError(f"the store at {self._name} did not answer within redis.timeout_ms") from error
         except (redis.ConnectionError, OSError) as error:
-            raise StoreError(f"the store at {self._name} can't be reached: {error}") from error
+            if (refusal := _certificate(error)) is not None:
+                raise StoreAccessError(f"the store at {self._name}: {refusal}") from error
+            ended = self._name.startswith("rediss://") and "EOF" in str(error)
+            hint = "; if it asks clients for certificates, look at redis.cert_file" if ended else ""
+            raise StoreError(f"the store at {self._name} can't be reached: {error}{hint}") from error
+        except redis.ResponseError as error:
+            # Inside a script it is no NOPERM, but a text, and another one in Redis 7.0 than before and after.
+            what = "run multi" if "without MULTI" in str(error) else f"do it: {error}"
+            if any(words in str(error) for words in ("permission", "user executing the script", "without MULTI")):
+                raise StoreAccessError(self._not_allowed(what)) from error
+            raise StoreError(f"the store at {self._name} refused: {error}") from error
         except redis.RedisError as error:
             raise StoreError(f"the store at {self._name} refused: {error}") from error
 
@@ -313,3 +386,36 @@ class RedisStore:
             raise StoreError(
                 f"what the store at {self._name} holds for {what} under {self._base} can't be read: {error}"
             ) from error
+
+
+def _tls(config: RedisConfig) -> dict[str, Any]:
+    """Return the client's TLS options. Raises ConfigError when a file or a secret can't be read."""
+    options: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": config.verify_hostname}
+    for key, path in (("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)):
+        if path is not None:
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise ConfigError(f"redis.{key} ({path}) can't be read: {error.strerror}") from error
+    if config.ca_file is not None:
+        options["ssl_ca_certs"] = str(config.ca_file)
+    if config.cert_file is not None:
+        options |= {"ssl_certfile": str(config.cert_file), "ssl_keyfile": str(config.key_file or config.cert_file)}
+        # Without one an encrypted key is an error, not a question on the terminal.
+        options["ssl_password"] = config.key_password.reveal() if config.key_password is not None else ""
+    return options
+
+
+def _certificate(error: BaseException | None) -> str | None:
+    """Say which certificate was refused, by whom; None when that is not what went wrong."""
+    found: list[BaseException] = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    for each in found:
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {each.verify_message}; look at redis.ca_file"
+    text = " ".join(map(str, found)).upper()
+    if "CERTIFICATE" in text or "UNKNOWN_CA" in text:
+        return f"it refused this client's certificate, or lacks one ({found[-1]}); look at redis.cert_file"
+    return None

@@ -192,7 +192,8 @@ def test_merged_keys_may_be_overridden(write):
 
 def test_relative_paths_are_relative_to_the_file(write, tmp_path):
     """A set-up works from any working directory; absolute paths stay."""
-    text = MINIMAL + "artifact: models/pump.safetensors\nredis: {ca_file: /etc/ca.pem, password: {file: pw}}\n"
+    redis = "redis: {url: 'rediss://r/0', ca_file: /etc/ca.pem, password: {file: pw}}\n"
+    text = MINIMAL + f"artifact: models/pump.safetensors\n{redis}"
     config = settings.load(write(text), {})
     assert (tmp_path / "models/pump.safetensors", Path("/etc/ca.pem"), tmp_path / "pw") == (
         config.artifact, config.redis.ca_file, config.redis.password.file

@@ -17,6 +17,7 @@ from stream_detector import settings
 from stream_detector.cli import reference
 from stream_detector.config import Config, Secret
 from stream_detector.errors import ConfigError
+from stream_detector.rights import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_rights, redis_command
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -36,6 +37,15 @@ def add_parser(subparsers: Subparsers) -> None:
     what.add_argument("--json", action="store_true", help="print the settings as JSON instead of YAML")
     what.add_argument("--schema", action="store_true", help="print the JSON Schema of set-up files, for editors")
     what.add_argument("--reference", action="store_true", help="print the documentation of every key as Markdown")
+    what.add_argument(
+        "--rights", action="store_true", help="print the least rights on Kafka and Redis, as commands to paste"
+    )
+    parser.add_argument(
+        "--principal", default="User:detector", metavar="KIND:NAME", help="for --rights (default: User:detector)"
+    )
+    parser.add_argument(
+        "--role", choices=ROLES, default="worker", help="for --rights: which program (default: worker)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -55,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    if args.rights:
+        sys.stdout.write(rights_text(config, args.role, args.principal))
+        return 0
     plain = settings.effective(config)
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n" if args.json else as_yaml(plain))
     for warning in warnings(config):
@@ -65,6 +78,18 @@ def run(args: argparse.Namespace) -> int:
 def schema_text() -> str:
     """Return the JSON Schema as it is stored in `stream_detector/schemas/config.schema.json`."""
     return json.dumps(settings.schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def rights_text(config: Config, role: Role, principal: str) -> str:
+    """Return the commands that grant a role what it needs on Kafka and Redis, with a comment each."""
+    lines = []
+    bootstrap = ",".join(config.kafka.bootstrap_servers)
+    for right in kafka_rights(config, role):
+        lines += [f"# {right.why}", *kafka_commands([right], principal, bootstrap)]
+    if role in REDIS_ROLES:
+        lines += ["# thresholds and states; in redis-cli, PASSWORD being your choice",
+                  redis_command(config, config.redis.username or "detector")]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def as_yaml(plain: dict[str, Any]) -> str:

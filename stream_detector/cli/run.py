@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stream_detector import settings
 from stream_detector.config import Config
-from stream_detector.errors import BrokerError
+from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError
 from stream_detector.tuning import tune_gc
 
 if TYPE_CHECKING:
@@ -66,12 +66,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _loop(pipeline: Pipeline, stop: Event, turn: list[float]) -> None:
-    away = False
+    away = worked = False
     while not stop.is_set():
         turn[0] = time.monotonic()
         try:
             pipeline.step()
+        except BrokerLoginError:
+            raise  # a secret that was replaced is read at the start only
         except BrokerError as error:
+            if isinstance(error, BrokerRightsError) and not worked:
+                raise
             if not away:
                 log.warning("Kafka can't be reached, trying on: %s", error)
             away = True
@@ -80,11 +84,12 @@ def _loop(pipeline: Pipeline, stop: Event, turn: list[float]) -> None:
             if away:
                 log.info("Kafka is back")
             away = False
+            worked = worked or pipeline.task_count > 0
 
 
 def _assemble(config: Config, partitions: int | None, closing: ExitStack, turn: list[float]) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
-    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink
+    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_rights
     from stream_detector.metrics import HealthServer, Metrics
     from stream_detector.model_set import ModelSet
     from stream_detector.pipeline import Pipeline
@@ -99,6 +104,8 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, turn: 
     if partitions is not None:
         inputs = {entry.topic: partitions for entry in config.inputs}
         ensure_topics(config.kafka, {**inputs, config.alert_topic: partitions, config.dead_letter_topic: 1})
+    require_rights(config)
+    store.require_rights()
     source = KafkaSource(config)
     sink = make_sink(config, source)
     metrics = Metrics()

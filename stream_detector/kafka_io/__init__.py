@@ -1,6 +1,9 @@
 """Everything that talks to Kafka; the only package that imports the client.
 
     settings  connection settings of every client, and its errors in our words
+    login     whether brokers let this client in: certificates, passwords, tokens; asked once
+    oauth     tokens for SASL/OAUTHBEARER
+    access    whether this user has the rights of a worker
     topics    partition counts, creation, end offsets
     source    the input topics as a group member (ports.Source)
     sink      alerts, dead letters, commits (ports.Sink): at least once
@@ -13,6 +16,7 @@
 """
 
 from stream_detector.config import Config
+from stream_detector.kafka_io.access import require_rights
 from stream_detector.kafka_io.probe import require_transactions
 from stream_detector.kafka_io.reader import AlertReader, AlertRecord, TopicReader
 from stream_detector.kafka_io.settings import client_settings
@@ -35,6 +39,7 @@ __all__ = [
     "ensure_topics",
     "make_sink",
     "partition_counts",
+    "require_rights",
     "require_transactions",
 ]
 

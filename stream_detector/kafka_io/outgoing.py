@@ -10,8 +10,8 @@ from kafka import errors as kafka_errors
 
 from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert
 from stream_detector.config import Config
-from stream_detector.errors import BrokerError
-from stream_detector.kafka_io.settings import plain, servers, translated
+from stream_detector.errors import BrokerError, BrokerRightsError
+from stream_detector.kafka_io.settings import plain, rights_translated, servers, translated
 from stream_detector.records import Alert, DeadLetter
 
 #: What the client or a broker says of a message that its topic doesn't take.
@@ -69,5 +69,13 @@ def send(config: Config, producer: Any, one: Outgoing) -> Any:
 
 def not_written(config: Config, one: Outgoing, future: Any) -> BrokerError:
     """Return the error of a message that was not acknowledged."""
+    if isinstance(future.exception, kafka_errors.KafkaError):
+        try:
+            with rights_translated(config.kafka, f"writing to {one.topic}"):
+                raise future.exception
+        except BrokerRightsError as error:
+            return error
+        except kafka_errors.KafkaError:
+            pass
     why = plain(future.exception) if future.exception is not None else "no answer in time"
     return BrokerError(f"Kafka at {servers(config.kafka)}: writing to {one.topic} failed: {why}")

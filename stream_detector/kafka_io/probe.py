@@ -13,7 +13,14 @@ from kafka import errors as kafka_errors
 
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.errors import BrokerError, ConfigError
-from stream_detector.kafka_io.settings import client_settings, connect_consumer, connect_producer, plain, servers
+from stream_detector.kafka_io.settings import (
+    client_settings,
+    connect_consumer,
+    connect_producer,
+    plain,
+    rights_translated,
+    servers,
+)
 from stream_detector.kafka_io.transactional import wait_for
 
 _STEP_MS = 5_000
@@ -32,7 +39,8 @@ def require_transactions(config: Config) -> None:
     place = TopicPartition(config.inputs[0].topic, 0)
     lacking: str | None = None
     try:
-        with _clients(kafka, name) as (producer, consumer):
+        ids = f"s that begin with {config.group + '#'!r}"
+        with _clients(kafka, name) as (producer, consumer), rights_translated(kafka, "trying transactions", ids):
             lacking = _lacking(producer, consumer, name, place, config.dead_letter_topic)
     except (kafka_errors.KafkaError, AttributeError, TypeError) as error:  # the last two: answers out of place
         if isinstance(error, kafka_errors.KafkaConnectionError):

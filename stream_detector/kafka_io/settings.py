@@ -12,7 +12,15 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
 from stream_detector.config import KafkaConfig
-from stream_detector.errors import BrokerError, ConfigError, FencedError
+from stream_detector.errors import (
+    BrokerError,
+    BrokerLoginError,
+    BrokerRightsError,
+    ConfigError,
+    FencedError,
+)
+from stream_detector.kafka_io import login
+from stream_detector.kafka_io.oauth import provider
 
 T = TypeVar("T")
 
@@ -34,11 +42,20 @@ _FENCED = (
 )
 
 
+_RIGHTS = (
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.TransactionalIdAuthorizationFailedError,
+    kafka_errors.ClusterAuthorizationFailedError,
+)
+
+
 def client_settings(kafka: KafkaConfig) -> dict[str, Any]:
     """Return the keyword arguments every client takes: brokers, transport, authentication, patience.
 
     Secrets are fetched from where the configuration says they are and appear nowhere else.
-    Raises ConfigError when a secret or a certificate can't be read.
+    Raises ConfigError when a secret or a certificate can't be read, BrokerLoginError when a certificate or a token is
+    refused, BrokerError when the token endpoint can't be reached.
     """
     security = kafka.security
     settings: dict[str, Any] = {
@@ -52,10 +69,15 @@ def client_settings(kafka: KafkaConfig) -> dict[str, Any]:
     if security.protocol in ("SSL", "SASL_SSL"):
         settings["ssl_context"] = _ssl_context(kafka)
     if security.protocol.startswith("SASL"):
-        assert security.password is not None  # KafkaSecurity checks it
         settings["sasl_mechanism"] = security.mechanism
-        settings["sasl_plain_username"] = security.username
-        settings["sasl_plain_password"] = security.password.reveal()
+        if security.oauth is not None:
+            settings["sasl_oauth_token_provider"] = tokens = provider(security.oauth)
+            tokens.fetch()  # here, where a refusal is the user's to see; the client would only try again
+        else:
+            assert security.password is not None  # KafkaSecurity checks it
+            settings["sasl_plain_username"] = security.username
+            settings["sasl_plain_password"] = security.password.reveal()
+    login.require_login(kafka, settings)
     return settings
 
 
@@ -96,9 +118,12 @@ def _ssl_context(kafka: KafkaConfig) -> ssl.SSLContext:
     security = kafka.security
     context = _load("ca_file", security.ca_file, lambda: ssl.create_default_context(cafile=security.ca_file))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = security.verify_hostname
     if security.cert_file is not None:
         cert, key = security.cert_file, security.key_file
-        _load("cert_file", cert, lambda: context.load_cert_chain(cert, key))
+        # Without one an encrypted key is an error, not a question on the terminal.
+        password = security.key_password.reveal() if security.key_password is not None else ""
+        _load("cert_file", cert, lambda: context.load_cert_chain(cert, key, password))
     return context
 
 
@@ -121,8 +146,39 @@ def translated(kafka: KafkaConfig, doing: str) -> Iterator[None]:
         yield
     except _FENCED as error:
         raise FencedError(f"{doing}: another worker owns these partitions now ({plain(error)})") from error
+    except (kafka_errors.SaslAuthenticationFailedError, kafka_errors.UnsupportedSaslMechanismError) as error:
+        raise BrokerLoginError(
+            f"Kafka at {servers(kafka)} refused the login ({login.name(kafka)}): {plain(error)}; look at kafka.security"
+        ) from error
+    except _RIGHTS as error:
+        raise _no_right(kafka, doing, error) from error
     except (kafka_errors.KafkaError, OSError) as error:
-        raise BrokerError(f"Kafka at {servers(kafka)}: {doing} failed: {plain(error)}") from error
+        text = plain(error)
+        if text.startswith("Unable to bootstrap"):
+            text = f"no answer; are they up, and ports for kafka.security.protocol {kafka.security.protocol}?"
+        raise BrokerError(f"Kafka at {servers(kafka)}: {doing} failed: {text}") from error
+
+
+@contextmanager
+def rights_translated(kafka: KafkaConfig, doing: str, what: str = "") -> Iterator[None]:
+    """Turn only the broker's saying that this user may not do it into a BrokerRightsError.
+
+    `what`: names the resource where the broker's answer doesn't.
+    """
+    try:
+        yield
+    except _RIGHTS as error:
+        raise _no_right(kafka, doing, error, what) from error
+
+
+def _no_right(kafka: KafkaConfig, doing: str, error: kafka_errors.KafkaError, what: str = "") -> BrokerRightsError:
+    kind = type(error).__name__.removesuffix("AuthorizationFailedError")
+    resource = {"TransactionalId": "transactional id", "Topic": "topic", "Group": "group"}.get(kind, "cluster")
+    named = next((f" {part!r}" for part in reversed(error.args) if isinstance(part, str) and part), what)
+    return BrokerRightsError(
+        f"Kafka at {servers(kafka)}: {doing}: {login.name(kafka)} lacks a right on the {resource}{named}. "
+        "`stream-detector check CONFIG --rights` prints the rights and the commands that grant them"
+    )
 
 
 def plain(error: BaseException) -> str:

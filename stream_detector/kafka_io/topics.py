@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 
 from stream_detector.config import KafkaConfig
-from stream_detector.errors import BrokerError, ConfigError
+from stream_detector.errors import BrokerError, BrokerRightsError, ConfigError
 from stream_detector.kafka_io.settings import client_settings, connect_consumer, plain, servers, translated
 from stream_detector.records import Partition
 
@@ -41,7 +41,10 @@ def _counts(client: Any, topics: list[str]) -> dict[str, int]:
         if code in (kafka_errors.UnknownTopicOrPartitionError.errno, kafka_errors.LeaderNotAvailableError.errno):
             continue
         if code == kafka_errors.TopicAuthorizationFailedError.errno:
-            raise ConfigError(f"not authorised to describe topic {name!r}; grant DESCRIBE on it to this user")
+            raise BrokerRightsError(
+                f"this user may not see the topic {name!r}; grant DESCRIBE on it, or what it is for (READ, WRITE). "
+                "`stream-detector check CONFIG --rights` prints the rights to grant"
+            )
         if code == kafka_errors.InvalidTopicError.errno:
             raise ConfigError(f"{name!r} is no valid topic name: 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'")
         if code:

@@ -1,0 +1,99 @@
+"""What the programs need to be allowed to do, and no more: the ACLs of Kafka and Redis, as data.
+
+`stream-detector check CONFIG --rights` prints them as commands to paste; the worker's start-up check and the tests use
+the same lists.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stream_detector.config import Config
+
+Role = Literal["worker", "monitor", "producer", "verdict"]
+ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict")
+#: Those that use Redis, `stream-detector thresholds` with the worker's user.
+REDIS_ROLES: tuple[Role, ...] = ("worker",)
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaRight:
+    """One resource and what must be allowed on it. READ, WRITE and DELETE imply DESCRIBE."""
+
+    resource: Literal["topic", "group", "transactional-id"]
+    name: str
+    operations: tuple[str, ...]
+    why: str
+    pattern: Literal["literal", "prefixed"] = "literal"
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        resource = {"transactional-id": "transactional ids"}.get(self.resource, self.resource)
+        begin = " beginning with" if self.pattern == "prefixed" else ""
+        return f"{' and '.join(self.operations)} on {resource}{begin} {self.name!r} ({self.why})"
+
+
+def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = False) -> list[KafkaRight]:
+    """Return the rights of a role; `create_topics`: also those of making the topics."""
+    inputs = [entry.topic for entry in config.inputs]
+    create = ("CREATE",) if create_topics else ()
+    if role == "monitor":
+        return [KafkaRight("topic", config.alert_topic, ("READ",), "follows the alerts")]
+    if role == "producer":
+        return [KafkaRight("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
+    if role == "verdict":
+        return [KafkaRight("topic", config.verdict_topic, ("WRITE",), "sends verdicts")]
+    exact = config.delivery == "exactly_once"
+    letters = ("READ", "WRITE") if exact else ("WRITE",)
+    why = "unusable messages; at the start, whether one of an aborted transaction can be read" if exact else (
+        "unusable messages"
+    )
+    rights = [KafkaRight("topic", topic, ("READ", *create), "readings") for topic in inputs]
+    rights += [
+        KafkaRight("topic", config.alert_topic, ("WRITE", *create), "alerts"),
+        KafkaRight("topic", config.dead_letter_topic, (*letters, *create), why),
+        KafkaRight("topic", config.verdict_topic, ("READ", *create), "verdicts"),
+        KafkaRight("group", config.group, ("READ",), "membership and offsets"),
+        KafkaRight("group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe",
+                   "prefixed"),
+    ]  # fmt: skip
+    if exact:
+        rights.append(
+            KafkaRight("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
+        )
+    return rights
+
+
+def kafka_commands(rights: Iterable[KafkaRight], principal: str, bootstrap: str) -> list[str]:
+    """Return the commands that grant the rights, as `kafka-acls.sh` of Apache Kafka takes them."""
+    commands = []
+    for right in rights:
+        words = ["kafka-acls.sh", "--bootstrap-server", bootstrap, "--command-config", "admin.properties", "--add",
+                 "--allow-principal", principal]  # fmt: skip
+        for operation in right.operations:
+            words += ["--operation", operation.title()]
+        words += [f"--{right.resource}", right.name]
+        if right.pattern == "prefixed":
+            words += ["--resource-pattern-type", "prefixed"]
+        commands.append(shlex.join(words))
+    return commands
+
+
+_READING = ("get", "hget", "hgetall", "hscan", "smembers", "multi", "exec", "discard")
+_SCRIPTS = ("eval", "evalsha", "script|load")
+_INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del")
+
+
+def redis_rules(config: Config) -> Sequence[str]:
+    """Return the ACL rules of the user that workers and `thresholds` use."""
+    base = f"{config.redis.prefix}:{{{config.stream}}}"
+    commands = sorted({*_READING, *_SCRIPTS, *_INSIDE, "select"})
+    return ["resetkeys", f"~{base}:*", "resetchannels", "-@all", *(f"+{command}" for command in commands)]
+
+
+def redis_command(config: Config, user: str) -> str:
+    """Return the command for redis-cli that makes the user; PASSWORD stands for what you choose."""
+    return f"ACL SETUSER {user} reset on '>PASSWORD' {' '.join(redis_rules(config))}"
