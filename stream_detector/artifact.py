@@ -36,7 +36,7 @@ from stream_detector.config import (
 )
 from stream_detector.errors import ArtifactError, DetectorError
 from stream_detector.features import Preprocess, column_channels
-from stream_detector.models import Detector, FitReport, build
+from stream_detector.models import Detector, FitReport, build_whole
 from stream_detector.norms import Norms
 from stream_detector.records import ModelRef
 
@@ -95,10 +95,12 @@ class DataFingerprint:
 class Split:
     """How the history was divided between the fit and the calibration; all counts are windows."""
 
-    method: str       # "holdout": each asset's last windows, later than all it was trained on
+    # "holdout": each asset's last windows, later than all it was trained on; "cross-fit": every window, judged by
+    # networks that were not trained on its block
+    method: str
     n_train: int      # windows that scaler and weights were fitted to
-    n_calibration: int  # windows scored for calibration; not trained on
-    n_overlapping: int  # of these, windows that still share cells with the training part
+    n_calibration: int  # windows scored for calibration; not trained on by what scored them
+    n_overlapping: int  # of these, windows that still share cells with windows trained on
     n_dropped: int    # windows at the boundary left out because they share cells with the training part
 
 
@@ -289,7 +291,7 @@ def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
     preprocess.load_state_dict(_under("preprocess.", tensors))  # first: it knows how many features there are
     with torch.device("meta"):  # shapes only: a forged width costs no memory, the tensors must be there to match it
-        detector = build(config.model, preprocess.length, preprocess.columns)
+        detector = build_whole(config.model, config.train, preprocess.length, preprocess.columns)
     detector.restore(_under("detector.", tensors))
     if not bool((preprocess.scaler.scale > 0).all()):
         raise ValueError("a column's scale is not positive")

@@ -140,8 +140,19 @@ class TrainConfig(Section):
     """Stop after so many epochs without a better loss on the held-out tail."""
     holdout: float = Field(default=0.25, gt=0, lt=1)
     """Share of the history, at its end, kept out of the fit: for early stopping and calibration."""
+    folds: int = Field(default=0, ge=0, le=10)
+    """Cross-fitting, for short histories (up to some thousand windows). Instead of a tail held out, each asset's
+    history is cut into so many blocks; one network is trained without each two of them, their scores are averaged,
+    and each block is calibrated by those that never saw it. 5 makes ten networks. 0: a tail is held out."""
     seed: int = 0
     """Seed of initial weights and shuffling."""
+
+    @field_validator("folds")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if value in (1, 2):
+            raise ValueError(f"must be 0 or at least 3, so that something is left to train on, got {value}")
+        return value
 
 
 class ScorerConfig(Section):
@@ -168,7 +179,7 @@ class ThresholdConfig(Section):
     """`spot`: extreme value theory (Siffer et al. 2017); `quantile`: rolling quantile; `mad`: median + k·MAD."""
     risk: float = Field(default=1e-4, gt=0, lt=0.5)
     """Wanted probability that a normal window's score exceeds the adaptive level."""
-    margin: float = Field(default=2.0, ge=1, le=100)
+    margin: float = Field(default=1.5, ge=1, le=100)
     """Alarm only above margin times the adaptive level: room for conditions that a short history did not show. Scores
     between the two neither alarm nor are learnt."""
     learn_after: int = Field(default=60, ge=0, le=400)
@@ -200,11 +211,11 @@ class IncidentConfig(Section):
     """... of the last so many windows were anomalous ..."""
     min_duration_ms: float = Field(default=0.0, ge=0)
     """... and the first anomalous one of the run is so long ago, event time."""
-    close_after: int = Field(default=10, ge=1)
+    close_after: int = Field(default=20, ge=1)
     """Close after so many quiet windows in a row."""
-    exit_ratio: float = Field(default=0.5, gt=0, le=1)
+    exit_ratio: float = Field(default=0.35, gt=0, le=1)
     """A window of an open incident is quiet when its score is at most exit_ratio times the alarm level ..."""
-    exit_peak_share: float = Field(default=0.25, ge=0, lt=1)
+    exit_peak_share: float = Field(default=0.3, ge=0, lt=1)
     """... or below this share of the incident's highest score, even above the level: what went wrong is over, though
     the machine is not as it was. 0: never."""
     rearm_factor: float = Field(default=4.0, ge=1)

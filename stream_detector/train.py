@@ -4,6 +4,8 @@
     event time of one asset ──────────────────────────────────────────────────────────────────────────▶
 
 Windows of the overlap reach back into the training part. They are dropped where enough remain after them.
+
+With `train.folds` nothing is held out: see models/cross_fit.py.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from stream_detector.artifact import Artifact, DataFingerprint, Snapshot, Split
 from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.features import Preprocess, column_channels
-from stream_detector.models import DETECTORS, Detector, Progress, build
+from stream_detector.models import DETECTORS, Detector, FitReport, Progress, build, cross_fit
 from stream_detector.norms import Norms, NormsLearner, norms_of
 from stream_detector.records import WindowBatch
 from stream_detector.scorer import SCORE_BITS, round_mantissa, window_seeds
@@ -150,25 +152,19 @@ def _train(
     progress: Progress | None,
     place: str,
 ) -> Artifact:
-    parts = _split(config, histories, place)
-    preprocess = _preprocess(config)
-    preprocess.scaler.fit(parts.train)
     with _reproducible(config):
-        x_train, x_held_out = (_scaled(preprocess, part).float() for part in (parts.train, parts.held_out))
-        detector = build(config.model, preprocess.length, preprocess.columns)
-        report = detector.fit(x_train, x_held_out, config.train, progress)
-        for warning in report.warnings:
-            log.warning("%s%s", place, warning)
-        scores = _scores(detector, _scaled(preprocess, parts.held_out), parts.seeds)
+        fitted = (_cross_fitted if config.train.folds else _held_out)(config, histories, progress, place)
+    for warning in fitted.report.warnings:
+        log.warning("%s%s", place, warning)
     return Artifact.create(
-        detector=detector.eval(),
-        preprocess=preprocess.eval(),
-        calibration=scores,
+        detector=fitted.detector.eval(),
+        preprocess=fitted.preprocess.eval(),
+        calibration=fitted.scores,
         config=Snapshot.of(config),
         assets=names,
         data=_fingerprint(config, histories),
-        split=parts.split,
-        fit=report,
+        split=fitted.split,
+        fit=fitted.report,
         norms=_norms(config, histories),
     )
 
@@ -177,6 +173,88 @@ def _norms(config: Config, histories: list[_History]) -> Norms:
     observed = np.concatenate([part[:, -1].numpy() for history in histories for part in history.physical])
     numbers = [channel.kind == "number" for channel in column_channels(config.channels)]
     return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """What either way of calibrating leaves."""
+
+    preprocess: Preprocess
+    detector: Detector
+    scores: NDArray[np.float64]  # (M,) of windows that what scored them was not trained on
+    report: FitReport
+    split: Split
+
+
+def _held_out(config: Config, histories: list[_History], progress: Progress | None, place: str) -> _Fitted:
+    parts = _split(config, histories, place)
+    preprocess = _preprocess(config)
+    preprocess.scaler.fit(parts.train)
+    x_train, x_held_out = (_scaled(preprocess, part).float() for part in (parts.train, parts.held_out))
+    detector = build(config.model, preprocess.length, preprocess.columns)
+    report = detector.fit(x_train, x_held_out, config.train, progress)
+    scores = _scores(detector, _scaled(preprocess, parts.held_out), parts.seeds)
+    return _Fitted(preprocess, detector, scores, report, parts.split)
+
+
+def _cross_fitted(config: Config, histories: list[_History], progress: Progress | None, place: str) -> _Fitted:
+    blocks = _blocks(config, histories, place)
+    preprocess = _preprocess(config)
+    preprocess.scaler.fit(blocks.windows)
+    numbers = torch.zeros(preprocess.columns, dtype=torch.bool)
+    numbers[: len(preprocess.scaler.numbers)] = True  # numbers come first, then the categories' features
+    fitted = cross_fit(
+        lambda: build(config.model, preprocess.length, preprocess.columns), _scaled(preprocess, blocks.windows),
+        blocks.fold, blocks.seeds, config.train, numbers, config.features.scaling, progress,
+    )  # fmt: skip
+    scores = round_mantissa(fitted.scores.numpy(), SCORE_BITS)
+    return _Fitted(preprocess, fitted.detector, scores, fitted.report, blocks.split)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The windows of all assets, and which block of its asset's history each lies in."""
+
+    windows: Tensor       # (N, K, C) physical units
+    fold: Tensor          # (N,) int64
+    seeds: Tensor | None  # (N,)
+    split: Split
+
+
+def _blocks(config: Config, histories: list[_History], place: str) -> _Blocks:
+    found = [history.ordered() for history in histories]
+    fold = [np.arange(len(end_ms)) * config.train.folds // max(len(end_ms), 1) for end_ms, _, _ in found]
+    count = sum(map(len, fold))
+    smallest = min(int(np.bincount(np.concatenate(fold), minlength=config.train.folds).min()), count) if count else 0
+    most_left_out = 2 * -(-count // config.train.folds)
+    if count - most_left_out < MIN_TRAIN or smallest * config.train.folds < MIN_CALIBRATION:
+        raise DataError(place + _too_few(config, count, max(count - most_left_out, 0), count))
+    reach = _reach_ms(config)
+    overlapping = sum(
+        _across(end_ms, block, reach) for (end_ms, _, _), block in zip(found, fold, strict=True)
+    )
+    seeds = [own for _, _, own in found if own is not None]
+    return _Blocks(
+        torch.cat([windows for _, windows, _ in found]),
+        torch.from_numpy(np.concatenate(fold)),
+        torch.cat(seeds) if seeds else None,
+        Split("cross-fit", count, count, overlapping, 0),
+    )
+
+
+def _across(end_ms: NDArray[np.int64], fold: NDArray[np.int64], reach_ms: float) -> int:
+    """Return how many windows share cells with one of another block."""
+    before = np.searchsorted(end_ms, end_ms - reach_ms, side="right")  # the first that ends after this one's start
+    after = np.searchsorted(end_ms, end_ms + reach_ms, side="left") - 1  # the last that starts before its end
+    last = len(end_ms) - 1
+    return int(((fold[np.minimum(before, last)] != fold) | (fold[np.maximum(after, 0)] != fold)).sum())
+
+
+def _reach_ms(config: Config) -> float:
+    """Return how far apart the ends of windows are that share no cell."""
+    # half a cell of slack: end times are whole ms, cells may be fractions
+    # a record shares nothing with the one before
+    return 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
 
 
 def _split(config: Config, histories: list[_History], place: str) -> _Parts:
@@ -189,10 +267,7 @@ def _split(config: Config, histories: list[_History], place: str) -> _Parts:
         n_train = int(len(end_ms) * (1 - config.train.holdout))
         train.append(windows[:n_train])
         boundary = int(end_ms[n_train - 1]) if n_train else int(end_ms[0]) - 1
-        # half a cell of slack: end times are whole ms, cells may be fractions
-        # a record shares nothing with the one before
-        reach = 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
-        starts = end_ms[n_train:] - reach
+        starts = end_ms[n_train:] - _reach_ms(config)
         clean = starts >= boundary if n_train else np.ones(len(starts), np.bool_)
         if clean.sum() >= MIN_CLEAN:
             dropped += int((~clean).sum())

@@ -248,3 +248,15 @@ def test_every_body_can_be_saved(body: str, tmp_path: Path):
     saved = train(config, [windows(100)])
     saved.save(tmp_path / "m.safetensors")
     assert load(tmp_path / "m.safetensors").ref == saved.ref
+
+
+@pytest.mark.parametrize("model", [{"kind": "ae", "hidden": [4]}, {"kind": "vae", "hidden": [4]}, {"kind": "pca"}])
+def test_a_cross_fitted_detector_can_be_saved(model: dict, tmp_path: Path):
+    """All its members come back, and score the same bits."""
+    config = make_config(model=model, train={"epochs": 2, "folds": 3})
+    saved = train(config, [windows(100)])
+    saved.save(tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors")
+    assert loaded.ref == saved.ref
+    before, after = (Scorer(ModelSet(a), config.scorer).score(windows(40, seed=3)) for a in (saved, loaded))
+    assert before.score.tobytes() == after.score.tobytes()

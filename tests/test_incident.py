@@ -42,9 +42,10 @@ def run(
 ) -> tuple[str, list[Alert], IncidentState]:
     """Step through a timeline; return the events under it (o, u, c or a blank), the alerts and the last state.
 
-    Windows end at 1000, 2000, ... ms. `settings` are of IncidentConfig.
+    Windows end at 1000, 2000, ... ms. `settings` are of IncidentConfig; ten quiet windows close unless they say so.
     """
-    incidents = Incidents("pump", COLUMNS, IncidentConfig.model_validate(settings), ThresholdConfig(risk=1e-4))
+    config = IncidentConfig.model_validate({"close_after": 10, "exit_ratio": 0.5, **settings})
+    incidents = Incidents("pump", COLUMNS, config, ThresholdConfig(risk=1e-4))
     scores = batch([SCORES[letter] for letter in line], parts)
     state, events, alerts = IncidentState(), "", []
     for row in range(len(line)):
@@ -72,7 +73,7 @@ def run(
     ],
 )
 def test_two_of_three_open_and_ten_quiet_close(windows: str, events: str):
-    """The default: open on the second anomalous window of the last three, close on the tenth quiet one in a row."""
+    """Open on the second anomalous window of the last three, close on the tenth quiet one in a row."""
     assert run(windows)[0] == events
 
 
@@ -393,7 +394,8 @@ def test_a_restart_in_between_changes_nothing():
     scores = batch([SCORES[letter] for letter in windows])
     state, alerts = IncidentState(), []
     for row, letter in enumerate(windows):
-        incidents = Incidents("pump", COLUMNS, IncidentConfig(), ThresholdConfig(risk=1e-4))
+        config = IncidentConfig(close_after=10, exit_ratio=0.5)
+        incidents = Incidents("pump", COLUMNS, config, ThresholdConfig(risk=1e-4))
         judgement = Judgement(LEVEL, SCORES[letter] > LEVEL)
         state, found = incidents.step(state, "pump-1", 1_000 * (row + 1), judgement, scores, row, 18_233 + row, 7)
         alerts += found

@@ -80,6 +80,26 @@ def test_a_short_history_keeps_them_and_says_so():
     assert dataclasses.astuple(artifact().split) == ("holdout", 150, 50, LENGTH - 1, 0)
 
 
+def test_folds_calibrate_on_every_window():
+    """Nothing is held out; windows within a window's length of a block's border share cells with the next block."""
+    trained = train(make_config(train={"epochs": 1, "folds": 4}), [windows(200)])
+    assert dataclasses.astuple(trained.split) == ("cross-fit", 200, 200, 3 * 2 * (LENGTH - 1), 0)
+    assert len(trained.calibration) == 200
+
+
+def test_each_asset_is_cut_into_blocks_in_its_own_time():
+    """Two assets one after the other in time: each gives to every block."""
+    late = windows(100, "b", seed=1, start_ms=windows(100).end_ms[-1] + 3_600_000)
+    trained = train(make_config(train={"epochs": 1, "folds": 4}), [windows(100), late])
+    assert trained.split.n_overlapping == 2 * 3 * 2 * (LENGTH - 1)
+
+
+def test_too_few_windows_for_folds_are_refused():
+    """What is left when two blocks are out must be enough to train on."""
+    with pytest.raises(DataError, match="at least 20 and 10 are needed"):
+        train(make_config(train={"epochs": 1, "folds": 3}), [windows(50)])
+
+
 def test_windows_apart_do_not_overlap():
     """At a stride of a whole window nothing is shared."""
     trained = train(make_config(window={"length": LENGTH, "stride": LENGTH}), [windows(100, stride=LENGTH)])

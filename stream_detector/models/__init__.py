@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stream_detector.config import ModelConfig
+from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.errors import ConfigError
 from stream_detector.models.ae import AE
 from stream_detector.models.base import Detector, Judged
+from stream_detector.models.cross_fit import CrossFit, cross_fit, members
+from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.gan import GAN
 from stream_detector.models.gmm import GMM
@@ -20,7 +22,7 @@ from stream_detector.models.pca import PCA
 from stream_detector.models.robust_z import RobustZ
 from stream_detector.models.vae import VAE
 
-__all__ = ["DETECTORS", "Detector", "FitReport", "Judged", "Progress", "build"]
+__all__ = ["DETECTORS", "CrossFit", "Detector", "FitReport", "Judged", "Progress", "build", "build_whole", "cross_fit"]
 
 _NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN)
 _BASELINES: tuple[type[Detector], ...] = (
@@ -36,3 +38,10 @@ def build(config: ModelConfig, length: int, features: int) -> Detector:
     if config.kind not in DETECTORS:
         raise ConfigError(f"model.kind must be one of {', '.join(sorted(DETECTORS))}, got {config.kind!r}")
     return DETECTORS[config.kind].from_config(config, length, features)
+
+
+def build_whole(config: ModelConfig, train: TrainConfig, length: int, features: int) -> Detector:
+    """Return an unfitted detector in the shape that training under `train` leaves: with `train.folds`, an ensemble."""
+    one = build(config, length, features)
+    count = members(DETECTORS[config.kind], train.folds) if train.folds else 1
+    return one if count == 1 else Ensemble(one, count, features)

@@ -54,6 +54,7 @@ class VAE(Detector):
 
     kind = "vae"
     draws = True
+    usual_part = 0.5
     log_variance: Tensor | None
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, features: int, config: VAEConfig) -> None:

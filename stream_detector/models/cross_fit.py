@@ -1,0 +1,219 @@
+"""Cross-fitting: a short history trains and calibrates with every row, and no row is judged by what has seen it.
+
+    event time   │ block 1 │ block 2 │ block 3 │ block 4 │ block 5 │     K blocks, contiguous
+    member {1,2}   judged    judged    trains    trains    trains       networks: one for each pair left out,
+    member {1,3}   judged    trains    judged    trains    trains       K (K − 1)/2 in all
+    …
+
+    calibration score of a row of block k:  by the mean of the K − 1 members that never saw block k
+    live score:                             by the mean of all members
+
+A held-out tail would cost a quarter of the rows, and tell only of the last minutes. Here the scores that set the
+threshold come from all of the history, each of an ensemble like the live one but smaller, so slightly higher: a level
+drawn from them errs on the side of silence.
+
+The channels' gauge g (ensemble.py) is of the same kind: measured on parts that unseeing members give; for the scores
+of block k, on the other blocks alone. Center and spread of a member's input are of its own rows. Every pass is made,
+and the last weights, by training loss the best, are kept: nothing is chosen by looking at a row left out.
+
+Detectors that learn without passes (`Learnt`) stay one detector, fitted to all rows; its calibration scores come from
+K others, each without one block.
+Source: Kim, Xu & Barber, "Predictive inference is free with the jackknife+-after-bootstrap", NeurIPS 2020; for series,
+with blocks: Xu & Xie, "Conformal prediction interval for dynamic time-series", ICML 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stream_detector.config import TrainConfig
+from stream_detector.models.base import Detector
+from stream_detector.models.ensemble import Ensemble
+from stream_detector.models.fitting import FitReport, Progress
+from stream_detector.models.learnt import Learnt
+
+#: Windows judged at once; an ensemble holds a copy for each member.
+CHUNK = 1024
+#: (q90 - q10) of a Gaussian in standard deviations, as in features.Scale.
+GAUSSIAN_DECILES = 2.563
+#: A spread below this is none; inputs are scaled already, so one is usual.
+NO_SPREAD = 1e-6
+
+Scaling = Literal["robust", "standard"]
+
+
+@dataclass(frozen=True, slots=True)
+class CrossFit:
+    """A fitted detector and the scores of its own history by detectors that had not seen the rows."""
+
+    detector: Detector
+    scores: Tensor    # (N,) float64, in the rows' order
+    report: FitReport
+
+
+def members(kind: type[Detector], folds: int) -> int:
+    """Return how many members a family's cross-fitted detector has; 1: it stays one detector.
+
+    >>> from stream_detector.models import DETECTORS
+    >>> members(DETECTORS["ae"], 5), members(DETECTORS["pca"], 5)
+    (10, 1)
+    """
+    return 1 if issubclass(kind, Learnt) else folds * (folds - 1) // 2
+
+
+def cross_fit(
+    build: Callable[[], Detector],
+    x: Tensor,
+    fold: Tensor,
+    seeds: Tensor | None,
+    config: TrainConfig,
+    numbers: Tensor,
+    scaling: Scaling,
+    progress: Progress | None = None,
+) -> CrossFit:
+    """Fit detectors that `build` makes to normal windows x (N, T, F), float64, scaled.
+
+    `fold` (N,) says which block each row lies in, 0 … K − 1; `seeds` (N,) comes with detectors that draw; `numbers`
+    (F,) is true for the features that have a spread to measure, and false for those of categories.
+    """
+    kind = type(build())
+    if issubclass(kind, Learnt):
+        return _one(build, x, fold, config, numbers, scaling, progress)
+    return _ensemble(build, x, fold, seeds, config, numbers, scaling, progress)
+
+
+def _ensemble(
+    build: Callable[[], Detector],
+    x: Tensor,
+    fold: Tensor,
+    seeds: Tensor | None,
+    config: TrainConfig,
+    numbers: Tensor,
+    scaling: Scaling,
+    progress: Progress | None,
+) -> CrossFit:
+    folds = int(fold.max()) + 1
+    left_out = list(combinations(range(folds), 2))
+    fitted: list[Detector] = []
+    reports: list[FitReport] = []
+    units: list[tuple[Tensor, Tensor]] = []
+    for index, out in enumerate(left_out):
+        rows = ~torch.isin(fold, torch.tensor(out))
+        center, scale = _unit(x[rows], numbers, scaling)
+        own = ((x[rows] - center) / scale).float()
+        member = build()
+        # another order of minibatches each; the weights to begin with differ already
+        seeded = config.model_copy(update={"seed": config.seed * len(left_out) + index})
+        reports.append(member.fit(own, own, seeded, _from(progress, index, len(left_out))))
+        fitted.append(member)
+        units.append((center, scale))
+    ensemble = Ensemble(build(), len(left_out), x.shape[2])
+    ensemble.take(fitted)
+    with torch.no_grad():
+        ensemble.center.copy_(torch.stack([center for center, _ in units]))
+        ensemble.scale.copy_(torch.stack([scale for _, scale in units]))
+    unseeing = torch.stack([torch.isin(fold, torch.tensor(out)) for out in left_out])  # (M, N)
+    scores = _calibrate(ensemble.double(), x, fold, seeds, unseeing)
+    return CrossFit(ensemble.float().eval(), scores, _joint(reports))
+
+
+@torch.no_grad()
+def _calibrate(ensemble: Ensemble, x: Tensor, fold: Tensor, seeds: Tensor | None, unseeing: Tensor) -> Tensor:
+    """Set the ensemble's gauge and return the rows' scores, (N,), all by members that had not seen them."""
+    parts = torch.cat([
+        _mean_of(ensemble.of_members(x[some], None if seeds is None else seeds[some])[0], unseeing[:, some])
+        for some in torch.split(torch.arange(len(x)), CHUNK)
+    ])  # fmt: skip
+    scores = torch.empty(len(x), dtype=torch.float64)
+    for block in range(int(fold.max()) + 1):
+        own = fold == block
+        scores[own] = (_gauge(parts[~own], ensemble.usual_part) * parts[own]).mean(dim=1)
+    ensemble.gauge.copy_(_gauge(parts, ensemble.usual_part))
+    return scores
+
+
+def _mean_of(parts: Tensor, which: Tensor) -> Tensor:
+    """Return the mean over the members in `which` (M, n) of parts (M, n, F) -> (n, F)."""
+    weight = which.to(parts) / which.sum(dim=0)
+    return (weight[:, :, None] * parts).sum(dim=0)
+
+
+def _gauge(parts: Tensor, usual: float) -> Tensor:
+    """Return g_c = u / max(u, e_c), (F,), for parts of unseen windows (n, F)."""
+    return usual / parts.mean(dim=0).clamp_min(usual)
+
+
+def _one(
+    build: Callable[[], Detector],
+    x: Tensor,
+    fold: Tensor,
+    config: TrainConfig,
+    numbers: Tensor,
+    scaling: Scaling,
+    progress: Progress | None,
+) -> CrossFit:
+    scores = torch.empty(len(x), dtype=torch.float64)
+    for block in range(int(fold.max()) + 1):
+        own = fold == block
+        center, scale = _unit(x[~own], numbers, scaling)
+        z = (x - center) / scale
+        detector = build()
+        detector.fit(z[~own].float(), z[own].float(), config)
+        with torch.inference_mode():
+            found = [detector.double().score(chunk) for chunk in torch.split(z[own], CHUNK)]
+        scores[own] = torch.cat(found)
+    detector = build()
+    report = detector.fit(x.float(), x.float(), config, progress)
+    return CrossFit(detector.eval(), scores, report)
+
+
+def _unit(x: Tensor, numbers: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
+    """Return center and spread of windows (n, T, F), each (F,) float64 of float32 values; 0 and 1 where not numbers."""
+    flat = x.flatten(0, 1).numpy()
+    deviation = flat.std(axis=0)
+    if scaling == "robust":
+        low, center, high = np.quantile(flat, (0.1, 0.5, 0.9), axis=0)
+        spread = (high - low) / GAUSSIAN_DECILES
+        spread = np.where(spread > NO_SPREAD, spread, deviation)
+    else:
+        center, spread = flat.mean(axis=0), deviation
+    found = np.stack([center, np.where(spread > NO_SPREAD, spread, 1.0)])
+    kept = torch.from_numpy(found.astype(np.float32)).double()  # as the artifact stores them
+    return torch.where(numbers, kept[0], 0.0), torch.where(numbers, kept[1], 1.0)
+
+
+def _from(progress: Progress | None, done: int, of: int) -> Progress | None:
+    """Return a callback for one of several fits after `done` of them."""
+    if progress is None:
+        return None
+    tell = progress
+
+    def epoch(epoch: int, epochs: int, loss: float, val_loss: float) -> None:
+        tell(done * epochs + epoch, of * epochs, loss, val_loss)
+
+    return epoch
+
+
+def _joint(reports: list[FitReport]) -> FitReport:
+    """Return one report of the members' fits: means, as far as all of them went, and each warning once."""
+    least = min(report.epochs for report in reports)
+    losses, val_losses = (
+        tuple(np.mean([getattr(report, name)[:least] for report in reports], axis=0).tolist())
+        for name in ("losses", "val_losses")
+    )
+    said: dict[str, list[int]] = {}
+    for index, report in enumerate(reports):
+        for warning in report.warnings:
+            said.setdefault(warning, []).append(index + 1)
+    of = len(reports)
+    warnings = tuple(f"member {', '.join(map(str, who))} of {of}: {what}" for what, who in said.items())
+    best = min(least, round(sum(report.best_epoch for report in reports) / of))
+    first = max(report.first_choice for report in reports)
+    return FitReport(least, best, losses, val_losses, first, warnings)

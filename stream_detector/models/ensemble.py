@@ -1,0 +1,102 @@
+"""Ensemble: detectors of one family that learnt from different parts of one history, judged side by side.
+
+    part_c = g_c · 1/M Σ_m part_mc((x − a_m)/b_m),   score = mean over c of part_c,   x̂ = 1/M Σ_m (b_m x̂_m + a_m)
+    g_c    = u / max(u, e_c)
+
+a_m, b_m are center and spread of what member m was shown. e_c is the mean of part_c on windows that the members had
+not seen, u what it is on windows they had (`Detector.usual_part`): a channel that the networks restore by heart, and
+new windows of which they miss, counts less. How members are fitted, and e_c measured: cross_fit.py.
+
+Each tensor of the members has a leading dimension M, and `torch.func.vmap` turns the family's own `judge` into batched
+products: ten members cost much less than ten detectors. Recurrent bodies have no such form: theirs is a loop.
+Source: Breiman, "Bagging predictors", Machine Learning 24, 1996; of networks: Lakshminarayanan, Pritzel & Blundell,
+"Simple and scalable predictive uncertainty estimation using deep ensembles", NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from stream_detector.config import ModelConfig
+from stream_detector.models.base import Detector, Judged
+
+
+class _Judging(nn.Module):
+    """Makes `judge` what `functional_call` calls."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, x: Tensor, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
+        judged = self.detector.judge(x, seeds)
+        return judged.parts, judged.expected
+
+
+class Ensemble(Detector):
+    """M detectors of one family and shape; score = mean of their parts, each channel's gauged on unseen windows."""
+
+    kind = "ensemble"
+    gauge: Tensor
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, member: Detector, members: int, features: int) -> None:
+        """Take the shape of `member`, which becomes ours: its tensors get a leading dimension of `members`."""
+        super().__init__()
+        self.draws = member.draws
+        self.members = members
+        self.usual_part = member.usual_part
+        self.stack = member
+        for module in member.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(weight.detach().expand(members, *weight.shape).clone()))
+            for name, tensor in module.named_buffers(recurse=False):
+                setattr(module, name, tensor.expand(members, *tensor.shape).clone())
+        self.register_buffer("gauge", torch.ones(features))             # (F,) g_c
+        self.register_buffer("center", torch.zeros(members, features))  # (M, F) a_m
+        self.register_buffer("scale", torch.ones(members, features))    # (M, F) b_m
+        self._judging = [_Judging(member)]  # in a list: its tensors are registered once, as the stack's
+        self._loops = any(isinstance(module, nn.RNNBase) for module in member.modules())
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
+        """Raise NotImplementedError: an ensemble is made of a detector, not of a section of the settings."""
+        raise NotImplementedError("make the member first")
+
+    def take(self, fitted: Sequence[Detector]) -> None:
+        """Take the tensors of M fitted members."""
+        states = [member.state_dict() for member in fitted]
+        own = self.stack.state_dict()
+        self.stack.load_state_dict({name: torch.stack([state[name] for state in states]) for name in own})
+
+    def of_members(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return each member's parts, not gauged, and its expected last cell, both (M, B, F), for x (B, T, F)."""
+        z = (x[None] - self.center[:, None, None]) / self.scale[:, None, None]
+        tensors = {f"detector.{name}": tensor for name, tensor in self.stack.state_dict().items()}
+
+        def judge(own: dict[str, Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
+            found: tuple[Tensor, Tensor] = functional_call(self._judging[0], own, (windows, seeds))
+            return found
+
+        if self._loops:
+            found = [judge({name: t[m] for name, t in tensors.items()}, z[m]) for m in range(self.members)]
+            parts, expected = (torch.stack(one) for one in zip(*found, strict=True))
+        else:
+            parts, expected = vmap(judge)(tensors, z)
+        return parts, expected * self.scale[:, None] + self.center[:, None]
+
+    def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return part_c (B, F) and the mean of the expected last cells (B, F)."""
+        parts, expected = self.of_members(x, seeds)
+        return self.gauge * parts.mean(dim=0), expected.mean(dim=0)
+
+    def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
+        """Return score (B,), parts and expectation (B, F)."""
+        parts, expected = self.channel_errors(x, seeds)
+        return Judged(parts.mean(dim=1), parts, expected)
