@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from stream_detector import __version__
 from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train
 from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
-from stream_detector.redaction import RedactingFilter, redacted
+from stream_detector.logs import Output
 
 _EPILOG = """\
 from nothing to alerts:
@@ -40,6 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
     )
+    parser.add_argument(
+        "--log-format", choices=["text", "json"], default="text",
+        help="json: one object a line (docs/operations.md); default: text",
+    )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds):
         command.add_parser(commands)
@@ -49,26 +51,21 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(RedactingFilter())
-    # What goes wrong with Kafka is raised, and said once in our words; the client says it many times in its own.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL if args.log_level != "debug" else logging.DEBUG)
+    args.output = Output(args.log_format, args.log_level)
+    args.output.install()
     try:
         status: int = args.run(args)
         sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
     except DetectorError as error:
-        sys.stderr.write(f"stream-detector: {redacted(str(error))}\n")
+        args.output.fail(error)
         return 2 if isinstance(error, ConfigError | DataError | ArtifactError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:  # a mistake of ours; all there is goes to the user, but for secrets
-        sys.stderr.write(redacted(traceback.format_exc()))
+    except Exception as error:  # a mistake of ours; all there is goes to the user, but for secrets
+        args.output.crash(error)
         return 1
     return status
 

@@ -166,6 +166,8 @@ class ScorerConfig(Section):
     """Most windows in one forward pass."""
     max_wait_ms: float = Field(default=50.0, ge=0)
     """Longest a window waits for others to share its batch."""
+    max_waiting_mb: float = Field(default=64.0, gt=0)
+    """Windows that may wait to be scored, MiB; while they are more nothing is read."""
     compile: bool = False
     """Compile the model (torch.compile, CUDA graphs where there are any); batches are padded to few sizes."""
     threads: int = Field(default=1, ge=1)

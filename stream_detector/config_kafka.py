@@ -172,7 +172,14 @@ class KafkaConfig(Section):
     the session timeout it finds its partitions as it left them, and nobody else's work is interrupted."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
     """A worker silent for so long loses its partitions."""
+    max_poll_interval_ms: int = Field(default=300_000, ge=10_000)
+    """A worker whose loop hasn't turned for so long leaves the group. Work between two polls is cut to about a second,
+    whatever the detector costs, so this is for a machine that stands still."""
     max_poll_records: int = Field(default=4_000, ge=1)
     """Most messages taken in one poll."""
+    max_fetch_mb: float = Field(default=16.0, gt=0)
+    """Most that is fetched ahead from each broker, MiB."""
+    max_unsent_mb: float = Field(default=16.0, gt=0)
+    """Alerts and dead letters that may wait for their commit, MiB; when they are more, it is done at once."""
     security: KafkaSecurity = KafkaSecurity()
     """Transport, authentication and certificates."""

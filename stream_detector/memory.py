@@ -123,6 +123,7 @@ class MemorySource:
         self._paused: set[Partition] = set()
         self._fixed: set[Partition] | None = None
         self._turn = 0
+        self._joined = False  # polled at least once since it joined
 
     def open(self, listener: RebalanceListener) -> None:
         """Join the group. Partitions arrive through the listener during later polls."""
@@ -172,6 +173,7 @@ class MemorySource:
         assert self._listener is not None, "open the source before polling it"
         if self not in self._group.members:
             self._group.members.append(self)
+        self._joined = True
         owners = self._group.owners
         if lost := sorted(p for p in self._owned if owners.get(p) is not self):
             self._drop(lost)
@@ -240,6 +242,12 @@ class MemorySource:
         self._log.check()
         return {p: max(0, self._log.end(p) - offset) for p, offset in sorted(self._owned.items())}
 
+    def trouble(self) -> str | None:
+        """Why no messages can come; None when they can."""
+        if not self._log.available:
+            return "the memory log is away"
+        return None if self._joined and self in self._group.members else "it has not joined its group yet"
+
     def close(self) -> None:
         """Leave the group. Commits nothing and doesn't call the listener."""
         self.expel()
@@ -272,6 +280,7 @@ class MemorySink:
         log.create(dead_letter_topic)
         self._exactly_once = exactly_once
         self._buffer: list[tuple[Partition, Message]] = []
+        self._size = 0
 
     @property
     def alerts(self) -> Sequence[PlainMessage]:
@@ -287,13 +296,20 @@ class MemorySink:
         """Buffer for sending. Never blocks."""
         for alert in alerts:
             headers = alert_headers(alert, self._now_ms)
-            self._buffer.append(
-                (self._alerts, PlainMessage(-1, -1, alert.asset.encode(), encode_alert(alert), headers))
-            )
+            self._put(self._alerts, PlainMessage(-1, -1, alert.asset.encode(), encode_alert(alert), headers))
         for letter in dead_letters:
             message = letter.message
-            headers = dead_letter_headers(letter)
-            self._buffer.append((self._dead_letters, PlainMessage(-1, -1, message.key, message.value, headers)))
+            self._put(
+                self._dead_letters, PlainMessage(-1, -1, message.key, message.value, dead_letter_headers(letter))
+            )
+
+    def _put(self, partition: Partition, message: PlainMessage) -> None:
+        self._size += len(message.key or b"") + len(message.value or b"")
+        self._buffer.append((partition, message))
+
+    def waiting_bytes(self) -> int:
+        """Return the size of what was written and is not there yet."""
+        return self._size
 
     def flush(self) -> None:
         """Append all that was written. Raises BrokerError while the log is away; what was written is kept."""
@@ -305,6 +321,7 @@ class MemorySink:
         for partition, message in self._buffer:
             self._log.append(partition, message.key, message.value, message.headers, message.timestamp)
         self._buffer.clear()
+        self._size = 0
 
     def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Make positions durable. Raises FencedError when another member owns the partitions."""
@@ -315,6 +332,7 @@ class MemorySink:
         """Forget what was written since the last commit (at least once: since the last flush)."""
         self._log.check()
         self._buffer.clear()
+        self._size = 0
 
     def close(self) -> None:
         """Flush what can be flushed; exactly-once, forget what isn't committed."""

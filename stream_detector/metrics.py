@@ -65,6 +65,15 @@ class Metrics:
         )
         self.restores_total = self._counter("restores_total", "Tasks whose state was loaded on assignment.")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions this worker reads.")
+        self.catching_up_messages = self._gauge(
+            "catching_up_messages", "Messages still to be read again in silence, after a restart or a store's loss."
+        )
+        self.waiting_windows = self._gauge("waiting_windows", "Windows that wait to be scored.")
+        self.unsent_bytes = self._gauge("unsent_bytes", "Alerts and dead letters that wait for their commit.")
+        self.paused_partitions = self._gauge(
+            "paused_partitions", "Partitions not read for now: the scorer, the store or another topic is behind."
+        )
+        self.ready = self._gauge("ready", "1 when /readyz says so, 0 otherwise.")
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:
         """Set the lag of every assigned partition; those not named are no longer ours and vanish."""

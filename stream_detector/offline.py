@@ -18,8 +18,9 @@ from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.memory_store import MemoryServer, MemoryStore
 from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
-from stream_detector.pipeline import Pipeline, Scores
+from stream_detector.pipeline import Pipeline
 from stream_detector.records import AssetState, MessageBatch, Partition, PlainMessage, WindowBatch
+from stream_detector.scoring import Scores
 from stream_detector.task import make_windower
 
 log = logging.getLogger(__name__)

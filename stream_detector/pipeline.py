@@ -18,41 +18,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError
-from stream_detector.judging import Judging
+from stream_detector.logs import event
 from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
 from stream_detector.ports import Sink, Source, StateStore
-from stream_detector.records import (
-    Alert,
-    Controls,
-    Partition,
-    ScoreBatch,
-    Shifts,
-    WindowBatch,
-)
+from stream_detector.records import Controls, Partition
 from stream_detector.saving import Saved, Saver
+from stream_detector.scoring import Scores, Scoring
 from stream_detector.task import Cut, Task, counting_state
-from stream_detector.waiting import Queue, merged
 
 log = logging.getLogger(__name__)
 
 CONTROLS_EVERY_MS = 500.0  # operators' settings are looked for this often: a pin takes effect within a second
 RETRY_EVERY_MS = 1_000.0   # how often a task whose state could not be loaded is tried again
-
-
-class Scores(Protocol):
-    """What the loop needs of a scorer (scorer.Scorer)."""
-
-    def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
-        """Score all windows, moved by their assets' shifts; model -1 and NaN for an asset without a detector."""
 
 
 class Pipeline:
@@ -76,11 +60,16 @@ class Pipeline:
         `norms`: by the same index, what is usual for its channels; sensor faults are told where there are any.
         """
         self._config = config
-        self._source, self._sink, self._store, self._scorer = source, sink, store, scorer
+        self._source, self._sink, self._store = source, sink, store
         self._metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
-        self._judging = Judging(config, calibrations, norms)
-        self._saver = Saver(store, clock_ms)
+        self._scoring = Scoring(config, scorer, calibrations, self._metrics, clock_ms, wall_ms, norms)
+        self._metrics.waiting_windows.set_function(lambda: self._scoring.waiting)
+        self._metrics.paused_partitions.set_function(lambda: len(self._paused))
+        self._metrics.unsent_bytes.set_function(sink.waiting_bytes)
+        self._unread: list[float] = []  # exactly-once: since when the windows of alerts not readable yet were complete
+        self._saver = saver = Saver(store, clock_ms)
+        self._metrics.store_behind_seconds.set_function(lambda: (saver.behind_ms or 0.0) / 1000)
         self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
         self._exact = config.delivery == "exactly_once"
         self._alerted_ms: float | None = None  # exactly-once: the oldest alert not committed yet
@@ -88,15 +77,12 @@ class Pipeline:
         self._tasks: dict[int, Task] = {}
         self._wanted: dict[int, set[Partition]] = {}  # assigned, by task
         self._paused: set[Partition] = set()
-        self._queue = Queue(config.scorer)
         self._controls = Controls()
         self._lag: dict[Partition, int] = {}
         now = clock_ms()
         self._committed_ms, self._controls_ms, self._retry_ms = now, -np.inf, -np.inf
-        self._anomalies = 0  # already counted in the metric
         self.messages = 0  # taken so far, those read again included
         self.alerts = 0
-        self.windows = 0
 
     # The loop -------------------------------------------------------------------------------------------------------
 
@@ -106,13 +92,15 @@ class Pipeline:
         self._source.open(self)
 
     def step(self, timeout_ms: float = 200.0) -> bool:
-        """Take one poll through all stages; return whether it brought any message.
+        """Take one poll through all stages; return whether it brought any message, or had enough to do without.
 
         Waits at most `timeout_ms`, less when windows or a commit are due earlier. Raises BrokerError when Kafka can't
         be reached: nothing is lost, step again.
         """
         self._take_over_waiting()
-        batches = self._source.poll(self._patience(timeout_ms), self._config.kafka.max_poll_records)
+        self._hold_back()
+        most = self._scoring.room(self._config.kafka.max_poll_records)
+        batches = self._source.poll(self._patience(timeout_ms), most)
         several = len(self._config.inputs) > 1
         if several:
             self._lag = self._source.lag()
@@ -121,19 +109,19 @@ class Pipeline:
             if task is None:  # its state isn't loaded, or it was fenced: its messages come again
                 continue
             self.messages += len(batch.messages)
-            self._accept(task, task.take(batch))
+            self._accept(task, task.take(batch), len(batch.messages))
         if several:
             for task in self._tasks.values():
-                self._accept(task, task.release(self._has_more))
-            self._hold_back()
+                self._accept(task, task.release(self._has_more), 0)
         now = self._clock()
-        if now >= self._queue.due_ms:
+        due = now >= self._commit_due_ms()
+        if due or now >= self._scoring.due_ms:
             self._score()
         if now - self._controls_ms >= CONTROLS_EVERY_MS:
             self._look_at_controls()
-        if now >= self._commit_due_ms():
+        if due and not self._scoring.waiting:  # else the loop turns on, and reads nothing more before the commit
             self.commit()
-        return bool(batches)
+        return bool(batches) or self._scoring.full
 
     def close(self) -> None:
         """Commit what there is and leave the group."""
@@ -145,11 +133,23 @@ class Pipeline:
 
     def ready(self) -> tuple[bool, str]:
         """Whether this worker does its job, and if not, why."""
+        if trouble := self._source.trouble():
+            return False, trouble
         if missing := sorted(set(self._wanted) - set(self._tasks)):
             return False, f"waiting for the state of task {missing[0]} ({len(missing)} in all)"
+        if (left := self._silent_messages()) and (any(self._lag.values()) or not self._lag):
+            return False, f"catching up in silence: {left} messages are read again"
         if (behind := self._saver.behind_ms) is not None:
             return True, f"the store is behind for {behind / 1000:.0f} s"
-        return True, f"{len(self._tasks)} tasks"
+        return True, f"{len(self._tasks)} tasks" if self._tasks else "no task: there are enough workers for all"
+
+    def _silent_messages(self) -> int:
+        return sum(task.silent_messages for task in list(self._tasks.values()))
+
+    @property
+    def windows(self) -> int:
+        """Windows completed so far."""
+        return self._scoring.windows
 
     @property
     def task_count(self) -> int:
@@ -157,11 +157,13 @@ class Pipeline:
         return len(self._tasks)
 
     def _patience(self, timeout_ms: float) -> int:
-        due = min(self._queue.due_ms, self._commit_due_ms()) - self._clock()
+        due = min(self._scoring.due_ms, self._commit_due_ms()) - self._clock()
         return max(0, math.ceil(min(timeout_ms, max(due, 0.0))))
 
     def _commit_due_ms(self) -> float:
-        """When to commit: exactly-once, alerts can't be read before."""
+        """When to commit: exactly-once, alerts can't be read before; at once when too much waits for it."""
+        if self._sink.waiting_bytes() >= self._config.kafka.max_unsent_mb * 2**20:
+            return -np.inf
         alerted = np.inf if self._alerted_ms is None else self._alerted_ms + self._config.alert_delay_ms
         return float(min(self._committed_ms + self._config.commit_interval_ms, alerted))
 
@@ -169,70 +171,55 @@ class Pipeline:
         return self._lag.get(partition, 1) > 0  # unknown: not fetched yet
 
     def _hold_back(self) -> None:
-        """Pause partitions far ahead of their task's other topics; resume those that are not any more."""
-        full = {p for task in self._tasks.values() for p in task.partitions if task.full(p)}
+        """Pause what should not be read on for now, and resume what should.
+
+        All partitions while the scorer has enough to do, or a commit is due that must wait for it; of several topics
+        those far ahead of their task's others. Polls go on and keep the membership.
+        """
+        all_of_them = self._scoring.full or (self._scoring.waiting and self._clock() >= self._commit_due_ms())
+        tasks = self._tasks.values()
+        full = {p for task in tasks for p in task.partitions if all_of_them or task.full(p)}
+        if full == self._paused:
+            return
         if start := full - self._paused:
             self._source.pause(start)
         if stop := {p for p in self._paused - full if p.index in self._tasks}:  # others wait for their state
             self._source.resume(stop)
         self._paused = (self._paused - stop) | full
 
-    def _accept(self, task: Task, cut: Cut) -> None:
+    def _accept(self, task: Task, cut: Cut, messages: int) -> None:
         if cut.dead:
             for code, count in Counter(letter.code for letter in cut.dead).items():
                 self._metrics.dead_letters_total.labels(code).inc(count)
             self._sink.write((), cut.dead)
         self._metrics.readings_total.inc(cut.readings)
-        now = self._clock()
-        for batch, silent in cut.windows:
-            self._metrics.windows_total.inc(len(batch))
-            self.windows += len(batch)
-            self._queue.add(task, batch, silent, now)
-
-    # Scoring and judging --------------------------------------------------------------------------------------------
+        self._scoring.accept(task, cut, messages)
 
     def _score(self) -> None:
-        """Score and judge all that waits, in batches across assets and partitions."""
-        pending = self._queue.take(self._tasks)
-        if not pending:
-            return
-        started = self._clock()
-        batch = merged([one.windows for one in pending])
-        shifts = self._judging.shifts([(one.task, one.windows) for one in pending])
-        scores = self._scorer.score(batch, shifts)
-        self._metrics.score_seconds.observe((self._clock() - started) / 1000)
-        self._metrics.batches_total.inc()
-        self._metrics.batch_size.observe(len(batch))
-        scored_ms = int(self._wall())
-        self._metrics.scores_total.inc(int((scores.model >= 0).sum()))
-        if unscored := int((scores.model < 0).sum()):
-            self._metrics.windows_unscored_total.labels("no-model").inc(unscored)
-        row = 0
-        alerts: list[Alert] = []
-        for one in pending:
-            found = self._judging.judge(
-                one.task, one.windows, scores, row, self._controls, shifts, self._scorer.score
-            )
-            row += len(one.windows)
-            if found and not one.silent:
-                alerts += [replace(alert, scored_ms=scored_ms) for alert in found]
-        self._metrics.anomalies_total.inc(self._judging.anomalies - self._anomalies)
-        self._anomalies = self._judging.anomalies
-        if alerts:
-            self._sink.write(alerts, ())
-            if self._exact and self._alerted_ms is None:
+        """Score and judge what fits into a slice, and write the alerts it calls for."""
+        found = self._scoring.slice(self._tasks, self._controls)
+        if found.alerts:
+            self._sink.write(found.alerts, ())
+            self.alerts += len(found.alerts)
+            self._unread += found.since_ms
+            if not self._exact:
+                self._readable()
+            elif self._alerted_ms is None:
                 self._alerted_ms = self._clock()
-            self.alerts += len(alerts)
-            for alert in alerts:
-                self._metrics.alerts_total.labels(alert.event, alert.severity).inc()
-                self._metrics.window_to_alert_seconds.observe((self._clock() - pending[0].since_ms) / 1000)
+
+    def _readable(self) -> None:
+        now = self._clock()
+        for since in self._unread:
+            self._metrics.window_to_alert_seconds.observe((now - since) / 1000)
+        self._unread.clear()
 
     # Commit ---------------------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
         """Make everything processed so far durable. Raises BrokerError when Kafka can't be reached."""
         self._committed_ms = self._clock()
-        self._score()
+        while self._scoring.waiting:
+            self._score()
         self._alerted_ms = None
         self._note_progress()
         due = [task for task in self._tasks.values() if task.moved or task.changed]
@@ -242,6 +229,8 @@ class Pipeline:
             self._sink.flush()  # 1
         except BrokerError as error:
             self._give_up(due, f"alerts could not be sent, so the log is read again: {error}")
+            if not self._exact:
+                self._sink.abort()  # they are made again: kept, they would add up while Kafka is away
             raise
         saved = self._saver.save(due)  # 2
         if self._saver.controls_version != self._controls.version:
@@ -269,9 +258,9 @@ class Pipeline:
             task.committed(saved=saved[task.index] is Saved.DONE)
         if all(saved[task.index] is Saved.DONE for task in due):
             self._saver.caught_up()
+        self._readable()
         self._metrics.commits_total.inc()
         self._metrics.commit_seconds.observe((self._clock() - self._committed_ms) / 1000)
-        self._metrics.store_behind_seconds.set((self._saver.behind_ms or 0.0) / 1000)
 
     def _note_progress(self) -> None:
         for task in self._tasks.values():
@@ -279,7 +268,9 @@ class Pipeline:
                 if count:
                     self._metrics.messages_total.labels(topic).inc(count)
                     task.messages[topic] = 0
-        self._metrics.set_lag(self._source.lag())
+        self._lag = self._source.lag()
+        self._metrics.set_lag(self._lag)
+        self._metrics.catching_up_messages.set(self._silent_messages())
         self._metrics.set_watermark_delay(
             {
                 index: (self._wall() - task.windower.event_ms) / 1000
@@ -310,9 +301,13 @@ class Pipeline:
     def on_revoked(self, partitions: Iterable[Partition]) -> None:
         """Commit, then let the tasks go."""
         try:
-            self.commit()
+            if self._scoring.ahead_ms < self._config.kafka.max_poll_interval_ms / 4:
+                self.commit()
+            else:  # too late for that: the group would go on without us
+                self._give_up(list(self._tasks.values()), "its partitions go, and there is too much left to score")
         except DetectorError as error:
-            log.warning("the last commit before handing partitions over failed; their new owner repeats it: %s", error)
+            log.warning("the last commit before handing partitions over failed; their new owner repeats it: %s", error,
+                        extra=event("hand-over-uncommitted"))  # fmt: skip
         self._let_go(partitions)
 
     def on_lost(self, partitions: Iterable[Partition]) -> None:
@@ -347,7 +342,7 @@ class Pipeline:
                     continue
                 except StoreError:
                     failed = True  # it would fail the others too, each after a time-out
-            log.debug("task %d waits for its state", index)
+            log.debug("task %d waits for its state", index, extra=event("task-waits", task=index))
             self._source.pause(partitions)
             self._paused |= partitions
 
@@ -355,31 +350,36 @@ class Pipeline:
         token = self._store.acquire(index)
         committed = self._source.committed(partitions)
         loaded, lost = counting_state(self._config, self._store, index, committed)
-        self._judging.adopt(loaded.assets)
+        self._scoring.judging.adopt(loaded.assets)
         task = Task(self._config, index, token, loaded, committed, self._decoders)
         if lost:
             self._metrics.states_lost_total.inc()
             log.error("task %d: the store holds no state of epoch %d or before; by on_state_lost: %s it is made anew",
-                      index, task.epoch, self._config.on_state_lost)  # fmt: skip
+                      index, task.epoch, self._config.on_state_lost,
+                      extra=event("state-lost", task=index, epoch=task.epoch))  # fmt: skip
         for partition in partitions:
             self._source.seek(partition, task.start[partition])
         self._source.resume(partitions)
         self._paused -= partitions
         self._tasks[index] = task
         self._metrics.restores_total.inc()
-        log.info("task %d: %d assets of epoch %d, committed is %d", index, len(loaded.assets), loaded.epoch, task.epoch)
+        log.info("task %d: %d assets of epoch %d, committed is %d", index, len(loaded.assets), loaded.epoch, task.epoch,
+                 extra=event("task-taken-over", task=index, assets=len(loaded.assets), stored_epoch=loaded.epoch,
+                             epoch=task.epoch, silent_messages=task.silent_messages))  # fmt: skip
 
     def _give_up(self, tasks: Iterable[Task], why: str) -> None:
         """Drop tasks whose commit failed; exactly-once, all of them: their alerts are one transaction."""
         if self._exact:
             tasks = self._tasks.values()
             self._undone, self._alerted_ms = True, None
+            self._unread.clear()
             self._metrics.aborts_total.inc()
         self._drop([task for task in tasks if self._tasks.get(task.index) is task], why)
         try:
             self._take_back()
         except BrokerError as error:
-            log.warning("taking back what was written goes on before the tasks are loaded again: %s", error)
+            log.warning("taking back what was written goes on before the tasks are loaded again: %s", error,
+                        extra=event("abort-pending"))  # fmt: skip
 
     def _take_back(self) -> None:
         """Make sure that nothing written for dropped tasks becomes readable. Raises BrokerError while it can't be."""
@@ -395,5 +395,5 @@ class Pipeline:
         """
         for task in tasks:
             del self._tasks[task.index]
-            log.error("task %d is dropped: %s", task.index, why)
+            log.error("task %d is dropped: %s", task.index, why, extra=event("task-dropped", task=task.index))
         self._retry_ms = self._clock()

@@ -56,6 +56,12 @@ class Source(Protocol):
         Cheap, for every turn of the loop: the end is the one last seen. A partition whose end is unknown is absent.
         """
 
+    def trouble(self) -> str | None:
+        """Why no messages can come (no broker answers, the group is not joined yet); None when they can.
+
+        Asks nobody, and may be called from any thread.
+        """
+
     def close(self) -> None:
         """Leave the group. Commits nothing."""
 
@@ -65,6 +71,9 @@ class Sink(Protocol):
 
     def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter]) -> None:
         """Buffer for sending. Blocks only while the client's buffer is full."""
+
+    def waiting_bytes(self) -> int:
+        """Return the size of what was written and is not committed yet: what this holds in memory."""
 
     def flush(self) -> None:
         """Return once all that was written is acknowledged. Raises BrokerError when it can't be."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from enum import Enum
 
 from stream_detector.errors import StoreError, StoreFencedError, StoreLostError
+from stream_detector.logs import event
 from stream_detector.ports import StateStore
 from stream_detector.task import Task
 
@@ -81,7 +82,7 @@ class Saver:
             failed = failed or saved[task.index] is Saved.MISSED
         if failed and self._behind_since is None:
             self._behind_since = self._clock()
-            log.warning("state is not saved, alerts go on with the thresholds in memory")
+            log.warning("state is not saved, alerts go on with the thresholds in memory", extra=event("store-behind"))
         return saved
 
     def _save(self, task: Task) -> Saved:
@@ -91,10 +92,11 @@ class Saver:
                     task.index, task.token, task.epoch + 1, task.changed_states(), task.saved_positions()
                 )
         except StoreLostError as error:  # what it lost is all in memory
-            log.warning("task %d: %s; all its states are written anew", task.index, error)
+            log.warning("task %d: %s; all its states are written anew", task.index, error,
+                        extra=event("store-empty", task=task.index))  # fmt: skip
             return self._save_anew(task)
         except StoreFencedError as error:
-            log.error("task %d: %s", task.index, error)
+            log.error("task %d: %s", task.index, error, extra=event("task-fenced", task=task.index))
             return Saved.FENCED
         except StoreError:
             return Saved.MISSED
@@ -114,9 +116,9 @@ class Saver:
     def _note(self, error: StoreError | None) -> None:
         """Say once when the store goes, and once when it is back."""
         if error is not None and not self._away:
-            log.warning("the store can't be used; trying on: %s", error)
+            log.warning("the store can't be used; trying on: %s", error, extra=event("store-away"))
         elif error is None and self._away:
-            log.info("the store is back")
+            log.info("the store is back", extra=event("store-back"))
         self._away = error is not None
 
     def caught_up(self) -> None:

@@ -79,6 +79,11 @@ class Task:
     def _several(self) -> bool:
         return len(self.partitions) > 1
 
+    @property
+    def silent_messages(self) -> int:
+        """How many messages are still to be read again in silence."""
+        return sum(max(0, published - self._at[partition]) for partition, published in self._published.items())
+
     def _judged_ms(self, asset: str) -> int | None:
         state = self.states.get(asset)
         return None if state is None else state.judged_ms

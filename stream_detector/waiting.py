@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from stream_detector.records import WindowBatch
 from stream_detector.task import Task
 
 
-@dataclass
+@dataclass(frozen=True)
 class Waiting:
     """Some windows of one task."""
 
@@ -20,6 +21,12 @@ class Waiting:
     silent: bool  # their alerts were published before
     since_ms: float
 
+    def parted(self, count: int) -> tuple[Waiting, Waiting]:
+        """Return the first windows and the others."""
+        return replace(self, windows=_part(self.windows, 0, count)), replace(
+            self, windows=_part(self.windows, count, len(self.windows))
+        )
+
 
 class Queue:
     """Windows of all tasks, in the order they were completed."""
@@ -27,25 +34,52 @@ class Queue:
     def __init__(self, config: ScorerConfig) -> None:
         """Nothing waits."""
         self._config = config
-        self._waiting: list[Waiting] = []
+        self._waiting: deque[Waiting] = deque()
+        self.count = 0
+        """Windows that wait."""
+        self.size = 0
+        """Their bytes."""
 
     def add(self, task: Task, windows: WindowBatch, silent: bool, now_ms: float) -> None:
         """Let windows wait from now on."""
         self._waiting.append(Waiting(task, windows, silent, now_ms))
+        self._count(windows, 1)
+
+    def _count(self, windows: WindowBatch, sign: int) -> None:
+        self.count += sign * len(windows)
+        self.size += sign * int(windows.values.nbytes + windows.filled.nbytes)
 
     @property
     def due_ms(self) -> float:
         """When to score: `scorer.max_wait_ms` after the oldest came, at once when a batch is full."""
         if not self._waiting:
             return np.inf
-        if sum(len(one.windows) for one in self._waiting) >= self._config.max_batch:
+        if self.count >= self._config.max_batch:
             return -np.inf
         return self._waiting[0].since_ms + self._config.max_wait_ms
 
-    def take(self, tasks: dict[int, Task]) -> list[Waiting]:
-        """Return what waits of these tasks; nothing waits then, of others neither."""
-        taken, self._waiting = self._waiting, []
-        return [one for one in taken if tasks.get(one.task.index) is one.task]
+    def take(self, tasks: dict[int, Task], limit: int) -> list[Waiting]:
+        """Return the oldest windows of these tasks, at most `limit` (1 or more); those of others are forgotten."""
+        taken: list[Waiting] = []
+        while self._waiting and limit:
+            one = self._waiting.popleft()
+            self._count(one.windows, -1)
+            if tasks.get(one.task.index) is not one.task:
+                continue
+            if len(one.windows) > limit:
+                one, rest = one.parted(limit)
+                self._waiting.appendleft(rest)
+                self._count(rest.windows, 1)
+            taken.append(one)
+            limit -= len(one.windows)
+        return taken
+
+
+def _part(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
+    return WindowBatch(
+        windows.task, windows.assets[start:stop], windows.end_ms[start:stop], windows.values[start:stop],
+        windows.filled[start:stop], windows.ingest_ms[start:stop],
+    )  # fmt: skip
 
 
 def merged(batches: list[WindowBatch]) -> WindowBatch:

@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[1]
 #: Rooms by floor: a room may import from its own floor and from those below. A module `kafka_io/sink.py` is in the room
 #: `kafka_io`. A new module belongs on the lowest floor on which its imports allow it to stand.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tuning", "redaction"),
+    ("errors", "tuning", "logs", "pace", "redaction"),
     ("records",),
     ("config", "config_adaptation", "config_base", "config_baselines", "config_kafka", "config_model", "config_sensors",
      "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models", "rights"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing"),
-    ("pipeline", "task", "judging", "saving", "waiting", "offline", "truth",
+    ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth",
      "memory", "memory_store", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
     ("__main__",),
@@ -44,7 +44,7 @@ ONLY_IN = {
 
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
 PURE = {
-    "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "sensor_checks",
+    "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "pace", "sensor_checks",
     "sensing", "adaptation",
 }  # fmt: skip
 IMPURE = {

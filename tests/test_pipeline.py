@@ -153,7 +153,7 @@ def test_a_step_waits_no_longer_than_the_next_window_is_due(monkeypatch):
 def test_windows_of_several_partitions_share_a_batch():
     """One forward pass scores what the poll brought, whichever partitions it came from."""
     plant = Plant(make_config(adaptation=FOLLOWS_NOTHING), partitions=3)
-    plant.write(recorded(6, 40))
+    plant.write(recorded(6, 14))
     worker = plant.worker()
     plant.run(worker)
     assert 1 == len(worker.scorer.batches)

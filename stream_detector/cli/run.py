@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
@@ -15,6 +13,8 @@ from typing import TYPE_CHECKING
 from stream_detector import settings
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError
+from stream_detector.health import Health
+from stream_detector.logs import Output, event
 from stream_detector.tuning import tune_gc
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0       # between tries while Kafka is away
-_STUCK_S = 60.0      # a loop that hasn't turned for so long is reported not alive
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -51,24 +50,29 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     overrides = {"artifact": args.model.resolve()} if args.model else None
     config = settings.load(args.config, overrides=overrides)
+    output: Output = args.output
+    output.bind(stream=config.stream)
     with ExitStack() as closing:
-        turn = [time.monotonic()]
-        pipeline = _assemble(config, args.create_topics, closing, turn)
+        health = Health()
+        pipeline = _assemble(config, args.create_topics, closing, health)
         tune_gc()
         pipeline.open()
-        sys.stderr.write(f"{config.stream}: worker started, reading {', '.join(e.topic for e in config.inputs)}\n")
+        topics = ", ".join(entry.topic for entry in config.inputs)
+        output.say(log, f"{config.stream}: worker started, reading {topics}", "worker-started", topics=topics)
         try:
-            _loop(pipeline, stop, turn)
+            _loop(pipeline, stop, health)
         finally:
             pipeline.close()
-    sys.stderr.write(f"{config.stream}: worker stopped, {pipeline.windows} windows, {pipeline.alerts} alerts\n")
+    done = {"windows": pipeline.windows, "alerts": pipeline.alerts}
+    text = f"{config.stream}: worker stopped, {pipeline.windows} windows, {pipeline.alerts} alerts"
+    output.say(log, text, "worker-stopped", **done)
     return 0
 
 
-def _loop(pipeline: Pipeline, stop: Event, turn: list[float]) -> None:
+def _loop(pipeline: Pipeline, stop: Event, health: Health) -> None:
     away = worked = False
     while not stop.is_set():
-        turn[0] = time.monotonic()
+        health.turning()
         try:
             pipeline.step()
         except BrokerLoginError:
@@ -77,17 +81,19 @@ def _loop(pipeline: Pipeline, stop: Event, turn: list[float]) -> None:
             if isinstance(error, BrokerRightsError) and not worked:
                 raise
             if not away:
-                log.warning("Kafka can't be reached, trying on: %s", error)
+                log.warning("Kafka can't be reached, trying on: %s", error, extra=event("broker-away"))
             away = True
+            health.kafka(error)
             stop.wait(_RETRY_S)
         else:
             if away:
-                log.info("Kafka is back")
+                log.info("Kafka is back", extra=event("broker-back"))
             away = False
             worked = worked or pipeline.task_count > 0
+            health.kafka(None)
 
 
-def _assemble(config: Config, partitions: int | None, closing: ExitStack, turn: list[float]) -> Pipeline:
+def _assemble(config: Config, partitions: int | None, closing: ExitStack, health: Health) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
     from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_rights
     from stream_detector.metrics import HealthServer, Metrics
@@ -109,18 +115,16 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, turn: 
     source = KafkaSource(config)
     sink = make_sink(config, source)
     metrics = Metrics()
+    metrics.ready.set_function(lambda: float(health.ready()[0]))
     pipeline = Pipeline(
         config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics,
         norms=[one.norms for one in models.artifacts],
     )  # fmt: skip
     if config.metrics.port is not None:
-
-        def alive() -> tuple[bool, str]:
-            since = time.monotonic() - turn[0]
-            return since < _STUCK_S, f"the loop turned {since:.1f} s ago"
-
-        health = HealthServer(config.metrics.host, config.metrics.port, metrics, pipeline.ready, alive)
-        health.start()
-        closing.callback(health.stop)
-        log.info("metrics and health on http://%s:%d", health.host, health.port)
+        server = HealthServer(config.metrics.host, config.metrics.port, metrics, health.ready, health.alive)
+        server.start()
+        closing.callback(server.stop)
+        where = {"host": server.host, "port": server.port}
+        log.info("metrics and health on http://%s:%d", *where.values(), extra=event("metrics-served", **where))
+    health.watch(pipeline)
     return pipeline

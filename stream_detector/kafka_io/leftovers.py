@@ -16,6 +16,7 @@ from kafka import errors as kafka_errors
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
 from stream_detector.kafka_io.settings import client_settings, connect_producer, translated
+from stream_detector.logs import event
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,11 @@ def end_leftovers(kafka: KafkaConfig, group: str, own: str) -> list[str]:
             finally:
                 with suppress(kafka_errors.KafkaError):
                     producer.close(timeout=0)
-            log.info("ended the transaction that %s left open", name)
+            log.info("ended the transaction that %s left open", name, extra=event("transaction-ended", of=name))
             ended.append(name)
     except BrokerError as error:
-        log.warning("transactions that dead workers left open stay so until they time out: %s", error)
+        log.warning("transactions that dead workers left open stay so until they time out: %s", error,
+                    extra=event("transactions-left"))  # fmt: skip
     return ended
 
 

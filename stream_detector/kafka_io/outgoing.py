@@ -16,6 +16,7 @@ from stream_detector.records import Alert, DeadLetter
 
 #: What the client or a broker says of a message that its topic doesn't take.
 TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
+_OVERHEAD = 1_000  # bytes: headers, the objects around them, and what the client keeps of a message
 _KEY_KEPT = 1_024  # bytes: an asset's id is at most 256 characters
 
 
@@ -32,6 +33,11 @@ class Outgoing(NamedTuple):
     def can_shrink(self) -> bool:
         """Whether it may go without its value: a dead letter must not stop the stream."""
         return self.is_letter and bool(self.value)
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in memory, about."""
+        return _OVERHEAD + len(self.key or b"") + len(self.value or b"")
 
     def shrunk(self) -> Outgoing:
         """Return it without what is too large, saying so; the other headers tell where the original is."""

@@ -33,6 +33,7 @@ class KafkaSink:
         self._topics: set[str] = set()
         self._unsent: list[Outgoing] = []
         self._sent: list[tuple[Outgoing, Any]] = []
+        self._size = 0  # bytes of both
         self._producer: Any = None
         self._connect()
 
@@ -57,9 +58,15 @@ class KafkaSink:
 
         A broker that is away is `flush`'s to report.
         """
-        self._unsent += outgoing(self._config, alerts, dead_letters)
+        written = outgoing(self._config, alerts, dead_letters)
+        self._size += sum(one.size for one in written)
+        self._unsent += written
         with suppress(BrokerError):  # kept: flush tries again and reports it
             self._send()
+
+    def waiting_bytes(self) -> int:
+        """Return the size of what was written since the last flush that went through."""
+        return self._size
 
     def _send(self) -> None:
         """Hand everything unsent to the client, in order."""
@@ -98,6 +105,7 @@ class KafkaSink:
         failed = next((i for i, (_, future) in enumerate(self._sent) if not future.succeeded()), None)
         if failed is None:
             self._sent.clear()
+            self._size = 0
             return None
         record, future = self._sent[failed]
         again = [entry for entry, _ in self._sent[failed:]]
@@ -118,6 +126,7 @@ class KafkaSink:
         """Forget what was not sent yet; what was stays: consumers drop repeats by id."""
         self._unsent.clear()
         self._sent.clear()
+        self._size = 0
 
     def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Commit the positions to the group. Call only after `flush`.

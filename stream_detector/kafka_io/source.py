@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from stream_detector.ports import RebalanceListener
 from stream_detector.records import MessageBatch, Partition, Position
 
 _CLOSE_TIMEOUT_MS = 5_000
+_PARTITION_FETCH_BYTES = 4 * 2**20
+_SILENT_S = 3.0  # heartbeats without an answer for so long: the broker is away. There is one every second or more often
 
 
 class KafkaSource:
@@ -74,7 +77,9 @@ class KafkaSource:
             session_timeout_ms=session,
             # Members learn of a rebalance by heartbeat: seldom ones make every rebalance slow.
             heartbeat_interval_ms=max(100, min(1_000, session // 5)),
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            max_poll_interval_ms=self._kafka.max_poll_interval_ms,
+            max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            fetch_max_bytes=max(_PARTITION_FETCH_BYTES, int(self._kafka.max_fetch_mb * 2**20)),
         )
         self._listener = listener
         with translated(self._kafka, "subscribing"):
@@ -159,6 +164,18 @@ class KafkaSource:
             if read is not None and end is not None:
                 lag[self._names[name]] = max(0, end - read)
         return lag
+
+    def trouble(self) -> str | None:
+        """Why no messages can come: this worker is out of its group, or no broker answers its heartbeats."""
+        consumer = self._consumer
+        if consumer is None:
+            return "it has not joined its group yet"
+        coordinator = consumer._coordinator
+        if not coordinator.stable():
+            return "its group is being joined, or is handing out partitions anew"
+        beat = coordinator.heartbeat
+        silent = time.monotonic() - max(beat.last_receive, beat.last_reset)
+        return f"no broker has answered for {silent:.0f} s" if silent > _SILENT_S else None
 
     def group_metadata(self) -> Any:
         """Return the membership as it is now."""

@@ -17,6 +17,7 @@ from stream_detector.errors import BrokerError
 from stream_detector.kafka_io.outgoing import TOO_LARGE, Outgoing, not_written, outgoing, send
 from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_producer, translated
 from stream_detector.kafka_io.source import KafkaSource
+from stream_detector.logs import event
 from stream_detector.records import Alert, DeadLetter, Partition, Position
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class TransactionalSink:
         self._timeout_ms = timeout_ms
         self._waiting: list[Outgoing] = []
         self._sent: list[tuple[Outgoing, Any]] = []
+        self._size = 0  # bytes of both
         self._producer: Any = None
         self._begun = False
         self._connect()
@@ -58,10 +60,16 @@ class TransactionalSink:
 
         A broker that is away is `flush`'s to report.
         """
-        self._waiting += outgoing(self._config, alerts, dead_letters)
+        written = outgoing(self._config, alerts, dead_letters)
+        self._size += sum(one.size for one in written)
+        self._waiting += written
         if len(self._waiting) >= EARLY:
             with suppress(BrokerError):
                 self._send()
+
+    def waiting_bytes(self) -> int:
+        """Return the size of what was written since the last commit."""
+        return self._size
 
     def flush(self) -> None:
         """Return once all that was written is acknowledged, unreadable yet.
@@ -88,6 +96,7 @@ class TransactionalSink:
             self._disconnect()
             self.abort()
             self._waiting = again
+            self._size = sum(one.size for one in again)
 
     def _wait_for_answers(self) -> list[int]:
         """Wait until all that was sent is acknowledged, or something of it failed; return what is not acknowledged.
@@ -121,6 +130,7 @@ class TransactionalSink:
             self._wait(manager.begin_commit())
         self._begun = False
         self._sent.clear()
+        self._size = 0
 
     def abort(self) -> None:
         """Take back all that was written since the last commit; after it no transaction of ours is open or in doubt.
@@ -129,13 +139,14 @@ class TransactionalSink:
         """
         self._waiting.clear()
         self._sent.clear()
+        self._size = 0
         if self._producer is not None and self._begun:
             try:
                 with self._asking("aborting"):
                     self._wait(self._producer._transaction_manager.begin_abort())
                 self._begun = False
             except BrokerError as error:
-                log.info("a transaction is ended by a new producer: %s", error)
+                log.info("a transaction is ended by a new producer: %s", error, extra=event("producer-renewed"))
                 self._disconnect()
         if self._producer is None:
             self._connect()
