@@ -97,12 +97,12 @@ def test_killed_in_a_commit(make_plant, moment):
 def test_a_static_member_goes_on_where_it_was(make_plant):
     """Killed and started again under its instance_id, a worker has its partitions long before the session is over."""
     plant = make_plant()
-    static = {"KAFKA__INSTANCE_ID": "one", "KAFKA__SESSION_TIMEOUT_MS": "40000"}
+    static = {"KAFKA__INSTANCE_ID": "one", "KAFKA__SESSION_TIMEOUT_MS": "120000"}
     assert -signal.SIGKILL == plant.start("saved:2:SIGKILL", **static).process.wait(60)
     again = plant.start(**static)
     started = time.monotonic()
     assert FINE == plant.finish(again)
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 90
 
 
 @pytest.mark.parametrize("seed", [1, 2])
