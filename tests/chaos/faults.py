@@ -35,7 +35,7 @@ def worker_killed(target: Target, chance: random.Random) -> bool:
 
 def worker_killed_in_commit(target: Target, chance: random.Random) -> bool:
     """kill -9 a worker between two steps of a commit with alerts, and start another."""
-    worker = chance.choice(target.workers)
+    worker = chance.choice(target.busy())
     struck = _trapped(target, worker, f"{chance.choice(MOMENTS)}:SIGKILL")
     target.replace(worker)
     return struck
@@ -58,7 +58,7 @@ def worker_held(target: Target, chance: random.Random) -> bool:
 
 def worker_zombie(target: Target, chance: random.Random) -> bool:
     """Hold a worker until others have its work, then let it go on; every other time in the middle of a commit."""
-    worker = chance.choice(target.workers)
+    worker = chance.choice(target.busy())
     if chance.random() < 0.5:
         _trapped(target, worker, f"{chance.choice(MOMENTS)}:SIGSTOP")
     return _held(target, worker, target.session_s + chance.uniform(1.0, 3.0))

@@ -53,6 +53,10 @@ class Target:
         """Addresses of the brokers."""
         return [f"127.0.0.1:{broker.port}" for broker in self.brokers]
 
+    def busy(self) -> list[Program]:
+        """Return the workers that have partitions; all when none has."""
+        return [worker for worker in self.workers if worker.metric("assigned_partitions")] or self.workers
+
     def replace(self, worker: Program) -> None:
         """Start another in the place of one that ended, or end it now (SIGKILL)."""
         worker.kill()

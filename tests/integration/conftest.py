@@ -12,6 +12,8 @@ import pytest
 from producers.output import write
 from producers.simulate import simulate
 from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
+from tests.chaos import verify
+from tests.integration.plant import Plant
 from tests.integration.site import DETECTOR, Site, call, write_config
 from tests.servers import KafkaServer, RedisServer
 
@@ -75,3 +77,29 @@ def make_site(
     yield make
     for site in sites:
         site.close()
+
+
+@pytest.fixture(scope="session")
+def wanted(material: Material) -> tuple[list[bytes], dict[str, Any]]:
+    """The alerts and states of an undisturbed run."""
+    alerts, states = verify.expected(material.artifact.parent / "train.yaml", material.files)
+    assert len(alerts) > 10
+    assert len(states) == 6
+    return alerts, states
+
+
+@pytest.fixture
+def make_plant(
+    make_site: Callable[..., Site], material: Material, wanted: tuple[list[bytes], dict[str, Any]]
+) -> Callable[..., Plant]:
+    """Make a stream with all readings on its topic; small polls, so that there is much to be interrupted."""
+
+    def make(partitions: int = 4, poll: int = 30, fill: bool = True, **sections: Any) -> Plant:
+        sections = {"delivery": "exactly_once", "commit_interval_ms": 100, **sections}
+        site = make_site(partitions, max_poll_records=poll, **sections)
+        plant = Plant(site.config_path, site.folder, site.partitions, True, site.programs, wanted)
+        if fill:
+            assert 0 == plant.replay(material.files, "max").process.wait(60)
+        return plant
+
+    return make

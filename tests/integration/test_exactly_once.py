@@ -5,75 +5,15 @@ from __future__ import annotations
 import random
 import signal
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from stream_detector.embedded import free_port
 from tests.chaos import verify
-from tests.integration.site import Site, until
+from tests.integration.plant import FINE
+from tests.integration.site import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("servers", ["kafka+redis"], indirect=True)]
-
-FINE = {"missing": 0, "repeated": 0, "unexpected": 0, "state_differences": 0, "undecided": 0}
-SESSION_MS = 3_000
-
-
-@dataclass
-class Plant(Site):
-    """A stream whose readings lie on the topic already, and workers that can be broken."""
-
-    wanted: tuple = field(default=())
-
-    def start(self, at: str = "", broken: str = "", **settings: str):
-        """Start a worker; see tests/chaos/worker.py."""
-        port = free_port()
-        settings = {"METRICS__PORT": str(port), "KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), **settings}
-        env = {f"STREAM_DETECTOR__{name}": value for name, value in settings.items()}
-        env |= {"STREAM_DETECTOR_TEST_AT": at, "STREAM_DETECTOR_TEST_BREAK": broken}
-        module, *words = "tests.chaos.worker", "--log-level", "info", "run"
-        return self._start("worker", env, module, *words, self.config_path, port=port)
-
-    def progress(self):
-        """Return how many messages are committed as read, saved, and written."""
-        return verify.progress(self.config_path)
-
-    def finish(self, *workers, seconds=90.0):
-        """Wait until all is committed; stop the workers; return what the verifier says."""
-        until(lambda: verify.settled(self.config_path), "all is processed", seconds, workers[0])
-        for worker in workers:
-            until(lambda worker=worker: "worker started" in worker.said(), "it can be stopped", 30, worker)
-            assert 0 == worker.stop(), worker.said()
-        return self.verdict()
-
-    def verdict(self):
-        """Return what the verifier says."""
-        return verify.verify(self.config_path, self.wanted)
-
-
-@pytest.fixture(scope="session")
-def wanted(material):
-    """The alerts and states of an undisturbed run."""
-    alerts, states = verify.expected(material.artifact.parent / "train.yaml", material.files)
-    assert len(alerts) > 10
-    assert len(states) == 6
-    return alerts, states
-
-
-@pytest.fixture
-def make_plant(make_site, material, wanted):
-    """Make a stream with all readings on its topic; small polls, so that there is much to be interrupted."""
-
-    def make(partitions=4, poll=30, fill=True, **sections) -> Plant:
-        sections = {"delivery": "exactly_once", "commit_interval_ms": 100, **sections}
-        site = make_site(partitions, max_poll_records=poll, **sections)
-        plant = Plant(site.config_path, site.folder, site.partitions, True, site.programs, wanted)
-        if fill:
-            assert 0 == plant.replay(material.files, "max").process.wait(60)
-        return plant
-
-    return make
 
 
 def test_an_undisturbed_run_is_as_the_backtest(make_plant):

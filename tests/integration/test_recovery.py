@@ -1,0 +1,32 @@
+"""What happens after a worker is killed: who serves its partitions, and how often anybody's work is interrupted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos import verify
+from tests.integration.plant import FINE
+from tests.integration.site import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("servers", ["kafka+redis"], indirect=True)]
+
+PARTITIONS = 6
+
+
+def test_after_kill_9_of_one_of_three_all_is_served_again_by_one_rebalance(make_plant, material):
+    """Each partition is taken over once and no more: nobody waits for another rebalance, nor for a transaction's end.
+
+    How long that takes is measured by `python -m tests.benchmarks.recovery`: about the session timeout and a second.
+    """
+    plant = make_plant(partitions=PARTITIONS, fill=False)
+    workers = [plant.start(), plant.start(), plant.start()]
+    until(lambda: all(2 == worker.metric("assigned_partitions") for worker in workers), "all share", 60)
+    replay = plant.replay(material.files, 90)
+    until(lambda: plant.progress().read > 0, "something is read", 60, workers[0])
+    before = [worker.metric("restores_total") for worker in workers[1:]]
+    workers[0].kill()
+    until(lambda: 6 == sum(worker.metric("assigned_partitions") for worker in workers[1:]), "all is served again", 60)
+    assert 0 == replay.process.wait(120), replay.said()
+    until(lambda: verify.settled(plant.config_path), "all is processed", 60, workers[1])
+    assert PARTITIONS == sum(worker.metric("restores_total") for worker in workers[1:]) - sum(before)
+    assert FINE == plant.finish(*workers[1:])

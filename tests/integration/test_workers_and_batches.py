@@ -1,0 +1,80 @@
+"""The same topic read exactly once by any number of workers in batches of any size: the same alerts and states."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+import yaml
+
+from stream_detector.cli.run import _assemble
+from stream_detector.errors import BrokerError
+from stream_detector.kafka_io import ensure_topics
+from stream_detector.settings import load
+from tests.chaos import verify
+from tests.integration.plant import FINE
+from tests.integration.site import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("servers", ["kafka+redis"], indirect=True)]
+
+PARTITIONS = 6
+WORKERS, BATCHES = (1, 2, 5), (1, 7, 64, 512)
+
+
+class Thread(threading.Thread):
+    """A worker in this process, so that a dozen groups of them take seconds and not minutes."""
+
+    def __init__(self, config, closing):
+        super().__init__(daemon=True)
+        self.stopping, self.failure = threading.Event(), None
+        self.pipeline = _assemble(config, None, closing, [0.0])  # as `stream-detector run` wires it
+
+    def run(self):
+        """Step until told to stop."""
+        try:
+            self.pipeline.open()
+            while not self.stopping.is_set():
+                try:
+                    self.pipeline.step(50)
+                except BrokerError:  # as `stream-detector run` does
+                    self.stopping.wait(1)
+            self.pipeline.close()
+        except BaseException as error:
+            self.failure = error
+
+
+def group_config(plant, name, batch):
+    """Write the set-up of a group of its own on the plant's input topic; return its path."""
+    settings = yaml.safe_load(plant.config_path.read_text())
+    settings["kafka"] |= {"group": name, "alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter"}
+    settings["kafka"]["max_poll_records"] = max(50, 4 * batch)
+    settings["redis"]["prefix"] = name
+    settings["scorer"] = {"max_batch": batch}
+    settings["metrics"] = {"port": None}
+    path = plant.folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_alerts_depend_on_neither_workers_nor_batches(make_plant, unique, workers):
+    """1, 2 and 5 workers, batches of 1, 7, 64 and 512 windows, each a group of its own: all as the backtest."""
+    plant = make_plant(partitions=PARTITIONS)
+    found = {}
+    for batch in BATCHES:
+        path = group_config(plant, unique("batches"), batch)
+        config = load(path, env={})
+        ensure_topics(config.kafka, {config.alert_topic: PARTITIONS, config.dead_letter_topic: 1})
+        with ExitStack() as closing:
+            threads = [Thread(config, closing) for _ in range(workers)]
+            for thread in threads:
+                thread.start()
+            until(lambda path=path: verify.settled(path), f"{workers} workers with batches of {batch} have read all")
+            for thread in threads:
+                thread.stopping.set()
+            for thread in threads:
+                thread.join(30)
+                assert (None, False) == (thread.failure, thread.is_alive())
+        found[batch] = verify.verify(path, plant.wanted)
+    assert dict.fromkeys(BATCHES, FINE) == found
