@@ -114,6 +114,8 @@ class TokenEndpoint:
         """The forms posted, in order."""
         self.broken: tuple[int, bytes] | None = None
         """Answer with this status and body instead."""
+        self.given: list[str] = []
+        """The tokens handed out."""
         self._key = rsa.generate_private_key(65_537, 2_048)
         endpoint = self
 
@@ -177,7 +179,8 @@ class TokenEndpoint:
             return 400, b'{"error": "unsupported_grant_type"}'
         if self.clients.get(client) != secret:
             return 401, b'{"error": "invalid_client", "error_description": "no such client or secret"}'
-        granted = {"access_token": self.token(client), "token_type": "Bearer", "expires_in": int(self.lifetime_s)}
+        self.given.append(self.token(client))
+        granted = {"access_token": self.given[-1], "token_type": "Bearer", "expires_in": int(self.lifetime_s)}
         return 200, json.dumps(granted).encode()
 
 

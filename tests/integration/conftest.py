@@ -13,9 +13,12 @@ from producers.output import write
 from producers.simulate import simulate
 from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
 from tests.chaos import verify
+from tests.integration.fortress import fortress, make_secured, revealed
 from tests.integration.plant import Plant
 from tests.integration.site import DETECTOR, Site, call, write_config
 from tests.servers import KafkaServer, RedisServer
+
+__all__ = ["fortress", "make_secured", "revealed"]  # fixtures of fortress.py
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,11 @@ class Site:
         counts = {self.topic: self.partitions, self.config.alert_topic: self.partitions}
         ensure_topics(self.config.kafka, {**counts, self.config.dead_letter_topic: 1})
 
-    def worker(self) -> Program:
+    def worker(self, level: str = "info") -> Program:
         """Start a worker, with metrics on a port of its own; ready some seconds later."""
         port = free_port()
         env = {"STREAM_DETECTOR__METRICS__PORT": str(port)}
-        return self._start("worker", env, DETECTOR, "--log-level", "info", "run", self.config_path, port=port)
+        return self._start("worker", env, DETECTOR, "--log-level", level, "run", self.config_path, port=port)
 
     def replay(self, files: list[Path], speed: object, *options: object) -> Program:
         """Start a replay of recordings."""

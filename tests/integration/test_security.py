@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,133 +13,18 @@ import yaml
 
 from stream_detector.__main__ import main
 from stream_detector.config import Config
-from stream_detector.embedded import SESSION_TIMEOUT_MS
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError, StoreAccessError, StoreError
 from stream_detector.kafka_io import ensure_topics
 from stream_detector.kafka_io.oauth import TokenProvider
 from stream_detector.redis_store import RedisStore
 from stream_detector.rights import kafka_rights, redis_rules
 from stream_detector.settings import effective, load
-from tests.conftest import missing
-from tests.integration.site import Site, write_config
+from tests.integration.fortress import STORE_PASSWORD, Fortress, SecuredSite
 from tests.integration.test_live import by_asset
-from tests.secured import DAY, Authority, Identity, SecuredKafka, SecuredRedis, TokenEndpoint
-from tests.servers import UnavailableError, kafka_jars
+from tests.secured import DAY, Authority, SecuredRedis
 
-pytestmark = pytest.mark.slow
-
-PASSWORD, SECRET, STORE_PASSWORD = "sentinel-kafka-4711", "sentinel-oauth-4712", "sentinel-redis-4713"
-SECRETS = (PASSWORD, SECRET, STORE_PASSWORD)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("revealed")]
 WAYS = ("SCRAM-SHA-512", "OAUTHBEARER", "mTLS")
-
-
-@dataclass
-class Fortress:
-    """The servers, and who they trust."""
-
-    folder: Path
-    authority: Authority
-    endpoint: TokenEndpoint
-    kafka: SecuredKafka
-    redis: SecuredRedis
-    users: dict[str, Identity] = field(default_factory=dict)
-
-    def user(self, name: str) -> None:
-        """Make a user known in every way."""
-        self.kafka.add_user(name, PASSWORD)
-        self.endpoint.clients[name] = SECRET
-        self.users[name] = self.authority.issue(name)
-
-    def kafka_settings(self, name: str, way: str = "SCRAM-SHA-512", **changes: Any) -> dict[str, Any]:
-        """Return what a user writes under `kafka` to come this way."""
-        security: dict[str, Any] = {"protocol": "SASL_SSL", "mechanism": way, "ca_file": str(self.authority.file)}
-        port = self.kafka.sasl_port
-        if way == "mTLS":
-            identity = self.users[name]
-            security |= {"protocol": "SSL", "cert_file": str(identity.cert), "key_file": str(identity.key)}
-            del security["mechanism"]
-            port = self.kafka.tls_port
-        elif way == "OAUTHBEARER":
-            security["oauth"] = {"token_url": self.endpoint.url, "client_id": name, "client_secret": {"env": "SECRET"}}
-        else:
-            security |= {"username": name, "password": {"env": "PASSWORD"}}
-        return {"bootstrap_servers": [f"127.0.0.1:{port}"], "session_timeout_ms": SESSION_TIMEOUT_MS,
-                "security": security | changes}  # fmt: skip
-
-    def redis_settings(self, user: str, prefix: str, **changes: Any) -> dict[str, Any]:
-        """Return what a user writes under `redis`."""
-        return {"url": self.redis.url, "username": user, "password": {"env": "STORE_PASSWORD"},
-                "ca_file": str(self.authority.file), "prefix": prefix} | changes  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fortress]:
-    """One of each server for all tests here."""
-    folder = tmp_path_factory.mktemp("fortress")
-    authority, endpoint = Authority(folder / "ca"), TokenEndpoint({})
-    try:
-        kafka = SecuredKafka(folder / "kafka", kafka_jars(), authority, endpoint)
-        redis = SecuredRedis(folder / "redis", authority, client_auth=False)
-    except UnavailableError as reason:
-        missing(str(reason))
-    kafka.start()
-    redis.start()
-    yield Fortress(folder, authority, endpoint, kafka, redis)
-    kafka.stop()
-    redis.stop()
-    endpoint.close()
-
-
-@pytest.fixture(autouse=True)
-def _secrets(monkeypatch: pytest.MonkeyPatch, fortress: Fortress) -> None:
-    for name, value in (("PASSWORD", PASSWORD), ("SECRET", SECRET), ("STORE_PASSWORD", STORE_PASSWORD),
-                        ("ADMIN_PASSWORD", fortress.redis.password), ("WRONG", "sentinel-wrong-4714")):  # fmt: skip
-        monkeypatch.setenv(name, value)
-
-
-class SecuredSite(Site):
-    """A site whose programs have the least rights; the tests look at it with all."""
-
-    def __post_init__(self) -> None:
-        own = self.config_path
-        self.config_path = own.with_name("administrator.yaml")
-        super().__post_init__()
-        self.config_path = own
-
-    def ran(self) -> str:
-        """Return all that its programs wrote."""
-        return "".join(program.said() for program in self.programs)
-
-
-@pytest.fixture
-def make_site(fortress: Fortress, unique, tmp_path, material) -> Iterator[Any]:
-    """Make a stream; `way`: how its user comes to Kafka; `without`: a right of Kafka's that the user lacks."""
-    sites: list[SecuredSite] = []
-
-    def make(way: str = "SCRAM-SHA-512", without: int | None = None, **sections: Any) -> SecuredSite:
-        name = unique("secured")
-        fortress.user(name)
-        sections = {"delivery": "exactly_once", "commit_interval_ms": 100, **sections}
-        admin = {"bootstrap_servers": fortress.kafka.config.bootstrap_servers, "session_timeout_ms": SESSION_TIMEOUT_MS}
-        path = tmp_path / "site.yaml"
-        redis = fortress.redis_settings("administrator", name, password={"env": "ADMIN_PASSWORD"})
-        for file, kafka, store in (
-            (path.with_name("administrator.yaml"), admin, redis),
-            (path, fortress.kafka_settings(name, way), fortress.redis_settings(name, name)),
-        ):
-            write_config(file, name, material.artifact, kafka, fortress.redis.url, **sections)
-            file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"redis": store}))
-        site = SecuredSite(path, tmp_path, 2, True)
-        sites.append(site)
-        config = load(path, env={})
-        fortress.kafka.grant(name, [right for at, right in enumerate(kafka_rights(config)) if at != without])
-        rules = redis_rules(config)
-        assert "OK" == fortress.redis.call("ACL", "SETUSER", name, "reset", "on", f">{STORE_PASSWORD}", *rules)
-        return site
-
-    yield make
-    for site in sites:
-        site.close()
 
 
 def run_to_the_end(site: SecuredSite, material) -> None:
@@ -157,13 +41,13 @@ def run_to_the_end(site: SecuredSite, material) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_worker_with_the_least_rights(make_site, material, fortress, way):
+def test_a_worker_with_the_least_rights(make_secured, material, fortress, way):
     """Exactly once over TLS, logged in either way, with the documented rights only, the alerts are the backtest's.
 
     Redis refused nothing: its list is whole as well.
     """
     fortress.redis.call("ACL", "LOG", "RESET")
-    site = make_site(way)
+    site = make_secured(way)
     run_to_the_end(site, material)
     assert "" == fortress.redis.call("ACL", "LOG")
 
@@ -183,9 +67,9 @@ def all_rights() -> list[Any]:
 
 
 @pytest.mark.parametrize("number", all_rights())
-def test_a_worker_without_a_right_says_which(make_site, monkeypatch, capfd, number):
+def test_a_worker_without_a_right_says_which(make_secured, monkeypatch, capfd, number):
     """A worker that lacks any right on Kafka ends at once, with status 2, naming the resource and how to grant it."""
-    site = make_site(without=number)
+    site = make_secured(without=number)
     status, said = start(site, monkeypatch, capfd)
     assert 2 == status, said
     assert kafka_rights(load(site.config_path, env={}))[number].name in said
