@@ -6,6 +6,7 @@
     access    whether this user has the rights of a worker
     topics    partition counts, creation, end offsets
     source    the input topics as a group member (ports.Source)
+    turns     partitions far behind take turns with those that are not
     sink      alerts, dead letters, commits (ports.Sink): at least once
     transactional  the same in transactions: exactly once
     outgoing  alerts and dead letters as messages: what both sinks write

@@ -18,11 +18,13 @@ from stream_detector.errors import ConfigError, FencedError
 from stream_detector.kafka_io.leftovers import end_leftovers
 from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
 from stream_detector.kafka_io.topics import end_offsets, require_topics
+from stream_detector.kafka_io.turns import Turns
 from stream_detector.ports import RebalanceListener
 from stream_detector.records import MessageBatch, Partition, Position
 
 _CLOSE_TIMEOUT_MS = 5_000
 _PARTITION_FETCH_BYTES = 4 * 2**20
+_FETCH_WAIT_MS = 100
 _SILENT_S = 3.0  # heartbeats without an answer for so long: the broker is away. There is one every second or more often
 
 
@@ -50,6 +52,7 @@ class KafkaSource:
         self.transactional_id = f"{config.group}#{config.kafka.instance_id or uuid.uuid4().hex}"
         """Of the transactions that carry this member's offsets; also its client id: so others know that it is alive."""
         self._membership: Any = None  # as of the last assignment
+        self._turns = Turns()
         self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
 
     def open(self, listener: RebalanceListener) -> None:
@@ -79,6 +82,8 @@ class KafkaSource:
             heartbeat_interval_ms=max(100, min(1_000, session // 5)),
             max_poll_interval_ms=self._kafka.max_poll_interval_ms,
             max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            # A fetch waits so long for messages of partitions without any, and meanwhile no other is sent.
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
             fetch_max_bytes=max(_PARTITION_FETCH_BYTES, int(self._kafka.max_fetch_mb * 2**20)),
         )
         self._listener = listener
@@ -94,7 +99,10 @@ class KafkaSource:
         (flushes and commits raise then). Raises what the listener raised, BrokerError.
         """
         with translated(self._kafka, "reading"):
-            polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
+            self._turns.unpark(self._consumer)
+            polled = self._turns.poll(self._consumer, self._lag(), max_messages) if self._turns.due() else {}
+            if not polled and self._failure is None:
+                polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
         if self._failure is not None:
             failure, self._failure = self._failure, None
             for partition, records in polled.items():  # not handed out, so not passed over
@@ -158,11 +166,14 @@ class KafkaSource:
         The end is the one the last fetch saw, so this asks nobody and may be called in every loop; a partition not
         fetched yet is absent.
         """
-        lag: dict[Partition, int] = {}
+        return {self._names[name]: behind for name, behind in self._lag().items()}
+
+    def _lag(self) -> dict[TopicPartition, int]:
+        lag: dict[TopicPartition, int] = {}
         for name in self._owned:
             read, end = self._consumer.position(name, timeout_ms=0), self._consumer.highwater(name)
             if read is not None and end is not None:
-                lag[self._names[name]] = max(0, end - read)
+                lag[name] = max(0, end - read)
         return lag
 
     def trouble(self) -> str | None:

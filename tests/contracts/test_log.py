@@ -416,6 +416,42 @@ def test_a_dead_letter_too_large_for_its_topic_loses_its_value(
     assert dict(found[b"3"].headers)["dropped-bytes"] == b"20000006"
 
 
+def test_a_backlog_starves_no_other_partition(make: Make, join: Join) -> None:
+    """While a partition catches up, a message on another is handed out within some polls, not after the backlog."""
+    log = make(partitions=2)
+    behind, live = Partition(log.topics[0], 0), Partition(log.topics[0], 1)
+    log.write(behind, [b"x"] * 30_000)
+    member = join(log)
+    until(lambda: member.count, lambda: member.poll(100))
+    log.write(live, values("live", 3))
+    polls = 0
+    while len(member.read.get(live, [])) < 3:
+        member.poll(100)
+        time.sleep(0.01)  # a hundred messages' work: the broker has to have the time to answer
+        polls += 1
+    assert polls < 80
+    assert len(member.read[behind]) < 15_000
+    until(lambda: member.count == 30_003, lambda: member.poll(10_000))
+    assert values("live", 3) == member.read[live]
+
+
+def test_a_partition_paused_while_another_is_read_goes_on_after_it(make: Make, join: Join) -> None:
+    """Paused with messages fetched and not handed out, resumed when the other partition's are all read."""
+    log = make(partitions=2)
+    first, second = Partition(log.topics[0], 0), Partition(log.topics[0], 1)
+    for partition in (first, second):
+        log.write(partition, values("a", 300))
+    member = join(log)
+    until(lambda: member.count, lambda: member.poll(20))
+    begun = next(iter(member.read))
+    other = second if begun == first else first
+    member.source.pause([begun])
+    until(lambda: len(member.read.get(other, [])) == 300, lambda: member.poll(150))
+    member.poll(150, 0)
+    member.source.resume([begun])
+    until(lambda: member.count == 600, lambda: member.poll(150))
+
+
 def test_who_lost_the_partitions_cannot_commit(make: Make, join: Join) -> None:
     """A commit for partitions that are not the member's, or by a member that was put out, is a FencedError."""
     log = make(partitions=1)
