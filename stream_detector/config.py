@@ -338,6 +338,8 @@ class Config(Section):
     """Broken sensors told from broken machines."""
     adaptation: AdaptationConfig = AdaptationConfig()
     """The way back to normal. Of streams of records (`window.mode: records`) nothing is followed."""
+    audit: bool = True
+    """Write every change of an asset's level, shift and settings to the audit topic (docs/thresholds.md)."""
     redis: RedisConfig = RedisConfig()
     """Threshold store."""
     metrics: MetricsConfig = MetricsConfig()
@@ -361,7 +363,11 @@ class Config(Section):
         topics = [entry.topic for entry in self.inputs]
         if twice := [topic for topic in topics if topics.count(topic) > 1]:
             raise ValueError(f"kafka.inputs: topic {twice[0]!r} is there twice; expected each input topic once")
-        for key, topic in (("alert_topic", self.alert_topic), ("dead_letter_topic", self.dead_letter_topic)):
+        for key, topic in (
+            ("alert_topic", self.alert_topic),
+            ("dead_letter_topic", self.dead_letter_topic),
+            ("audit_topic", self.audit_topic),
+        ):
             if topic in topics:
                 raise ValueError(f"kafka.{key}: {topic!r} is an input topic too; expected a topic of its own")
         if self.window.mode == "records":
@@ -418,3 +424,8 @@ class Config(Section):
     def verdict_topic(self) -> str:
         """Verdict topic, the default filled in."""
         return self.kafka.verdict_topic or f"{self.stream}.verdicts"
+
+    @property
+    def audit_topic(self) -> str:
+        """Audit topic, the default filled in."""
+        return self.kafka.audit_topic or f"{self.stream}.audit"

@@ -165,6 +165,8 @@ class KafkaConfig(Section):
     """Where unusable messages go; `<stream>.dead-letter` when left out."""
     verdict_topic: str | None = None
     """Where people's verdicts on alerts come from; `<stream>.verdicts` when left out. Not read while it isn't there."""
+    audit_topic: str | None = None
+    """Where changes of thresholds go; `<stream>.audit` when left out."""
     start_from: Literal["earliest", "latest"] = "earliest"
     """Where a group without committed offsets starts."""
     instance_id: str | None = Field(default=None, pattern=r"^[a-zA-Z0-9._-]{1,100}$")

@@ -13,15 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.adaptation import Adapting, Change
+from stream_detector.auditing import Auditor, level_moved
 from stream_detector.config import Config
 from stream_detector.incident import Incidents
 from stream_detector.norms import Norms
 from stream_detector.records import (
     Adaptation,
     Alert,
+    AlertEvent,
     AssetState,
+    Audit,
+    AuditCause,
     Controls,
     IncidentState,
+    Ledger,
+    ModelRef,
     ScoreBatch,
     Shifts,
     ThresholdState,
@@ -38,6 +44,7 @@ Watch = Callable[[str, float, float | None, Judgement, AssetState], None]
 
 _NEVER = -(2**62)  # the end of the last window judged of an asset that has had none
 _OTHER_METHOD = "\0method"  # a reset that no operator can ask for
+_NO_ROLLBACK: tuple[str, AssetState | None] = ("", None)
 _AGAIN = 64  # most windows scored again at once: another change may come
 
 
@@ -63,6 +70,7 @@ class Judging:
         self._numbers = len(config.numeric_columns) if self._follows else 0
         self._adapting = Adapting(config.adaptation, stride_ms, self._numbers)
         self._start = self._adapting.fresh()
+        self._auditor = Auditor(config.stream, config.numeric_columns, config.threshold.risk, config.audit)
         self.anomalies = 0
         """Scores judged anomalous so far."""
 
@@ -78,6 +86,10 @@ class Judging:
                 if adopted is not state.threshold:
                     threshold = replace(adopted, pending=state.threshold.pending)
                 states[asset] = replace(state, threshold=threshold, adaptation=adaptation)
+
+    def take_audits(self) -> list[Audit]:
+        """Return what the audit topic should be told since last asked, in order."""
+        return self._auditor.take()
 
     def shifts(self, parts: Sequence[tuple[Task, WindowBatch]]) -> Shifts | None:
         """Return the shifts to score windows of some tasks under, in order; None while no asset has one."""
@@ -108,8 +120,8 @@ class Judging:
         `scores` were made under `shifts`; those that a change overtakes are replaced by what `rescore` says.
         """
         states, changed = task.states, task.changed
-        pins, resets = controls.pins, controls.resets
-        everybody = resets.get("*", "")
+        pins, accepts, rollbacks = controls.pins, controls.accepts, controls.rollbacks
+        resets, everybody = controls.resets, controls.resets.get("*", "")
         alerts: list[Alert] = []
         count = len(windows)
         score_of, model_of = scores.score[row : row + count].tolist(), scores.model[row : row + count].tolist()
@@ -124,23 +136,25 @@ class Judging:
                 continue
             token = max(resets.get(asset, ""), everybody) if resets else ""  # tokens sort by time
             state = states.get(asset)
+            end, pin = ends[index], pins.get(asset) if pins else None
             if state is None:
-                state = AssetState(self._fresh[model], IncidentState(), _NEVER, token, adaptation=self._start)
-            elif state.reset != token:
-                state = replace(
-                    state, threshold=self._fresh[model], reset=token, adaptation=self._adapting.fresh(state.adaptation)
-                )
+                state = self._first(asset, end, model, token, pin, controls, scores.models[model])
+            elif (
+                state.reset != token
+                or state.ledger.pinned != pin
+                or (rollbacks and rollbacks.get(asset, _NO_ROLLBACK)[0] > state.ledger.rolled)
+            ):
+                state = self._obeyed(state, asset, end, model, token, pin, controls, scores.models[model])
             adaptation = state.adaptation
             if adaptation.serial != under[index] and rescore is not None:
                 self._score_again(windows, scores, row, index, adaptation, under, score_of, rescore)
-            end = ends[index]
             level, before = state.threshold.level, state.incident.opened_ms
             sensors = state.sensors
             if odd[index] or sensors.faults:
                 codes = looks[index] if looks is not None and odd[index] else None
                 sensors, incident, said, muted = self._sensing.step(
                     sensors, state.incident, asset, end, codes, windows, index, scores, row + index,
-                    self._told(state.threshold, pins.get(asset)), ingests[index],
+                    self._told(state.threshold, pin), ingests[index],
                 )  # fmt: skip
                 alerts += said
                 if muted:  # neither alarms nor teaches
@@ -154,8 +168,7 @@ class Judging:
                     continue
                 state = replace(state, incident=incident)
             judgement, threshold = judge(
-                self._method, state.threshold, score_of[index], pins.get(asset), self._margin, self._learn_after,
-                self._adapt,
+                self._method, state.threshold, score_of[index], pin, self._margin, self._learn_after, self._adapt
             )  # fmt: skip
             incident, found = self._incidents.step(
                 state.incident, asset, end, judgement, scores, row + index, threshold.seen, ingests[index]
@@ -163,18 +176,23 @@ class Judging:
             self.anomalies += judgement.anomalous
             if found:
                 alerts += found
+            change: Change | None = None
             if incident.opened_ms is not before:
                 adaptation = self._adapting.turned(adaptation, end)
             elif due[index] and (incident.recent == 0 or before is not None):
                 adaptation, change = self._adapted(adaptation, scores, row + index, end, incident)
-                if change == "regime-change":
-                    state = AssetState(threshold, incident, end, token, sensors, adaptation, state.ledger)
-                    state, told = self._regime(
-                        state, asset, judgement, scores, row + index, ingests[index], accept=not self._asks
-                    )
-                    alerts += told
-                    threshold, incident, adaptation = state.threshold, state.incident, state.adaptation
             after = AssetState(threshold, incident, end, token, sensors, adaptation, state.ledger)
+            accepts_it = bool(accepts) and accepts.get(asset, "") > state.ledger.accepted
+            if change == "regime-change" or accepts_it:
+                token_accepted = accepts[asset] if accepts_it else state.ledger.accepted
+                after, told = self._regime(
+                    after, asset, judgement, scores, row + index, ingests[index], change is not None, token_accepted
+                )
+                alerts += told
+            elif change is not None:
+                after = self._auditor.tell(asset, end, change, state, after, scores.models[model])
+            elif level_moved(state.ledger, threshold.level, end):
+                after = self._auditor.tell(asset, end, "level", state, after, scores.models[model])
             states[asset] = after
             changed.add(asset)
             if watch is not None:
@@ -191,17 +209,67 @@ class Judging:
             return self._adapting.quiet(adaptation, offset, end)
         return self._adapting.during(adaptation, offset, float(scores.score[place]), end, incident.opened_ms)
 
+    def _first(
+        self, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls, ref: ModelRef
+    ) -> AssetState:
+        """Return the state of an asset that nothing is known of. What operators asked before is done by it."""
+        rolled, accepted = controls.rollbacks.get(asset, _NO_ROLLBACK)[0], controls.accepts.get(asset, "")
+        fresh = AssetState(
+            self._fresh[model], IncidentState(), _NEVER, token, adaptation=self._start,
+            ledger=Ledger(pin, accepted, rolled),
+        )  # fmt: skip
+        return self._auditor.tell(asset, end, "calibrate", None, fresh, ref)
+
+    def _obeyed(
+        self, state: AssetState, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls,
+        ref: ModelRef,
+    ) -> AssetState:  # fmt: skip
+        """Return the state after what operators asked for since the window before."""
+        if state.reset != token:
+            cause: AuditCause = "calibrate" if state.reset == _OTHER_METHOD else "reset"
+            fresh = self._adapting.fresh(state.adaptation)
+            after = replace(state, threshold=self._fresh[model], reset=token, adaptation=fresh)
+            state = self._auditor.tell(asset, end, cause, state, after, ref)
+        rolled, point = controls.rollbacks.get(asset, _NO_ROLLBACK)
+        if point is not None and rolled > state.ledger.rolled:
+            moved = self._adapting.adopt(point.adaptation)
+            after = replace(
+                state,
+                threshold=self._method.adopt(point.threshold) or self._fresh[model],
+                adaptation=self._adapting.restored(state.adaptation, moved.shift, moved.anchor, end),
+                ledger=replace(state.ledger, rolled=rolled),
+            )
+            state = self._auditor.tell(asset, end, "rollback", state, after, ref)
+        if state.ledger.pinned != pin:
+            after = replace(state, ledger=replace(state.ledger, pinned=pin))
+            state = self._auditor.tell(asset, end, "unpin" if pin is None else "pin", state, after, ref)
+        return state
+
     def _regime(
         self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
-        accept: bool,
+        is_new: bool, accepted: str,
     ) -> tuple[AssetState, list[Alert]]:  # fmt: skip
-        """Return the state after a regime change was found, and its alerts; `accept`: it is the new normal at once."""
+        """Return the state after a regime change was found (`is_new`) or an operator's acceptance, and its alerts.
+
+        `accepted`: token of the last acceptance; one that finds no regime change told is done with all the same.
+        """
+        asked_for = accepted != state.ledger.accepted
+        state = replace(state, ledger=replace(state.ledger, accepted=accepted))
+        if not state.adaptation.asked or state.incident.opened_ms is None:
+            return state, []
+        accept = asked_for or not self._asks
+        told: tuple[AlertEvent, ...] = ("regime-change",) if is_new else ()
         incident, alerts = self._incidents.settle(
             state.incident, asset, state.judged_ms, judgement, scores, place, state.threshold.seen, ingest_ms,
-            ("regime-change", "close") if accept else ("regime-change",),
+            (*told, "close") if accept else told,
         )  # fmt: skip
+        ref = scores.models[int(scores.model[place])]
         after = replace(state, incident=incident)
-        return (self._accepted(after) if accept else after), alerts
+        if not accept:
+            return self._auditor.tell(asset, state.judged_ms, "regime-ask", state, after, ref), alerts
+        after = self._accepted(after)
+        cause: AuditCause = "accept" if asked_for else "regime-change"
+        return self._auditor.tell(asset, state.judged_ms, cause, state, after, ref), alerts
 
     def _accepted(self, state: AssetState) -> AssetState:
         """Return the state with its regime as the new normal."""

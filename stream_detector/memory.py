@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert
+from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert, encode_audit
 from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.ports import RebalanceListener
-from stream_detector.records import Alert, DeadLetter, Message, MessageBatch, Partition, PlainMessage, Position
+from stream_detector.records import Alert, Audit, DeadLetter, Message, MessageBatch, Partition, PlainMessage, Position
 
 
 @dataclass
@@ -269,6 +269,7 @@ class MemorySink:
         dead_letter_topic: str = "dead-letter",
         now_ms: int = -1,
         exactly_once: bool = False,
+        audit_topic: str = "audit",
     ) -> None:
         """Make the topics when they are missing; `now_ms` stands in for the wall clock in the alerts' headers."""
         self._log = log
@@ -277,7 +278,9 @@ class MemorySink:
         self._alerts = Partition(alert_topic, 0)
         self._dead_letters = Partition(dead_letter_topic, 0)
         log.create(alert_topic)
+        self._audits = Partition(audit_topic, 0)
         log.create(dead_letter_topic)
+        log.create(audit_topic)
         self._exactly_once = exactly_once
         self._buffer: list[tuple[Partition, Message]] = []
         self._size = 0
@@ -292,11 +295,20 @@ class MemorySink:
         """The dead letters flushed so far, as published."""
         return self._log.read(self._dead_letters)
 
-    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter]) -> None:
+    @property
+    def audits(self) -> Sequence[PlainMessage]:
+        """The entries of the audit topic flushed so far, as published."""
+        return self._log.read(self._audits)
+
+    def write(
+        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
+    ) -> None:
         """Buffer for sending. Never blocks."""
         for alert in alerts:
             headers = alert_headers(alert, self._now_ms)
             self._put(self._alerts, PlainMessage(-1, -1, alert.asset.encode(), encode_alert(alert), headers))
+        for audit in audits:
+            self._put(self._audits, PlainMessage(-1, -1, audit.asset.encode(), encode_audit(audit)))
         for letter in dead_letters:
             message = letter.message
             self._put(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from stream_detector.codec import decode_state
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.ports import TaskState
 from stream_detector.records import AssetState, Controls, Partition, Position
@@ -38,6 +39,8 @@ class MemoryServer:
         self.tasks: dict[int, _Task] = {}
         self.pins: dict[str, float] = {}
         self.resets: dict[str, str] = {}
+        self.accepts: dict[str, str] = {}
+        self.rollbacks: dict[str, tuple[str, AssetState]] = {}
         self.version = 0
 
 
@@ -110,7 +113,9 @@ class MemoryStore:
     def controls(self) -> Controls:
         """Return what operators have set."""
         with self._server() as server:
-            return Controls(server.version, dict(server.pins), dict(server.resets))
+            return Controls(
+                server.version, dict(server.pins), dict(server.resets), dict(server.accepts), dict(server.rollbacks)
+            )
 
     def controls_version(self) -> int:
         """Return the count of changes operators made."""
@@ -140,6 +145,21 @@ class MemoryStore:
                 server.resets.clear()
             server.clock += 1
             server.resets[asset] = f"{server.clock:016d}"
+            server.version += 1
+
+    def accept(self, asset: str) -> None:
+        """Take the asset's open regime change for its new normal; nothing where none was told."""
+        with self._server() as server:
+            server.clock += 1
+            server.accepts[asset] = f"{server.clock:016d}"
+            server.version += 1
+
+    def rollback(self, asset: str, point: bytes) -> None:
+        """Go back to what an entry of the audit topic says the asset was held against. Raises DecodeError."""
+        state = decode_state(point)[1]
+        with self._server() as server:
+            server.clock += 1
+            server.rollbacks[asset] = (f"{server.clock:016d}", state)
             server.version += 1
 
     def tasks(self) -> list[int]:

@@ -87,7 +87,9 @@ class Backtest:
         self._config = offline(config, batch)
         self._log = MemoryLog({TOPIC: 1})
         source = MemorySource(self._log, [TOPIC])
-        self._sink = MemorySink(self._log, source, config.alert_topic, config.dead_letter_topic)
+        self._sink = MemorySink(
+            self._log, source, config.alert_topic, config.dead_letter_topic, audit_topic=config.audit_topic
+        )
         self._seen = 0  # alerts handed out
         self.metrics = Metrics()
         self._store = MemoryStore(MemoryServer())
@@ -114,6 +116,11 @@ class Backtest:
     def states(self) -> Iterator[tuple[str, AssetState]]:
         """Yield each asset with its state after all that was run."""
         yield from ((asset, state) for _, asset, state in self._store.assets())
+
+    @property
+    def audits(self) -> Iterator[bytes]:
+        """The entries of the audit topic so far, the very bytes a worker would publish."""
+        return (entry.value for entry in self._sink.audits if entry.value is not None)
 
     @property
     def dead_letters(self) -> Counter[str]:

@@ -198,6 +198,8 @@ class Pipeline:
     def _score(self) -> None:
         """Score and judge what fits into a slice, and write the alerts it calls for."""
         found = self._scoring.slice(self._tasks, self._controls)
+        if found.audits:
+            self._sink.write((), (), found.audits)
         if found.alerts:
             self._sink.write(found.alerts, ())
             self.alerts += len(found.alerts)

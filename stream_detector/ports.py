@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream_detector.records import Alert, AssetState, Controls, DeadLetter, MessageBatch, Partition, Position
+from stream_detector.records import Alert, AssetState, Audit, Controls, DeadLetter, MessageBatch, Partition, Position
 
 
 class RebalanceListener(Protocol):
@@ -69,7 +69,9 @@ class Source(Protocol):
 class Sink(Protocol):
     """The alert and dead-letter topics, and the commit that ties them to the input's offsets."""
 
-    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter]) -> None:
+    def write(
+        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
+    ) -> None:
         """Buffer for sending. Blocks only while the client's buffer is full."""
 
     def waiting_bytes(self) -> int:
@@ -139,6 +141,12 @@ class StateStore(Protocol):
 
     def reset(self, asset: str) -> None:
         """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+
+    def accept(self, asset: str) -> None:
+        """Take the asset's open regime change for its new normal; nothing where none was told."""
+
+    def rollback(self, asset: str, point: bytes) -> None:
+        """Go back to what an entry of the audit topic says the asset was held against."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -334,8 +334,42 @@ class AssetState:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What operators set while workers run; never part of the versioned state."""
+    """What operators set while workers run; never part of the versioned state. Tokens sort by time."""
 
     version: int = 0                                        # counts changes
     pins: Mapping[str, float] = field(default_factory=dict)    # asset -> level
     resets: Mapping[str, str] = field(default_factory=dict)    # asset -> token; "*" for all
+    accepts: Mapping[str, str] = field(default_factory=dict)   # asset -> token of a regime change taken for normal
+    rollbacks: Mapping[str, tuple[str, AssetState]] = field(default_factory=dict)  # asset -> token, what to go back to
+
+
+AuditCause = Literal[
+    "calibrate", "level", "refit", "regime-ask", "regime-change", "accept", "pin", "unpin", "reset", "rollback", "risk"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What an asset was held against at a moment."""
+
+    level: float | None   # adaptive
+    pinned: float | None
+    seen: int             # normal scores learnt from
+    shift: Mapping[str, float]  # column -> training spreads, of those that are moved
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One entry of the audit topic (docs/wire-format.md). Nothing in it depends on wall-clock time."""
+
+    id: str
+    stream: str
+    asset: str
+    at_ms: int      # event time: end of the window from which on it holds
+    cause: AuditCause
+    before: Point | None
+    after: Point
+    method: str     # of the threshold
+    risk: float
+    model: ModelRef
+    state: bytes    # the state after it, less incident and sensors, as codec.encode_state writes it: to go back to

@@ -8,7 +8,9 @@ Layout, with P = `<prefix>:{<stream>}`; the braces keep all keys of a stream on 
     P:task:<n>:old     hash     asset -> the same, the version before
     P:pins             hash     asset -> level, as text that Python reads back exactly
     P:resets           hash     asset, or "*" -> token of the last reset
-    P:controls         string   count of the changes to the two above
+    P:accepts          hash     asset -> token of the last acceptance of a regime change
+    P:rollbacks        hash     asset -> token of the last rollback, ":" and the state to go back to
+    P:controls         string   count of the changes to the four above
 
 Every writing call is one script and so atomic, and one round trip. What it keeps:
 
@@ -138,6 +140,13 @@ if ARGV[1] == '*' then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%016.0f', time[1] * 1000000 + time[2]))
 return redis.call('INCR', KEYS[2])
 """
+# ARGV: asset, what stands after the token
+_MARK = """
+local time = redis.call('TIME')
+local token = string.format('%016.0f', time[1] * 1000000 + time[2])
+redis.call('HSET', KEYS[1], ARGV[1], token .. ARGV[2])
+return redis.call('INCR', KEYS[2])
+"""
 
 
 class RedisStore:
@@ -175,6 +184,7 @@ class RedisStore:
         self._pin: Any = self._redis.register_script(_PIN)
         self._unpin: Any = self._redis.register_script(_UNPIN)
         self._reset: Any = self._redis.register_script(_RESET)
+        self._mark: Any = self._redis.register_script(_MARK)
         self._known: dict[int, int] = {}  # task -> newest epoch this object knows to be in the store
 
     def require_rights(self) -> None:
@@ -268,12 +278,22 @@ class RedisStore:
     def controls(self) -> Controls:
         """Return what operators have set."""
         with self._errors(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.get(self._key("controls")).hgetall(self._key("pins")).hgetall(self._key("resets"))
-            version, pins, resets = pipe.execute()
+            pipe.get(self._key("controls"))
+            for name in ("pins", "resets", "accepts", "rollbacks"):
+                pipe.hgetall(self._key(name))
+            version, pins, resets, accepts, rollbacks = pipe.execute()
+        with self._decoding("the rollbacks"):
+            points = {
+                asset.decode(): (token.decode(), decode_state(point)[1])
+                for asset, value in rollbacks.items()
+                for token, _, point in [value.partition(b":")]
+            }
         return Controls(
             version=int(version or 0),
             pins={asset.decode(): float(level) for asset, level in pins.items()},
             resets={asset.decode(): token.decode() for asset, token in resets.items()},
+            accepts={asset.decode(): token.decode() for asset, token in accepts.items()},
+            rollbacks=points,
         )
 
     def controls_version(self) -> int:
@@ -297,6 +317,17 @@ class RedisStore:
         """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
         with self._errors():
             self._reset(keys=[self._key("resets"), self._key("controls")], args=[asset])
+
+    def accept(self, asset: str) -> None:
+        """Take the asset's open regime change for its new normal; nothing where none was told."""
+        with self._errors():
+            self._mark(keys=[self._key("accepts"), self._key("controls")], args=[asset, ""])
+
+    def rollback(self, asset: str, point: bytes) -> None:
+        """Go back to what an entry of the audit topic says the asset was held against. Raises DecodeError."""
+        decode_state(point)  # what can't be read must not reach the workers
+        with self._errors():
+            self._mark(keys=[self._key("rollbacks"), self._key("controls")], args=[asset, b":" + point])
 
     def tasks(self) -> list[int]:
         """Return the tasks that were ever acquired, in order."""

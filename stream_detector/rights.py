@@ -47,6 +47,8 @@ def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = Fa
     if role == "verdict":
         return [KafkaRight("topic", config.verdict_topic, ("WRITE",), "sends verdicts")]
     exact = config.delivery == "exactly_once"
+    told = "changes of thresholds, which `thresholds history` reads"
+    audit = KafkaRight("topic", config.audit_topic, ("READ", "WRITE", *create), told)
     letters = ("READ", "WRITE") if exact else ("WRITE",)
     why = "unusable messages; at the start, whether one of an aborted transaction can be read" if exact else (
         "unusable messages"
@@ -55,6 +57,7 @@ def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = Fa
     rights += [
         KafkaRight("topic", config.alert_topic, ("WRITE", *create), "alerts"),
         KafkaRight("topic", config.dead_letter_topic, (*letters, *create), why),
+        *([audit] if config.audit else []),
         KafkaRight("topic", config.verdict_topic, ("READ", *create), "verdicts"),
         KafkaRight("group", config.group, ("READ",), "membership and offsets"),
         KafkaRight("group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe",

@@ -22,7 +22,7 @@ from stream_detector.logs import event
 from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
 from stream_detector.pace import Pace
-from stream_detector.records import Alert, Controls, ScoreBatch, Shifts, WindowBatch
+from stream_detector.records import Alert, Audit, Controls, ScoreBatch, Shifts, WindowBatch
 from stream_detector.task import Cut, Task
 from stream_detector.waiting import Queue, merged
 
@@ -45,10 +45,11 @@ class Scores(Protocol):
 
 @dataclass
 class Found:
-    """Alerts of a slice, and since when their windows were complete (the loop's clock, ms)."""
+    """Alerts of a slice, since when their windows were complete (the loop's clock, ms), and what the audit is told."""
 
     alerts: list[Alert] = field(default_factory=list)
     since_ms: list[float] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
 
 
 class Scoring:
@@ -135,6 +136,9 @@ class Scoring:
         for one in pending:
             alerts = self.judging.judge(one.task, one.windows, scores, row, controls, shifts, self._scorer.score)
             row += len(one.windows)
+            audits = self.judging.take_audits()
+            if not one.silent:
+                found.audits += audits
             if alerts and not one.silent:
                 found.alerts += [replace(alert, scored_ms=scored_ms) for alert in alerts]
                 found.since_ms += [one.since_ms] * len(alerts)

@@ -81,6 +81,7 @@ def effective(config: Config) -> dict[str, Any]:
         "inputs": _plain(config.inputs),
         "alert_topic": config.alert_topic,
         "dead_letter_topic": config.dead_letter_topic,
+        "audit_topic": config.audit_topic,
     }
     return plain
 

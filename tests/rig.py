@@ -199,7 +199,7 @@ class Plant:
         source = MemorySource(self.log, [entry.topic for entry in self.config.inputs], batch=batch)
         sink = FaultySink(
             self.log, source, self.config.alert_topic, self.config.dead_letter_topic,
-            exactly_once=self.config.delivery == "exactly_once",
+            exactly_once=self.config.delivery == "exactly_once", audit_topic=self.config.audit_topic,
         )  # fmt: skip
         store = FaultyStore(self.server)
         faults = sink.faults = store.faults = Faults()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from stream_detector.cli import thresholds
+from stream_detector.codec import encode_point
 from stream_detector.config import RedisConfig
-from stream_detector.errors import ConfigError, StoreError
-from stream_detector.records import AssetState, IncidentState, ThresholdState
+from stream_detector.errors import ConfigError, DecodeError, StoreError
+from stream_detector.records import Adaptation, AssetState, IncidentState, ThresholdState
 from stream_detector.redis_store import RedisStore
 
 Run = Callable[..., str]
@@ -177,3 +179,26 @@ def test_a_store_that_is_away_is_said(run: Run, config: Path):
     config.write_text("stream: pump\nchannels: {vibration: {}}\nredis: {url: 'redis://127.0.0.1:1/0'}\n")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/0 can't be reached"):
         run("list")
+
+
+def test_accept_needs_a_regime_change(store: RedisStore, config: Path, run: Run):
+    """Only an open incident that was told as one can become the normal."""
+    for asset in ("pump-1", "fan-1"):
+        with pytest.raises(ConfigError, match="no open incident that was told as a regime change"):
+            run("accept", asset)
+    flat = replace(state(4.0, opened=True), adaptation=Adaptation(asked=True))
+    store.save(2, store.acquire(2), 1, {"fan-2": flat}, {})
+    assert "fan-2: the state it is in becomes its normal" in run("accept", "fan-2")
+    assert ["fan-2"] == list(store.controls().accepts)
+
+
+def test_what_is_gone_back_to_is_kept_with_the_controls(store: RedisStore):
+    """Sample and shift of the entry survive the store."""
+    shift = np.array([0.5], np.float32)
+    point = encode_point(state(4.0).threshold, Adaptation(3, shift, shift))
+    store.rollback("pump-1", point)
+    token, found = store.controls().rollbacks["pump-1"]
+    assert token.isdecimal()
+    assert (4.0, 200, [0.5]) == (found.threshold.level, len(found.threshold.sample), found.adaptation.shift.tolist())
+    with pytest.raises(DecodeError):
+        store.rollback("pump-1", b"odd")

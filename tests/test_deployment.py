@@ -199,7 +199,8 @@ def test_topics_are_made_for_the_set_up():
     (script,) = SERVICES["topics"]["command"]
     made = re.search(r"for topic in (.*); do", script)
     assert made is not None
-    wanted = {entry.topic for entry in config.inputs} | {config.alert_topic, config.dead_letter_topic}
+    outputs = {config.alert_topic, config.dead_letter_topic, config.audit_topic}
+    wanted = {entry.topic for entry in config.inputs} | outputs
     assert wanted == set(made[1].split())
     assert SERVICES["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "features", "models", "rights"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth",
-     "memory", "memory_store", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
+     "auditing", "memory", "memory_store", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
     ("__main__",),
 )

@@ -179,7 +179,8 @@ def _create(config: Config) -> None:
     with closing(RedisStore(config.redis, config.stream)) as store:
         store.controls_version()
     inputs = config.inputs[0].topic
-    ensure_topics(config.kafka, {inputs: PARTITIONS, config.alert_topic: PARTITIONS, config.dead_letter_topic: 1})
+    outputs = [config.alert_topic, config.audit_topic]
+    ensure_topics(config.kafka, {inputs: PARTITIONS, **dict.fromkeys(outputs, PARTITIONS), config.dead_letter_topic: 1})
 
 
 def _train(plan: _Plan, config: Config, console: Console) -> None:

@@ -109,7 +109,9 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, health
     closing.callback(store.close)
     if partitions is not None:
         inputs = {entry.topic: partitions for entry in config.inputs}
-        ensure_topics(config.kafka, {**inputs, config.alert_topic: partitions, config.dead_letter_topic: 1})
+        audited = {config.audit_topic: partitions} if config.audit else {}
+        outputs = {config.alert_topic: partitions, config.dead_letter_topic: 1, **audited}
+        ensure_topics(config.kafka, {**inputs, **outputs})
     require_rights(config)
     store.require_rights()
     source = KafkaSource(config)

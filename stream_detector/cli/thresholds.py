@@ -17,6 +17,7 @@ from stream_detector.errors import ConfigError
 from stream_detector.records import AssetState, Controls
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; redis is imported when it is used
+    from stream_detector.config import Config
     from stream_detector.redis_store import RedisStore
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -28,7 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command and its own subcommands."""
     parser = subparsers.add_parser(
         "thresholds",
-        help="list, show, pin, unpin and reset adaptive thresholds",
+        help="list, show, pin, unpin, reset, accept and roll back adaptive thresholds; their history",
         description="Look at the adaptive thresholds in Redis and set them by hand. Running workers take a change up "
         "within a second.",
     )
@@ -44,6 +45,13 @@ def add_parser(subparsers: Subparsers) -> None:
     which = reset.add_mutually_exclusive_group(required=True)
     which.add_argument("asset", nargs="?", metavar="ASSET", help="the asset")
     which.add_argument("--all", action="store_true", help="all assets")
+    _asset(_action(actions, "accept", "take an asset's flat incident for its new normal (adaptation.policy: ask)"))
+    past = _action(actions, "history", "what changed an asset's level, and when, from the audit topic")
+    _asset(past)
+    past.add_argument("--last", type=int, metavar="N", help="only the newest N entries")
+    back = _action(actions, "rollback", "go back to what an entry of the history says the asset was held against")
+    _asset(back)
+    back.add_argument("--to", required=True, metavar="ID", help="the entry's id, or its beginning")
     parser.set_defaults(run=run)
 
 
@@ -57,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
             _list(store, args.json)
         elif args.action == "show":
             _show(store, args.asset, args.json)
+        elif args.action == "history":
+            _history(config, args)
+        elif args.action == "rollback":
+            _roll_back(config, store, args)
         else:
             _change(store, args)
     return 0
@@ -142,6 +154,14 @@ def _change(store: RedisStore, args: argparse.Namespace) -> None:
         if not done["was_pinned"] and store.find(asset) is None:
             raise _unknown(store, asset)
         text = f"{asset} is judged by its adaptive level again" if done["was_pinned"] else f"{asset} was not pinned"
+    elif args.action == "accept":
+        found = store.find(asset)
+        if found is None:
+            raise _unknown(store, asset)
+        if found[1].incident.opened_ms is None or not found[1].adaptation.asked:
+            raise ConfigError(f"{asset} has no open incident that was told as a regime change, so there is nothing new")
+        store.accept(asset)
+        text = f"{asset}: the state it is in becomes its normal with its next window"
     else:
         if asset != "*" and store.find(asset) is None:
             raise _unknown(store, asset)
@@ -151,6 +171,37 @@ def _change(store: RedisStore, args: argparse.Namespace) -> None:
         _print_json(done)
     else:
         sys.stdout.write(f"{text}\n")
+
+
+def _history(config: Config, args: argparse.Namespace) -> None:
+    from stream_detector.cli import trail
+
+    if args.last is not None and args.last < 1:
+        raise ConfigError(f"--last must be at least 1, got {args.last}")
+    found = trail.history(config, args.asset)[-(args.last or 0) :]
+    if args.json:
+        _print_json([trail.plain(entry) for entry in found])
+        return
+    for entry in found:
+        sys.stdout.write(
+            f"{entry.id[:8]}  {_time(entry.at_ms)}  {entry.cause:<13}  {trail.change(entry)}"
+            f"  ({trail.MEANING[entry.cause]})\n"
+        )
+
+
+def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> None:
+    from stream_detector.cli import trail
+
+    entry = trail.entry_of(config, args.asset, args.to)
+    if entry.method != config.threshold.method:
+        raise ConfigError(
+            f"--to {args.to}: it was made by threshold.method {entry.method}, the set-up says {config.threshold.method}"
+        )
+    store.rollback(args.asset, entry.state)
+    if args.json:
+        _print_json({"action": "rollback", "asset": args.asset, "to": entry.id, "level": entry.after.level})
+    else:
+        sys.stdout.write(f"{args.asset} goes back to {entry.id[:8]} ({_time(entry.at_ms)}) with its next window\n")
 
 
 def _row(asset: str, found: tuple[int, AssetState] | None, controls: Controls) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from stream_detector.codec.alerts import (
     sensor_alert_id,
     sensor_incident_id,
 )
+from stream_detector.codec.audit import audit_id, decode_audit, encode_audit, encode_point, point_of
 from stream_detector.codec.encode import encode_reading
 from stream_detector.codec.readings import ReadingDecoder
 from stream_detector.codec.state import (
@@ -32,18 +33,23 @@ __all__ = [
     "ReadingDecoder",
     "alert_headers",
     "alert_id",
+    "audit_id",
     "category_code",
     "dead_letter_headers",
     "decode_alert",
+    "decode_audit",
     "decode_metadata",
     "decode_positions",
     "decode_state",
     "encode_alert",
+    "encode_audit",
     "encode_metadata",
+    "encode_point",
     "encode_positions",
     "encode_reading",
     "encode_state",
     "incident_id",
+    "point_of",
     "sensor_alert_id",
     "sensor_incident_id",
 ]

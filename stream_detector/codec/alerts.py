@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 def alert_id(stream: str, asset: str, end_ms: int, model_version: str, event: str) -> str:
     """Return an alert's id: the UUIDv5 of the JSON array ["alert", stream, asset, end_ms, model_version, event]."""
-    return _uuid5("alert", stream, asset, end_ms, model_version, event)
+    return uuid5("alert", stream, asset, end_ms, model_version, event)
 
 
 def incident_id(stream: str, asset: str, end_ms: int, model_version: str) -> str:
@@ -42,7 +42,7 @@ def incident_id(stream: str, asset: str, end_ms: int, model_version: str) -> str
 
     `end_ms` is the end of the window that opened it.
     """
-    return _uuid5("incident", stream, asset, end_ms, model_version)
+    return uuid5("incident", stream, asset, end_ms, model_version)
 
 
 def sensor_alert_id(
@@ -52,7 +52,7 @@ def sensor_alert_id(
 
     The UUIDv5 of ["sensor-alert", stream, asset, end_ms, model_version, event, channel, fault].
     """
-    return _uuid5("sensor-alert", stream, asset, end_ms, model_version, event, channel, fault)
+    return uuid5("sensor-alert", stream, asset, end_ms, model_version, event, channel, fault)
 
 
 def sensor_incident_id(stream: str, asset: str, end_ms: int, model_version: str, channel: str, fault: str) -> str:
@@ -60,10 +60,11 @@ def sensor_incident_id(stream: str, asset: str, end_ms: int, model_version: str,
 
     The UUIDv5 of ["sensor-incident", stream, asset, end_ms, model_version, channel, fault].
     """
-    return _uuid5("sensor-incident", stream, asset, end_ms, model_version, channel, fault)
+    return uuid5("sensor-incident", stream, asset, end_ms, model_version, channel, fault)
 
 
-def _uuid5(*parts: str | int) -> str:
+def uuid5(*parts: str | int) -> str:
+    """Return the UUIDv5 of a JSON array."""
     # A JSON array, so that no separator inside a name can make two different names one.
     return str(uuid.uuid5(NAMESPACE, orjson.dumps(parts).decode()))
 
@@ -82,8 +83,8 @@ def encode_alert(alert: Alert) -> bytes:
         "event": alert.event,
         "stream": alert.stream,
         "asset": alert.asset,
-        "start": _iso("start", alert.start_ms),
-        "end": _iso("end", alert.end_ms),
+        "start": iso("start", alert.start_ms),
+        "end": iso("end", alert.end_ms),
         "score": _rounded("score", alert.score),
         "threshold": _rounded("threshold", alert.threshold),
         "severity": alert.severity,
@@ -129,8 +130,8 @@ def decode_alert(value: bytes) -> Alert:
         event=_one_of(fields, "event", AlertEvent),
         stream=_field(fields, "stream", str),
         asset=_field(fields, "asset", str),
-        start_ms=_ms(fields, "start"),
-        end_ms=_ms(fields, "end"),
+        start_ms=ms_of(fields, "start"),
+        end_ms=ms_of(fields, "end"),
         score=_number(fields, "score"),
         threshold=_number(fields, "threshold"),
         severity=_one_of(fields, "severity", Severity),
@@ -177,7 +178,8 @@ def _sensor_of(fields: Mapping[str, Any]) -> SensorRef | None:
     return SensorRef(_field(sensor, "fault", str), _field(sensor, "channel", str) if "channel" in sensor else None)
 
 
-def _iso(name: str, ms: int) -> str:
+def iso(name: str, ms: int) -> str:
+    """Return a time as alerts have it. Raises ValueError, which names the field, when it can't be written."""
     try:
         moment = _EPOCH + timedelta(milliseconds=int(ms))
     except OverflowError:
@@ -213,7 +215,8 @@ def _one_of(fields: Mapping[str, Any], name: str, choices: Any) -> Any:
     return value
 
 
-def _ms(fields: Mapping[str, Any], name: str) -> int:
+def ms_of(fields: Mapping[str, Any], name: str) -> int:
+    """Return the UNIX ms of a field that holds a time. Raises DecodeError(bad-alert)."""
     text = _field(fields, name, str)
     try:
         moment = datetime.fromisoformat(text)

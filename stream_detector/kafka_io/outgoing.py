@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from kafka import errors as kafka_errors
 
-from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert
+from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert, encode_audit
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerRightsError
 from stream_detector.kafka_io.settings import plain, rights_translated, servers, translated
-from stream_detector.records import Alert, DeadLetter
+from stream_detector.records import Alert, Audit, DeadLetter
 
 #: What the client or a broker says of a message that its topic doesn't take.
 TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
@@ -46,13 +46,17 @@ class Outgoing(NamedTuple):
         return self._replace(key=key, value=b"", headers=[*self.headers, ("dropped-bytes", size)])
 
 
-def outgoing(config: Config, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter]) -> list[Outgoing]:
-    """Return the messages for alerts and dead letters, published now."""
+def outgoing(
+    config: Config, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
+) -> list[Outgoing]:
+    """Return the messages for alerts, entries of the audit topic and dead letters, published now."""
     now_ms = time.time_ns() // 1_000_000
     written = [
         Outgoing(config.alert_topic, alert.asset.encode(), encode_alert(alert), alert_headers(alert, now_ms), False)
         for alert in alerts
     ]
+    for audit in audits:
+        written.append(Outgoing(config.audit_topic, audit.asset.encode(), encode_audit(audit), [], False))
     for letter in dead_letters:
         key, value = letter.message.key, letter.message.value
         written.append(Outgoing(config.dead_letter_topic, key, value, dead_letter_headers(letter), True))

@@ -13,7 +13,7 @@ from stream_detector.errors import BrokerError
 from stream_detector.kafka_io.outgoing import TOO_LARGE, Outgoing, not_written, outgoing, send
 from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_producer, track_topic
 from stream_detector.kafka_io.source import KafkaSource
-from stream_detector.records import Alert, DeadLetter, Partition, Position
+from stream_detector.records import Alert, Audit, DeadLetter, Partition, Position
 
 _RETRY = BrokerError()  # a mark, never raised
 
@@ -53,12 +53,14 @@ class KafkaSink:
         if producer is not None:
             producer.close(timeout=0)
 
-    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter]) -> None:
+    def write(
+        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
+    ) -> None:
         """Buffer for sending. Blocks only while the client's buffer is full.
 
         A broker that is away is `flush`'s to report.
         """
-        written = outgoing(self._config, alerts, dead_letters)
+        written = outgoing(self._config, alerts, dead_letters, audits)
         self._size += sum(one.size for one in written)
         self._unsent += written
         with suppress(BrokerError):  # kept: flush tries again and reports it

@@ -18,7 +18,7 @@ from stream_detector.kafka_io.outgoing import TOO_LARGE, Outgoing, not_written, 
 from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_producer, translated
 from stream_detector.kafka_io.source import KafkaSource
 from stream_detector.logs import event
-from stream_detector.records import Alert, DeadLetter, Partition, Position
+from stream_detector.records import Alert, Audit, DeadLetter, Partition, Position
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,14 @@ class TransactionalSink:
         self._begun = False
         self._connect()
 
-    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter]) -> None:
+    def write(
+        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
+    ) -> None:
         """Buffer for the next commit. Blocks only while much waits and the client's buffer is full.
 
         A broker that is away is `flush`'s to report.
         """
-        written = outgoing(self._config, alerts, dead_letters)
+        written = outgoing(self._config, alerts, dead_letters, audits)
         self._size += sum(one.size for one in written)
         self._waiting += written
         if len(self._waiting) >= EARLY:

@@ -43,7 +43,8 @@ def throughput(kafka: str, redis: str, folder: Path, messages: int, pairs: int, 
     config = config_for(kafka, redis, artifact, 10_000, commit_interval_ms=commit_ms)
     train(config, windows(config, readings(ASSETS * 400))).save(artifact)
     topic = config.inputs[0].topic
-    ensure_topics(config.kafka, {topic: PARTITIONS})
+    outputs = (config.alert_topic, config.audit_topic)
+    ensure_topics(config.kafka, {**dict.fromkeys((topic, *outputs), PARTITIONS), config.dead_letter_topic: 1})
     with MessageWriter(config.kafka) as writer:
         for message in readings(messages):
             writer.send(topic, message.key, message.value, message.headers)

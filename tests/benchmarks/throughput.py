@@ -95,7 +95,7 @@ def pipeline(config: Config, topic: str, count: int) -> tuple[float, int]:
     entry = config.inputs[0].model_copy(update={"topic": topic})
     kafka = config.kafka.model_copy(update={"inputs": [entry]})
     config = config.model_copy(update={"kafka": kafka, "stream": f"bench-{uuid.uuid4().hex[:8]}"})
-    ensure_topics(config.kafka, {config.alert_topic: 1, config.dead_letter_topic: 1})
+    ensure_topics(config.kafka, {config.alert_topic: 1, config.dead_letter_topic: 1, config.audit_topic: 1})
     models = ModelSet.load(config)
     scorer = Scorer(models, config.scorer)
     scorer.warm_up()

@@ -111,7 +111,8 @@ class Site:
     def __post_init__(self) -> None:
         self.config: Config = load(self.config_path, env={})
         self.topic = self.config.inputs[0].topic
-        counts = {self.topic: self.partitions, self.config.alert_topic: self.partitions}
+        topics = (self.topic, self.config.alert_topic, self.config.audit_topic)
+        counts = dict.fromkeys(topics, self.partitions)
         ensure_topics(self.config.kafka, {**counts, self.config.dead_letter_topic: 1})
 
     def worker(self, level: str = "info") -> Program:
@@ -201,7 +202,10 @@ def write_config(path: Path, name: str, artifact: Path, kafka: dict[str, Any], r
 
     Topics, group and keys are called `name`; the stream, which is part of the alerts, is the same for all.
     """
-    topics = {"alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter", "group": name}
+    topics = {
+        "alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter", "audit_topic": f"{name}.audit",
+        "group": name,
+    }  # fmt: skip
     settings = {
         "stream": "plant",
         "channels": {"vibration": {"unit": "g"}, "temperature": {"valid": [-50, 500]}, "current": {"unit": "A"}},

@@ -1,0 +1,110 @@
+"""Entries of the audit topic <-> bytes (docs/wire-format.md)."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any, get_args
+
+import orjson
+
+from stream_detector.codec.alerts import iso, ms_of, uuid5
+from stream_detector.codec.state import decode_state, encode_state
+from stream_detector.errors import DecodeError
+from stream_detector.records import (
+    Adaptation,
+    AssetState,
+    Audit,
+    AuditCause,
+    IncidentState,
+    ModelRef,
+    Point,
+    ThresholdState,
+)
+
+AUDIT_SCHEMA = 1
+
+
+def audit_id(stream: str, asset: str, at_ms: int, cause: str) -> str:
+    """Return an entry's id: the UUIDv5 of the JSON array ["audit", stream, asset, at_ms, cause]."""
+    return uuid5("audit", stream, asset, at_ms, cause)
+
+
+def encode_point(threshold: ThresholdState, adaptation: Adaptation) -> bytes:
+    """Return what an asset is held against as bytes, to go back to; `decode_state` reads them."""
+    moved = Adaptation(0, adaptation.shift, adaptation.anchor, adaptation.usual)
+    return encode_state(AssetState(threshold, IncidentState(), 0, adaptation=moved), 0)
+
+
+def encode_audit(audit: Audit) -> bytes:
+    """Return an entry's JSON, keys in the documented order: the same bytes whenever the same input is replayed."""
+    return orjson.dumps({
+        "schema": AUDIT_SCHEMA,
+        "id": audit.id,
+        "stream": audit.stream,
+        "asset": audit.asset,
+        "at": iso("at", audit.at_ms),
+        "cause": audit.cause,
+        "before": None if audit.before is None else _point(audit.before),
+        "after": _point(audit.after),
+        "threshold": {"method": audit.method, "risk": _rounded(audit.risk)},
+        "model": {"kind": audit.model.kind, "version": audit.model.version},
+        "state": base64.b64encode(audit.state).decode(),
+    })
+
+
+def decode_audit(value: bytes) -> Audit:
+    """Return the entry in these bytes. Raises DecodeError(bad-audit) for anything that is none of a known schema."""
+    try:
+        fields = orjson.loads(value)
+        if fields["schema"] != AUDIT_SCHEMA:
+            raise DecodeError("bad-audit", f"schema {fields['schema']} is not known; expected {AUDIT_SCHEMA}")
+        if fields["cause"] not in get_args(AuditCause):
+            raise DecodeError("bad-audit", f"cause is {fields['cause']!r}; expected one of {get_args(AuditCause)}")
+        return Audit(
+            id=fields["id"],
+            stream=fields["stream"],
+            asset=fields["asset"],
+            at_ms=ms_of(fields, "at"),
+            cause=fields["cause"],
+            before=None if fields["before"] is None else _read_point(fields["before"]),
+            after=_read_point(fields["after"]),
+            method=fields["threshold"]["method"],
+            risk=float(fields["threshold"]["risk"]),
+            model=ModelRef(fields["model"]["kind"], fields["model"]["version"]),
+            state=base64.b64decode(fields["state"], validate=True),
+        )
+    except DecodeError:
+        raise
+    except Exception as error:  # whatever the parser finds
+        raise DecodeError("bad-audit", f"not an entry of the audit topic: {type(error).__name__}: {error}") from None
+
+
+def point_of(audit: Audit) -> AssetState:
+    """Return the state an entry says to go back to. Raises DecodeError."""
+    return decode_state(audit.state)[1]
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {
+        "level": None if point.level is None else _rounded(point.level),
+        "pinned": None if point.pinned is None else _rounded(point.pinned),
+        "seen": int(point.seen),
+        "shift": {name: _rounded(moved) for name, moved in point.shift.items()},
+    }
+
+
+def _read_point(fields: dict[str, Any]) -> Point:
+    level, pinned = fields["level"], fields["pinned"]
+    return Point(
+        level=None if level is None else float(level),
+        pinned=None if pinned is None else float(pinned),
+        seen=int(fields["seen"]),
+        shift={str(name): float(moved) for name, moved in fields["shift"].items()},
+    )
+
+
+def _rounded(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"a number of the audit topic must be finite, got {number}")
+    return float(f"{number:.6g}") + 0.0
