@@ -32,7 +32,7 @@ demo: install ## Simulate machines, train, replay through a broker, show alerts 
 test: install ## Run the tests (ARGS='-k window')
 	$(BIN)/python -m pytest $(ARGS)
 
-chaos: install ## Workers under seeded faults on Apache Kafka and Redis, judged by a verifier (ARGS='--seed 1 --minutes 2')
+chaos: install ## Workers under seeded faults on Apache Kafka and Redis, judged by a verifier: half an hour (ARGS='--short', '--seed 2', '--minutes 5')
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: install ## Check style (ruff), types (mypy --strict) and the direction of imports

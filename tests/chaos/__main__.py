@@ -29,7 +29,8 @@ from tests.integration.site import write_config
 from tests.servers import RedisServer, kafka_jars
 
 #: What has to be 0 for a run to be fine.
-WRONG = ("missing", "repeated", "unexpected", "state_differences", "undecided", "input_differences", "unfinished")
+WRONG = ("missing", "repeated", "unexpected", "state_differences", "undecided", "dead_letter_differences",
+         "input_differences", "unfinished")  # fmt: skip
 _SHORT = {"faults": 20, "assets": 24, "recorded_minutes": 60.0, "session_ms": 4_000}
 _LONG = {"faults": 200, "assets": 300, "recorded_minutes": 60.0, "session_ms": 5_000}
 _USUAL_S = 5.0  # a fault takes about so long: paces the readings
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     site = ChaosSite(path, folder, args.partitions, True, broken=args.broken, chance=random.Random(args.seed + 1))
     closing.callback(site.close)
     target = Target(brokers, redis, site, args.session_ms / 1_000)
-    target.workers = [site.worker() for _ in range(args.workers)]
+    target.workers = [site.worker(slot) for slot in range(args.workers)]
     total = sum(map(len, material.recordings))
     rate = total / max(args.faults * _USUAL_S, args.minutes * 60)
     feed = Feed(target.bootstrap, site.topic, args.partitions, material.recordings, rate)
@@ -111,8 +112,10 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     found = verify.verify(path, wanted)
     return {
         "faults_injected": sum(counts.values()), "by_kind": dict(sorted(counts.items())), **found,
+        "dead_letter_differences": verify.dead_letter_differences(path, feed.broken),
         "input_differences": verify.input_differences(path, [digest.hexdigest() for digest in feed.digests]),
-        "unfinished": unfinished, "alerts": len(wanted[0]), "readings": feed.sent, "workers_ended": ended[0],
+        "unfinished": unfinished, "alerts": len(wanted[0]), "readings": feed.sent, "dead_letters": len(feed.broken),
+        "workers_ended": ended[0],
         "faults_seconds": round(faults_s, 1), "workers": args.workers, "brokers": args.brokers,
         "partitions": args.partitions, "assets": args.assets, "session_ms": args.session_ms, "seed": args.seed,
         "break": args.broken or None,

@@ -14,11 +14,13 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from producers.recording import Recording
+from producers.recording import Headers, Recording
 from producers.replay import Plan, schedule
 
 _PATIENCE_MS = 600_000
 _SLICE_S = 0.05
+#: After so many readings comes a message that is none, each with a text of its own.
+_BROKEN_EVERY = 500
 
 
 class Feed:
@@ -33,6 +35,8 @@ class Feed:
         self.failure: BaseException | None = None
         self.digests = [hashlib.sha256() for _ in range(partitions)]
         """Of the values of each partition in their order: what the topic must hold in the end."""
+        self.broken: list[bytes] = []
+        """Values of the messages that are no readings: what the dead-letter topic must hold in the end."""
         self._recordings = recordings
         self._topic = topic
         self._rate = rate
@@ -75,15 +79,19 @@ class Feed:
                 time.sleep(_SLICE_S)
             if self._stopped or self.failure is not None:
                 return
-            partition = zlib.crc32(message.key) % len(self.digests)
-            self.digests[partition].update(message.value)
-            future = self._producer.send(
-                self._topic, value=message.value, key=message.key, headers=message.headers, partition=partition
-            )
-            future.add_errback(self._note)
+            self._put(message.key, message.value, message.headers)
+            if self.sent % _BROKEN_EVERY == 0:
+                self.broken.append(b"broken %d" % len(self.broken))
+                self._put(message.key, self.broken[-1], [])
             self.sent += 1
             if self.sent % max(1, int(self._rate * _SLICE_S)) == 0:
                 time.sleep(_SLICE_S)
+
+    def _put(self, key: bytes, value: bytes, headers: Headers) -> None:
+        partition = zlib.crc32(key) % len(self.digests)
+        self.digests[partition].update(value)
+        future = self._producer.send(self._topic, value=value, key=key, headers=headers, partition=partition)
+        future.add_errback(self._note)
 
     def _note(self, error: BaseException) -> None:
         self.failure = self.failure or error

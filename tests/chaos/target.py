@@ -21,14 +21,15 @@ class ChaosSite(Site):
     chance: random.Random = field(default_factory=random.Random)
     traps: dict[int, Path] = field(default_factory=dict)
 
-    def worker(self) -> Program:
-        """Start a worker: batches of any size, either policy for a store that is away."""
+    def worker(self, slot: int = 1) -> Program:
+        """Start a worker: batches of any size, either policy for a store that is away; in slot 0 a static member."""
         port = free_port()
         trap = self.folder / f"trap-{len(self.programs)}"
         env = {
             "STREAM_DETECTOR__METRICS__PORT": str(port),
             "STREAM_DETECTOR__SCORER__MAX_BATCH": str(self.chance.choice(_BATCHES)),
             "STREAM_DETECTOR__ON_STORE_OUTAGE": self.chance.choice(["continue", "continue", "pause"]),
+            **({"STREAM_DETECTOR__KAFKA__INSTANCE_ID": "static"} if slot == 0 else {}),
             "STREAM_DETECTOR_TEST_BREAK": self.broken,
             "STREAM_DETECTOR_TEST_TRAP": str(trap),
         }
@@ -60,7 +61,8 @@ class Target:
     def replace(self, worker: Program) -> None:
         """Start another in the place of one that ended, or end it now (SIGKILL)."""
         worker.kill()
-        self.workers[self.workers.index(worker)] = self.site.worker()
+        slot = self.workers.index(worker)
+        self.workers[slot] = self.site.worker(slot)
 
     def revive(self) -> list[Program]:
         """Start others in the places of workers that ended on their own, and return those."""

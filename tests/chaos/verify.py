@@ -123,6 +123,14 @@ def settled(config: Path) -> bool:
     return read == saved == written > 0
 
 
+def dead_letter_differences(config: Path, wanted: list[bytes]) -> int:
+    """Return how many dead letters are missing, and how many are there that should not be or not so often."""
+    settings = yaml.safe_load(config.read_text())["kafka"]
+    values, undecided = read_all(settings["bootstrap_servers"], settings["dead_letter_topic"])
+    should, has = Counter(wanted), Counter(values)
+    return (should - has).total() + (has - should).total() + undecided
+
+
 def input_differences(config: Path, wanted: list[str]) -> int:
     """Return how many partitions of the input topic don't hold what was sent: SHA-256 of the values in their order."""
     settings = yaml.safe_load(config.read_text())
