@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from stream_detector import __version__
-from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train
+from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train, verdict
 from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
 from stream_detector.logs import Output
 
@@ -21,6 +21,7 @@ from nothing to alerts:
   stream-detector run configs/machine.yaml                 the worker; start as many as you like
   stream-detector monitor configs/machine.yaml             watch the alerts
   stream-detector thresholds list configs/machine.yaml     what each asset's threshold has learnt
+  stream-detector verdict configs/machine.yaml ALERT false-alarm --note 'hose was moved'
 
 Exit status: 0 done, 2 a setting, file or option is wrong, 1 anything else.
 """
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="json: one object a line (docs/operations.md); default: text",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds):
+    for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict):
         command.add_parser(commands)
     return parser
 

@@ -286,6 +286,19 @@ class RedisConfig(Section):
         return self
 
 
+class VerdictConfig(Section):
+    """What is taken of people's verdicts on alerts."""
+
+    enabled: bool = True
+    """Whether workers read the verdict topic, where there is one."""
+    per_sender: int = Field(default=60, ge=1)
+    """Most verdicts of one sender (`by`) in a minute of message time; more are dead letters (`rate-limited`)."""
+    in_all: int = Field(default=600, ge=1)
+    """Most verdicts in a minute of message time, of a partition."""
+    keep: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Verdicts kept in Redis, the newest ones."""
+
+
 class MetricsConfig(Section):
     """Prometheus metrics and health."""
 
@@ -342,6 +355,8 @@ class Config(Section):
     """Write every change of an asset's level, shift and settings to the audit topic (docs/thresholds.md)."""
     redis: RedisConfig = RedisConfig()
     """Threshold store."""
+    verdicts: VerdictConfig = VerdictConfig()
+    """Verdicts on alerts."""
     metrics: MetricsConfig = MetricsConfig()
     """Metrics and health."""
 
@@ -363,11 +378,14 @@ class Config(Section):
         topics = [entry.topic for entry in self.inputs]
         if twice := [topic for topic in topics if topics.count(topic) > 1]:
             raise ValueError(f"kafka.inputs: topic {twice[0]!r} is there twice; expected each input topic once")
-        for key, topic in (
-            ("alert_topic", self.alert_topic),
-            ("dead_letter_topic", self.dead_letter_topic),
-            ("audit_topic", self.audit_topic),
-        ):
+        outputs = {
+            "alert_topic": self.alert_topic,
+            "dead_letter_topic": self.dead_letter_topic,
+            "audit_topic": self.audit_topic,
+        }
+        for key, topic in {**outputs, "verdict_topic": self.verdict_topic}.items():
+            if key == "verdict_topic" and topic in outputs.values():
+                raise ValueError(f"kafka.{key}: {topic!r} is an output topic too; expected a topic of its own")
             if topic in topics:
                 raise ValueError(f"kafka.{key}: {topic!r} is an input topic too; expected a topic of its own")
         if self.window.mode == "records":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stream_detector.codec import decode_state
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.ports import TaskState
-from stream_detector.records import AssetState, Controls, Partition, Position
+from stream_detector.records import AssetState, Controls, Partition, Position, RecordedVerdict
+from stream_detector.verdicts import newest
 
 Version = tuple[int, AssetState]
 
@@ -42,6 +43,7 @@ class MemoryServer:
         self.accepts: dict[str, str] = {}
         self.rollbacks: dict[str, tuple[str, AssetState]] = {}
         self.version = 0
+        self.verdicts: dict[str, RecordedVerdict] = {}
 
 
 class MemoryStore:
@@ -161,6 +163,18 @@ class MemoryStore:
             server.clock += 1
             server.rollbacks[asset] = (f"{server.clock:016d}", state)
             server.version += 1
+
+    def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
+        """Keep people's verdicts, of each alert the greatest by `order`, of all the `keep` newest."""
+        with self._server() as server:
+            known = newest([*server.verdicts.values(), *verdicts])
+            kept = sorted(known.values(), key=lambda one: (one.ts_ms, one.alert))
+            server.verdicts = {one.alert: one for one in kept[-keep:]}
+
+    def verdicts(self) -> list[RecordedVerdict]:
+        """Return the verdicts kept, oldest first."""
+        with self._server() as server:
+            return list(server.verdicts.values())
 
     def tasks(self) -> list[int]:
         """Return the tasks that were ever acquired, in order."""

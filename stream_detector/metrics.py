@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 
 from stream_detector.errors import ConfigError
 from stream_detector.records import Partition
+from stream_detector.redaction import redacted
 
 PREFIX = "stream_detector"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -34,6 +35,7 @@ class Metrics:
         self.messages_total = self._counter("messages_total", "Messages taken from input topics.", "topic")
         self.readings_total = self._counter("readings_total", "Readings that reached the windows.")
         self.dead_letters_total = self._counter("dead_letters_total", "Messages sent to the dead-letter topic.", "code")
+        self.verdicts_total = self._counter("verdicts_total", "People's verdicts accepted and kept.", "verdict")
         self.windows_total = self._counter("windows_total", "Windows completed.")
         self.scores_total = self._counter("scores_total", "Windows scored.")
         self.windows_unscored_total = self._counter(
@@ -166,6 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path in self.pages:
             try:
                 good, reason = self.pages[path]()
+                reason = redacted(reason)
             except Exception as error:  # a check that fails to answer is an answer: not well
                 good, reason = False, f"the check itself failed: {type(error).__name__}"
             self._answer(200 if good else 503, f"{reason}\n".encode())

@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream_detector.records import Alert, AssetState, Audit, Controls, DeadLetter, MessageBatch, Partition, Position
+from stream_detector.records import (
+    Alert,
+    AssetState,
+    Audit,
+    Controls,
+    DeadLetter,
+    MessageBatch,
+    Partition,
+    Position,
+    RecordedVerdict,
+)
 
 
 class RebalanceListener(Protocol):
@@ -147,6 +157,15 @@ class StateStore(Protocol):
 
     def rollback(self, asset: str, point: bytes) -> None:
         """Go back to what an entry of the audit topic says the asset was held against."""
+
+    def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
+        """Keep people's verdicts, of each alert the greatest by `order`, of all the `keep` newest.
+
+        The same again changes nothing. Raises StoreError when the store can't be reached.
+        """
+
+    def verdicts(self) -> list[RecordedVerdict]:
+        """Return the verdicts kept, oldest first."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Severity = Literal["info", "warning", "critical"]
+VerdictKind = Literal["true-alarm", "false-alarm", "maintenance"]
 AlertEvent = Literal["open", "update", "regime-change", "close"]
 AlertKind = Literal["point", "contextual", "collective", "sensor-fault"]
 
@@ -34,6 +35,8 @@ DEAD_LETTER_CODES: Mapping[str, str] = {
     "bad-block": "a block of samples is empty, unevenly typed, of odd byte length or without interval_ms",
     "too-large": "the value or a block in it is larger than the configured limit",
     "too-late": "the reading's grid cell was closed before it came (see window.lateness_ms)",
+    "bad-verdict": "the message on the verdict topic is no verdict",
+    "rate-limited": "more verdicts in a minute than are taken of one sender, or in all",
     "too-far-ahead": "the reading's time is further ahead of the broker's than window.max_ahead_ms",
 }
 
@@ -373,3 +376,21 @@ class Audit:
     risk: float
     model: ModelRef
     state: bytes    # the state after it, less incident and sensors, as codec.encode_state writes it: to go back to
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedVerdict:
+    """What somebody said of an alert, and where on the verdict topic."""
+
+    alert: str      # the alert's id
+    verdict: VerdictKind
+    by: str         # who; "" when left out
+    note: str       # "" when left out
+    ts_ms: int      # the message's own time, UNIX ms; -1 when unknown
+    partition: int
+    offset: int
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Of two verdicts on one alert the greater one counts."""
+        return self.ts_ms, self.partition, self.offset

@@ -11,6 +11,8 @@ Layout, with P = `<prefix>:{<stream>}`; the braces keep all keys of a stream on 
     P:accepts          hash     asset -> token of the last acceptance of a regime change
     P:rollbacks        hash     asset -> token of the last rollback, ":" and the state to go back to
     P:controls         string   count of the changes to the four above
+    P:verdicts         hash     alert's id -> "<ms>:<partition>:<offset>:" and the rest as JSON
+    P:verdicts:times   zset     alert's id -> ms, to find the oldest
 
 Every writing call is one script and so atomic, and one round trip. What it keeps:
 
@@ -32,7 +34,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +42,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stream_detector.codec import decode_positions, decode_state, encode_positions, encode_state
+from stream_detector.codec import (
+    decode_positions,
+    decode_recorded,
+    decode_state,
+    encode_positions,
+    encode_recorded,
+    encode_state,
+)
 from stream_detector.config import RedisConfig
 from stream_detector.errors import (
     ConfigError,
@@ -51,9 +60,10 @@ from stream_detector.errors import (
     StoreLostError,
 )
 from stream_detector.ports import TaskState
-from stream_detector.records import AssetState, Controls, Partition, Position
+from stream_detector.records import AssetState, Controls, Partition, Position, RecordedVerdict
 
 SCAN_COUNT = 500
+VERDICTS_AT_ONCE = 500
 
 # The answer is a text: Lua numbers are doubles, and the client would read them back as integers anyway.
 _ACQUIRE = """
@@ -126,7 +136,36 @@ try('SADD', KEYS[1], 'a')
 try('INCR', KEYS[2])
 try('GET', KEYS[2])
 try('DEL', KEYS[1], KEYS[2])
+try('ZADD', KEYS[1], 0, 'a')
+try('ZCARD', KEYS[1])
+try('ZRANGE', KEYS[1], 0, 0)
+try('ZREM', KEYS[1], 'a')
+try('DEL', KEYS[1], KEYS[2])
 return refused
+"""
+# ARGV: how many to keep, then alert, ms, partition, offset, JSON, alert, ...
+_RECORD = """
+for i = 2, #ARGV, 5 do
+  local alert, ms, place, offset = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local kept = redis.call('HGET', KEYS[1], alert)
+  local newer = true
+  if kept then
+    local a, b, c = string.match(kept, '^(-?%d+):(%d+):(%d+):')
+    a, b, c = tonumber(a), tonumber(b), tonumber(c)
+    if a ~= ms then newer = ms > a elseif b ~= place then newer = place > b else newer = offset >= c end
+  end
+  if newer then
+    redis.call('HSET', KEYS[1], alert, table.concat({ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]}, ':'))
+    redis.call('ZADD', KEYS[2], ARGV[i + 1], alert)
+  end
+end
+local surplus = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[1])
+if surplus > 0 then
+  for _, alert in ipairs(redis.call('ZRANGE', KEYS[2], 0, surplus - 1)) do
+    redis.call('HDEL', KEYS[1], alert)
+    redis.call('ZREM', KEYS[2], alert)
+  end
+end
 """
 _PIN = "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return redis.call('INCR', KEYS[2])"
 _UNPIN = """
@@ -181,6 +220,7 @@ class RedisStore:
         self._try: Any = self._redis.register_script(_TRY)
         self._acquire: Any = self._redis.register_script(_ACQUIRE)
         self._save: Any = self._redis.register_script(_SAVE)
+        self._record: Any = self._redis.register_script(_RECORD)
         self._pin: Any = self._redis.register_script(_PIN)
         self._unpin: Any = self._redis.register_script(_UNPIN)
         self._reset: Any = self._redis.register_script(_RESET)
@@ -328,6 +368,26 @@ class RedisStore:
         decode_state(point)  # what can't be read must not reach the workers
         with self._errors():
             self._mark(keys=[self._key("rollbacks"), self._key("controls")], args=[asset, b":" + point])
+
+    def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
+        """Keep people's verdicts, of each alert the greatest by `order`, of all the `keep` newest.
+
+        The same again changes nothing.
+        """
+        for start in range(0, len(verdicts), VERDICTS_AT_ONCE):
+            args: list[Any] = [keep]
+            for one in verdicts[start : start + VERDICTS_AT_ONCE]:
+                args += (one.alert, one.ts_ms, one.partition, one.offset, encode_recorded(one))
+            with self._errors():
+                self._record(keys=[self._key("verdicts"), self._key("verdicts:times")], args=args)
+
+    def verdicts(self) -> list[RecordedVerdict]:
+        """Return the verdicts kept, oldest first."""
+        with self._errors():
+            kept = self._redis.hgetall(self._key("verdicts"))
+        with self._decoding("verdicts"):
+            found = [decode_recorded(alert.decode(), value) for alert, value in kept.items()]
+        return sorted(found, key=lambda one: (one.ts_ms, one.alert))
 
     def tasks(self) -> list[int]:
         """Return the tasks that were ever acquired, in order."""

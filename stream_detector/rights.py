@@ -41,7 +41,10 @@ def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = Fa
     inputs = [entry.topic for entry in config.inputs]
     create = ("CREATE",) if create_topics else ()
     if role == "monitor":
-        return [KafkaRight("topic", config.alert_topic, ("READ",), "follows the alerts")]
+        rights = [KafkaRight("topic", config.alert_topic, ("READ",), "follows the alerts")]
+        if config.audit:
+            rights.append(KafkaRight("topic", config.audit_topic, ("READ",), "thresholds history and rollback"))
+        return rights
     if role == "producer":
         return [KafkaRight("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
     if role == "verdict":
@@ -63,6 +66,8 @@ def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = Fa
         KafkaRight("group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe",
                    "prefixed"),
     ]  # fmt: skip
+    if config.audit:
+        rights.insert(2, KafkaRight("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds"))
     if exact:
         rights.append(
             KafkaRight("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
@@ -87,7 +92,7 @@ def kafka_commands(rights: Iterable[KafkaRight], principal: str, bootstrap: str)
 
 _READING = ("get", "hget", "hgetall", "hscan", "smembers", "multi", "exec", "discard")
 _SCRIPTS = ("eval", "evalsha", "script|load")
-_INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del")
+_INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem")
 
 
 def redis_rules(config: Config) -> Sequence[str]:

@@ -20,6 +20,9 @@ class Store(StateStore, Protocol):
     def assets(self, task: int | None = None) -> Iterator[tuple[int, str, AssetState]]:
         """List them."""
 
+    def tasks(self) -> list[int]:
+        """List the tasks."""
+
     def find(self, asset: str) -> tuple[int, AssetState] | None:
         """Find one."""
 

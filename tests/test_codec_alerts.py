@@ -12,6 +12,7 @@ import jsonschema  # type: ignore[import-untyped] # it ships no types
 import pytest
 
 from stream_detector.codec import (
+    DEAD_LETTER_HEADERS,
     NAMESPACE,
     alert_headers,
     alert_id,
@@ -152,6 +153,22 @@ def test_dead_letter_headers_say_why_and_where() -> None:
         ("offset", b"7"),
     ]
     assert expected == dead_letter_headers(letter)
+
+
+def test_a_dead_letter_keeps_its_own_headers() -> None:
+    """Its own come first, untouched, also those named like ours."""
+    own = [("content-type", b"application/json"), ("error", b"theirs"), ("empty", b"")]
+    letter = DeadLetter(PARTITION, PlainMessage(7, -1, b"k", b"?", own), "not-json", "x")
+    assert own == dead_letter_headers(letter)[:3]
+    assert b"not-json" == dict(dead_letter_headers(letter))["error"]
+    assert list(DEAD_LETTER_HEADERS) == [name for name, _ in dead_letter_headers(letter)[3:]]
+
+
+def test_the_documentation_names_every_header() -> None:
+    """docs/wire-format.md lists every header of a dead letter."""
+    text = DOCS.read_text("utf-8")
+    section = text[text.index("## Dead letters") : text.index("| code |")]
+    assert [] == [name for name in (*DEAD_LETTER_HEADERS, "dropped-bytes") if f"`{name}`" not in section]
 
 
 def test_the_documentation_is_right() -> None:

@@ -21,10 +21,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config", "config_adaptation", "config_base", "config_baselines", "config_kafka", "config_model", "config_sensors",
      "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
-     "features", "models", "rights"),
+     "features", "models", "rights", "verdicts"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth",
-     "auditing", "memory", "memory_store", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
+     "auditing", "memory", "memory_store", "verdict_stage", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
     ("__main__",),
 )
@@ -44,8 +44,8 @@ ONLY_IN = {
 
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
 PURE = {
-    "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "pace", "sensor_checks",
-    "sensing", "adaptation",
+    "verdicts", "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "pace",
+    "sensor_checks", "sensing", "adaptation",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys",

@@ -11,6 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from stream_detector import settings
+from stream_detector.cli.verdict_worker import VerdictWorker
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError
 from stream_detector.health import Health
@@ -128,5 +129,8 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, health
         closing.callback(server.stop)
         where = {"host": server.host, "port": server.port}
         log.info("metrics and health on http://%s:%d", *where.values(), extra=event("metrics-served", **where))
+    verdicts = VerdictWorker(config, store, metrics)
+    verdicts.start()
+    closing.callback(verdicts.stop)
     health.watch(pipeline)
     return pipeline

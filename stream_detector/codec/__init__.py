@@ -5,6 +5,7 @@ published, `state` what is kept between commits.
 """
 
 from stream_detector.codec.alerts import (
+    DEAD_LETTER_HEADERS,
     NAMESPACE,
     alert_headers,
     alert_id,
@@ -21,14 +22,17 @@ from stream_detector.codec.readings import ReadingDecoder
 from stream_detector.codec.state import (
     decode_metadata,
     decode_positions,
+    decode_recorded,
     decode_state,
     encode_metadata,
     encode_positions,
+    encode_recorded,
     encode_state,
 )
 from stream_detector.codec.strict import category_code
 
 __all__ = [
+    "DEAD_LETTER_HEADERS",
     "NAMESPACE",
     "ReadingDecoder",
     "alert_headers",
@@ -40,6 +44,7 @@ __all__ = [
     "decode_audit",
     "decode_metadata",
     "decode_positions",
+    "decode_recorded",
     "decode_state",
     "encode_alert",
     "encode_audit",
@@ -47,6 +52,7 @@ __all__ = [
     "encode_point",
     "encode_positions",
     "encode_reading",
+    "encode_recorded",
     "encode_state",
     "incident_id",
     "point_of",

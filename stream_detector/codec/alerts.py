@@ -156,9 +156,14 @@ def alert_headers(alert: Alert, published_ms: int) -> list[tuple[str, bytes]]:
     return [(name, b"%d" % ms) for name, ms in times.items() if ms != -1]
 
 
+#: Headers that say why a dead letter is one and where it came from; they stand last.
+DEAD_LETTER_HEADERS = ("error", "detail", "topic", "partition", "offset")
+
+
 def dead_letter_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """Return a dead letter's headers: why it is one and where it came from."""
+    """Return a dead letter's headers: the message's own, untouched, then why it is one and where it came from."""
     return [
+        *letter.message.headers,
         ("error", letter.code.encode()),
         ("detail", letter.detail[:MAX_DETAIL].encode("utf-8", "replace")),
         ("topic", letter.partition.topic.encode()),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from stream_detector.codec.packing import pack, unpack
@@ -18,6 +19,7 @@ from stream_detector.records import (
     Ledger,
     Partition,
     Position,
+    RecordedVerdict,
     SensorFault,
     SensorState,
     ThresholdState,
@@ -261,3 +263,17 @@ def _float_or_none(number: float | None) -> float | None:
 
 def _int_or_none(number: int | None) -> int | None:
     return None if number is None else int(number)
+
+
+def encode_recorded(verdict: RecordedVerdict) -> bytes:
+    """Return what is kept of a verdict beside its order and its alert."""
+    return orjson.dumps({"verdict": verdict.verdict, "by": verdict.by, "note": verdict.note})
+
+
+def decode_recorded(alert: str, value: bytes) -> RecordedVerdict:
+    """Return the verdict on an alert from `<ms>:<partition>:<offset>:` and its JSON. Raises ValueError, KeyError."""
+    ms, partition, offset, rest = value.split(b":", 3)
+    fields = orjson.loads(rest)
+    return RecordedVerdict(
+        alert, fields["verdict"], fields["by"], fields["note"], int(ms), int(partition), int(offset)
+    )

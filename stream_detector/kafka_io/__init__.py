@@ -45,12 +45,14 @@ __all__ = [
 ]
 
 
-def make_sink(config: Config, source: KafkaSource) -> KafkaSink | TransactionalSink:
+def make_sink(config: Config, source: KafkaSource, probe: bool = True) -> KafkaSink | TransactionalSink:
     """Return the sink of the delivery that the set-up asks for.
 
-    Exactly-once: raises ConfigError on a broker that doesn't keep the promise. Raises BrokerError.
+    Exactly-once: raises ConfigError on a broker that doesn't keep the promise (`probe`: that is tried). Raises
+    BrokerError.
     """
     if config.delivery == "at_least_once":
         return KafkaSink(config, source)
-    require_transactions(config)
+    if probe:
+        require_transactions(config)
     return TransactionalSink(config, source)

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 from kafka import errors as kafka_errors
 
-from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert, encode_audit
+from stream_detector.codec import (
+    DEAD_LETTER_HEADERS,
+    alert_headers,
+    dead_letter_headers,
+    encode_alert,
+    encode_audit,
+)
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerRightsError
 from stream_detector.kafka_io.settings import plain, rights_translated, servers, translated
@@ -32,18 +38,25 @@ class Outgoing(NamedTuple):
     @property
     def can_shrink(self) -> bool:
         """Whether it may go without its value: a dead letter must not stop the stream."""
-        return self.is_letter and bool(self.value)
+        return self.is_letter and "dropped-bytes" not in (name for name, _ in self.headers[-1:])
 
     @property
     def size(self) -> int:
         """Bytes it takes in memory, about."""
-        return _OVERHEAD + len(self.key or b"") + len(self.value or b"")
+        return _OVERHEAD + self.content
+
+    @property
+    def content(self) -> int:
+        """Bytes of key, value and the message's own headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
     def shrunk(self) -> Outgoing:
         """Return it without what is too large, saying so; the other headers tell where the original is."""
-        size = f"{len(self.key or b'') + len(self.value or b'')}".encode()
+        own = self.headers[-len(DEAD_LETTER_HEADERS) :]
         key = self.key if self.key is not None and len(self.key) <= _KEY_KEPT else None
-        return self._replace(key=key, value=b"", headers=[*self.headers, ("dropped-bytes", size)])
+        small = self._replace(key=key, value=b"", headers=own)
+        return small._replace(headers=[*own, ("dropped-bytes", b"%d" % (self.content - small.content))])
 
 
 def outgoing(

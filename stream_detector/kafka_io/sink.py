@@ -119,7 +119,7 @@ class KafkaSink:
         letters = [i for i, one in enumerate(again) if one.can_shrink]
         if isinstance(future.exception, TOO_LARGE) and letters:
             # All messages not acknowledged fail with the error of one of them: it must be the largest.
-            largest = max(letters, key=lambda i: len(again[i].value or b""))
+            largest = max(letters, key=lambda i: again[i].content)
             self._unsent[largest] = again[largest].shrunk()
             return _RETRY
         return error

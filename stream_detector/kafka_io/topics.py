@@ -58,9 +58,10 @@ def _error(code: int) -> kafka_errors.KafkaError:
     return error
 
 
-def ensure_topics(kafka: KafkaConfig, topics: Mapping[str, int]) -> None:
+def ensure_topics(kafka: KafkaConfig, topics: Mapping[str, int], **settings: str) -> None:
     """Create the topics that are missing, with so many partitions and the broker's default replication.
 
+    `settings` are the new topics' own, underscores for dots (`message_timestamp_type="LogAppendTime"`).
     Existing topics are left as they are, whatever their partition count. Returns once every partition has a leader.
     Raises BrokerError.
     """
@@ -68,9 +69,13 @@ def ensure_topics(kafka: KafkaConfig, topics: Mapping[str, int]) -> None:
         known = _counts(client, list(topics))
         missing = {name: count for name, count in topics.items() if name not in known}
         if missing:
+            configs = {name.replace("_", "."): value for name, value in settings.items()}
             answer = client.create_topics(
                 # Replication -1: what the broker's operator chose as default.
-                {name: {"num_partitions": count, "replication_factor": -1} for name, count in missing.items()},
+                {
+                    name: {"num_partitions": count, "replication_factor": -1, "configs": configs}
+                    for name, count in missing.items()
+                },
                 raise_errors=False,
             )
             for topic in answer["topics"]:

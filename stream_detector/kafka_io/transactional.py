@@ -90,7 +90,7 @@ class TransactionalSink:
             large = [i for i in refused if self._sent[i][0].can_shrink]
             if not large:
                 raise not_written(self._config, *self._sent[failed[0]])
-            largest = max(large, key=lambda i: len(self._sent[i][0].value or b""))
+            largest = max(large, key=lambda i: self._sent[i][0].content)
             # A transaction with a refused message can only be aborted. All of it is sent again, by a new producer
             # (which ends it): this one has counted the messages the broker has not taken.
             again = [each for each, _ in self._sent]

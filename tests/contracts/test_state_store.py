@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
-from stream_detector.records import AssetState, IncidentState, Partition, Position, ThresholdState
+from stream_detector.records import AssetState, IncidentState, Partition, Position, RecordedVerdict, ThresholdState
 from tests.stores import Backend, MemoryBackend, RedisBackend, Store
 
 HERE = Partition("pump.readings", 3)
@@ -388,3 +388,31 @@ def test_all_keys_of_a_stream_share_a_cluster_slot(backend: RedisBackend, store:
         keys = list(client.scan_iter(f"contract:*{backend.stream}*"))
     assert all(key.decode().startswith(f"contract:{{{backend.stream}}}:") for key in keys)
     assert len(keys) == 6
+
+
+def said(alert: str, verdict: str = "true-alarm", ts_ms: int = 0, offset: int = 0) -> RecordedVerdict:
+    """A verdict with a note that JSON and the layout might trip over."""
+    return RecordedVerdict(alert, verdict, "shift 2: day", 'hose "moved" é', ts_ms, 0, offset)
+
+
+def test_verdicts_are_kept_by_alert(store: Store) -> None:
+    """Of each alert the last verdict counts, whatever order they come in, and the same again changes nothing."""
+    first, second, other = said("a", ts_ms=5, offset=1), said("a", "false-alarm", 5, 2), said("b", ts_ms=-1, offset=3)
+    store.record_verdicts([second, other], 100)
+    store.record_verdicts([first, second], 100)
+    store.record_verdicts([], 100)
+    assert [other, second] == store.verdicts()
+
+
+def test_the_newest_verdicts_are_kept(store: Store) -> None:
+    """Beyond the number to keep, the oldest go; an old one that comes again doesn't drive a newer one out."""
+    many = [said(f"a-{index:04d}", ts_ms=index, offset=index) for index in range(1_200)]
+    store.record_verdicts(many, 1_000)
+    store.record_verdicts(many[:300], 1_000)
+    assert many[200:] == store.verdicts()
+
+
+def test_verdicts_are_no_part_of_what_is_versioned(store: Store) -> None:
+    """They neither count as a change of operators' settings nor show up among tasks."""
+    store.record_verdicts([said("a")], 10)
+    assert (0, []) == (store.controls_version(), store.tasks())

@@ -1,0 +1,130 @@
+"""`stream-detector verdict`: say what an alert was worth; `stream-detector verdicts`: what people have said."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stream_detector import settings
+from stream_detector.errors import ConfigError, DecodeError
+from stream_detector.verdicts import KINDS, encode_verdict
+
+if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
+    from stream_detector.config import Config
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add both commands."""
+    send = subparsers.add_parser(
+        "verdict",
+        help="say what an alert was worth",
+        description="Send a verdict on an alert to the verdict topic, where workers take it to Redis. The topic is "
+        "made when it is missing.",
+    )
+    send.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    send.add_argument("alert", metavar="ALERT", help="the alert's id, as `monitor --json` shows it")
+    send.add_argument("verdict", metavar="VERDICT", choices=KINDS, help=" or ".join(KINDS))
+    send.add_argument("--by", metavar="NAME", help="who says so (default: your login name)")
+    send.add_argument("--note", default="", metavar="TEXT", help="why")
+    send.set_defaults(run=run)
+    show = subparsers.add_parser(
+        "verdicts",
+        help="list people's verdicts on alerts",
+        description="List the verdicts kept in Redis, oldest first.",
+    )
+    show.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    show.add_argument("--alerts", action="store_true", help="with asset, time and incident, from the alert topic")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(run=run_list)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send one; return the exit status. Raises ConfigError when it is no verdict, BrokerError."""
+    config = settings.load(args.config)
+    alert = args.alert.strip().lower()
+    try:
+        value = encode_verdict(alert, args.verdict, getpass.getuser() if args.by is None else args.by, args.note)
+    except DecodeError as error:
+        raise ConfigError(error.detail) from None
+    from stream_detector.kafka_io import MessageWriter, ensure_topics  # the client is slow to import
+
+    # The limits are per minute of message time, so it must be the broker's and not the sender's to set.
+    ensure_topics(config.kafka, {config.verdict_topic: 1}, message_timestamp_type="LogAppendTime")
+    with MessageWriter(config.kafka, client_id="stream-detector-verdict") as writer:
+        writer.send(config.verdict_topic, alert.encode(), value, [("content-type", b"application/json")])
+    sys.stdout.write(f"sent to {config.verdict_topic}: {args.verdict} on {alert}\n")
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """List them; return the exit status. Raises StoreError, with --alerts BrokerError."""
+    from stream_detector.redis_store import RedisStore
+
+    config = settings.load(args.config)
+    with closing(RedisStore(config.redis, config.stream)) as store:
+        verdicts = store.verdicts()
+    about = _alerts(config, {one.alert for one in verdicts}) if args.alerts else {}
+    rows: list[dict[str, Any]] = [
+        {
+            "alert": one.alert,
+            "verdict": one.verdict,
+            "by": one.by or None,
+            "note": one.note or None,
+            "sent": _time(one.ts_ms),
+            **(about.get(one.alert, dict.fromkeys(_FROM_ALERT)) if args.alerts else {}),
+        }
+        for one in verdicts
+    ]
+    if args.json:
+        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    names = ["sent", "verdict", "alert", *(_FROM_ALERT if args.alerts else ()), "by", "note"]
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(Text("-" if row[name] is None else str(row[name])) for name in names))  # no markup in notes
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    console.print(table if rows else "no verdicts are kept")
+    return 0
+
+
+_FROM_ALERT = ("asset", "end", "event", "incident")
+
+
+def _alerts(config: Config, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """Return what the alert topic holds of these alerts."""
+    from stream_detector.kafka_io import AlertReader
+
+    found: dict[str, dict[str, Any]] = {}
+    if wanted:
+        with AlertReader(config, from_beginning=True) as reader:
+            while records := reader.read(timeout_ms=1_000):
+                for record in records:
+                    try:
+                        alert = json.loads(record.value)
+                        if alert["id"] in wanted:
+                            found[alert["id"]] = {name: alert[name] for name in _FROM_ALERT}
+                    except (ValueError, KeyError, TypeError):
+                        continue
+                if len(found) == len(wanted):
+                    break
+    return found
+
+
+def _time(ms: int) -> str | None:
+    try:
+        moment = datetime.fromtimestamp(ms / 1_000, UTC) if ms >= 0 else None
+    except (OverflowError, ValueError, OSError):  # the sender's clock, where the topic leaves it to them
+        moment = None
+    return None if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
