@@ -96,7 +96,9 @@ class MemoryStore:
         """
         with self._server() as server:
             kept = server.tasks.get(task)
-            if kept is not None and kept.token != token:
+            if kept is not None and kept.token < token:
+                raise StoreLostError(f"the store has forgotten who took task {task} last")
+            if kept is not None and kept.token > token:
                 raise StoreFencedError(f"task {task} was taken over: token {token} < {kept.token}")
             last = kept.saves[0][0] if kept is not None and kept.saves else -1
             if kept is None or last < self._known.get(task, -1):

@@ -23,8 +23,8 @@ Every writing call is one script and so atomic, and one round trip. What it keep
   those of its versions that this save does not overwrite go too: they belong to the commit that was not. So a save of
   an epoch replaces an earlier save of it whole, and a repeated save (an answer lost on the way) changes nothing.
 - Loss. Each RedisStore remembers the epoch it last knew of a task. When the task's hash is gone, or stands at an
-  older epoch (a server back without its last seconds), a save of changes alone would leave a mixture that looks
-  whole; it raises StoreLostError instead and writes nothing. Then: acquire again, and save all states.
+  older epoch or token (a server back without its last seconds), a save of changes alone would leave a mixture that
+  looks whole; it raises StoreLostError instead and writes nothing. Then: acquire again, and save all states.
 
 A control's reset token is the server's time in microseconds, 16 digits: of two, the later one sorts last.
 The rights it needs are in `rights.redis_rules`; what is called here and is not there is refused (docs/security.md).
@@ -305,6 +305,8 @@ class RedisStore:
             args += (asset, encode_state(state, epoch))
         with self._errors():
             status, detail = self._save(keys=[key, f"{key}:new", f"{key}:old", self._key("controls")], args=args)
+        if status == b"fenced" and int(detail) < token:
+            raise StoreLostError(f"the store at {self._name} has forgotten who took task {task} of {self._base} last")
         if status == b"fenced":
             raise StoreFencedError(f"task {task} of {self._base} was taken over: token {token} < {int(detail)}")
         if status == b"lost":

@@ -36,6 +36,9 @@ class Backend(Protocol):
     def clear(self) -> None:
         """Lose all data, as a server that came back empty."""
 
+    def forget(self, task: int, token: int) -> None:
+        """Lose that a task was taken after `token`, as a server that came back without its last seconds."""
+
 
 class MemoryBackend:
     """Memory, shared by the stores of one test."""
@@ -50,6 +53,10 @@ class MemoryBackend:
     def clear(self) -> None:
         """Lose all data."""
         self.server.clear()
+
+    def forget(self, task: int, token: int) -> None:
+        """Set the task's token back."""
+        self.server.tasks[task].token = token
 
 
 class RedisBackend:
@@ -71,6 +78,11 @@ class RedisBackend:
             for key in client.scan_iter(f"contract:{{{self.stream}}}:*"):
                 client.delete(key)
             client.script_flush()
+
+    def forget(self, task: int, token: int) -> None:
+        """Set the task's token back."""
+        with redis.Redis.from_url(self.config.url) as client:
+            client.hset(f"contract:{{{self.stream}}}:task:{task}", "token", str(token))
 
     def close(self) -> None:
         """Leave nothing behind."""

@@ -262,6 +262,21 @@ def test_the_store_back_without_its_last_seconds(undisturbed):
         same(undisturbed, plant)
 
 
+def test_the_store_back_without_its_newest_owner(undisturbed):
+    """A running worker whose taking over the store has forgotten writes all anew, and goes on without a break."""
+    plant = make_plant()
+    first = plant.worker(16)
+    turns(plant, first, 8)
+    kept = snapshot(plant)
+    first.source.expel()
+    worker = plant.worker(16)
+    turns(plant, worker, 1)
+    restore(plant, kept)
+    plant.run(worker)
+    same(undisturbed, plant)
+    assert (2, 0) == (worker.metric("restores_total"), worker.metric("aborts_total"))
+
+
 def snapshot(plant):
     """Return what the store holds."""
     return {

@@ -258,6 +258,23 @@ def test_a_store_without_its_last_seconds_is_noticed(backend: Backend, store: St
     assert judged(store.load(3).assets) == {"a1": 1}
 
 
+def test_a_store_that_forgot_its_newest_owner_is_noticed(backend: Backend, store: Store):
+    """A server back without its last seconds knows an older token: its owner writes all anew, and isn't put out."""
+    former = store.acquire(3)
+    store.save(3, former, 1, {"a": state(judged_ms=1)}, at(10, 1))
+    owner = backend.connect()
+    token = owner.acquire(3)
+    loaded = owner.load(3)
+    backend.forget(3, former)
+    with pytest.raises(StoreLostError, match="task 3"):
+        owner.save(3, token, 2, {"b": state(judged_ms=2)}, at(20, 2))
+    renewed = owner.acquire(3)
+    owner.save(3, renewed, 2, loaded.assets | {"b": state(judged_ms=2)}, at(20, 2))
+    with pytest.raises(StoreFencedError):
+        store.save(3, former, 2, {"a": state(judged_ms=3)}, at(30, 2))
+    assert judged(owner.load(3).assets) == {"a": 1, "b": 2}
+
+
 def test_controls_reach_other_connections_and_are_counted(backend: Backend, store: Store):
     """Every change an operator makes shows in what a worker's save returns, and in the cheap count."""
     operator = backend.connect()
