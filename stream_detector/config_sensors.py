@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from stream_detector.config_base import Section
 
 
@@ -11,3 +13,11 @@ class SensorsConfig(Section):
 
     check: bool = True
     """Tell sensor faults. false: what a broken sensor does is judged as the machine's doing."""
+    silent_after_ms: float | None = Field(default=None, gt=0)
+    """An asset that has sent nothing for so long, while others of its partition went on, is silent. Left out: ten
+    cells, the longest max_gap_ms or five times the longest gap of the training history, whichever is longest."""
+    silent: bool = True
+    """Expect every asset to go on sending. false: an asset may fall silent, as one that is switched off does."""
+    refused_after: int = Field(default=5, ge=1, le=1_000)
+    """So many readings of an asset in a row that can't be used for one reason (out of range, or times off) are a fault
+    of the sensor or clock."""

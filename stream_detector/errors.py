@@ -27,11 +27,12 @@ class ConfigError(DetectorError):
 class DecodeError(DetectorError):
     """The bytes are not a reading. Send the message to the dead-letter topic with `code` and `detail`; go on."""
 
-    def __init__(self, code: str, detail: str) -> None:
-        """Keep the documented code (see `records.DEAD_LETTER_CODES`) and what exactly was found."""
+    def __init__(self, code: str, detail: str, channel: str = "") -> None:
+        """Keep the documented code (see `records.DEAD_LETTER_CODES`), what exactly was found, and in which channel."""
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+        self.channel = channel
 
 
 class DataError(DetectorError):

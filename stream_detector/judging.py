@@ -30,6 +30,7 @@ from stream_detector.records import (
     ModelRef,
     ScoreBatch,
     Shifts,
+    Sighting,
     ThresholdState,
     WindowBatch,
 )
@@ -52,12 +53,21 @@ class Judging:
     """The threshold method, incident and adaptation rules of one stream. Holds no state of any asset; tasks do."""
 
     def __init__(
-        self, config: Config, calibrations: Sequence[NDArray[np.float64]], norms: Sequence[Norms | None] = ()
+        self,
+        config: Config,
+        calibrations: Sequence[NDArray[np.float64]],
+        norms: Sequence[Norms | None] = (),
+        model_of: Callable[[str], ModelRef | None] = lambda _: None,
     ) -> None:
         """`calibrations`: by model index, scores (n,) of normal windows that the model wasn't trained on.
 
         `norms`: by model index, what is usual for its channels; sensor faults are told where there are any.
+        `model_of`: an asset's detector; only for assets that have one are sensor faults told that no window shows.
         """
+        self._model_of = model_of
+        gaps = [float(one["gap"].min()) for one in norms if one is not None]
+        self.usual_gap_ms = max(gaps, default=0.0) * config.window.cell_ms
+        """The longest pause of an asset in the training history."""
         self._method: ThresholdMethod = make_method(config.threshold)
         self._margin, self._learn_after = config.threshold.margin, config.threshold.learn_after
         self._adapt = config.threshold.adapt
@@ -280,6 +290,18 @@ class Judging:
             if calibrated.level is not None and (threshold.level is None or calibrated.level > threshold.level):
                 threshold = calibrated
         return replace(state, threshold=threshold, adaptation=adaptation)
+
+    def hear(self, task: Task, sighting: Sighting, controls: Controls) -> list[Alert]:
+        """Take a sensor fault that shows in the messages; all windows before it are judged. Return its alerts."""
+        state, model = task.states.get(sighting.asset), self._model_of(sighting.asset)
+        if state is None or model is None:
+            return []
+        told = self._told(state.threshold, controls.pins.get(sighting.asset))
+        sensors, alert = self._sensing.hear(state.sensors, sighting, model, told)
+        if sensors is not state.sensors:
+            task.states[sighting.asset] = replace(state, sensors=sensors)
+            task.changed.add(sighting.asset)
+        return [] if alert is None else [alert]
 
     def _told(self, state: ThresholdState, pinned: float | None) -> tuple[float | None, str, float, int]:
         """Return alarm level, method, risk and scores seen, for alerts about sensors."""

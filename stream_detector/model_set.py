@@ -82,6 +82,11 @@ class ModelSet:
         """Names of the detectors, by index."""
         return tuple(artifact.ref for artifact in self.artifacts)
 
+    def ref_of(self, asset: str) -> ModelRef | None:
+        """Return which detector an asset has; None for none."""
+        index = self.for_asset(asset)
+        return None if index is None else self.refs[index]
+
     def for_asset(self, asset: str) -> int | None:
         """Return the index of the asset's detector; None when it has none."""
         if not self._own:

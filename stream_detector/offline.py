@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from stream_detector.memory_store import MemoryServer, MemoryStore
 from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
 from stream_detector.pipeline import Pipeline
-from stream_detector.records import AssetState, MessageBatch, Partition, PlainMessage, WindowBatch
+from stream_detector.records import AssetState, MessageBatch, ModelRef, Partition, PlainMessage, WindowBatch
 from stream_detector.scoring import Scores
 from stream_detector.task import make_windower
 
@@ -81,9 +81,9 @@ class Backtest:
 
     def __init__(
         self, config: Config, scorer: Scores, calibrations: list[NDArray[np.float64]], batch: int = _CHUNK,
-        norms: Sequence[Norms | None] = (),
+        norms: Sequence[Norms | None] = (), model_of: Callable[[str], ModelRef | None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """`batch`: most messages in a poll; results don't depend on it. `norms`: as for a `Pipeline`."""
+        """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`."""
         self._config = offline(config, batch)
         self._log = MemoryLog({TOPIC: 1})
         source = MemorySource(self._log, [TOPIC])
@@ -95,7 +95,7 @@ class Backtest:
         self._store = MemoryStore(MemoryServer())
         self.pipeline = Pipeline(
             self._config, source, self._sink, self._store, scorer, calibrations, self.metrics,
-            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0, norms=norms,
+            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0, norms=norms, model_of=model_of,
         )  # fmt: skip
         self.pipeline.open()
 

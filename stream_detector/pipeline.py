@@ -28,7 +28,7 @@ from stream_detector.logs import event
 from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
 from stream_detector.ports import Sink, Source, StateStore
-from stream_detector.records import Controls, Partition
+from stream_detector.records import Controls, ModelRef, Partition
 from stream_detector.saving import Saved, Saver
 from stream_detector.scoring import Scores, Scoring
 from stream_detector.task import Cut, Task, counting_state
@@ -54,16 +54,18 @@ class Pipeline:
         clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
         wall_ms: Callable[[], float] = lambda: time.time() * 1000,
         norms: Sequence[Norms | None] = (),
+        model_of: Callable[[str], ModelRef | None] = lambda _: None,
     ) -> None:
         """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on.
 
         `norms`: by the same index, what is usual for its channels; sensor faults are told where there are any.
+        `model_of`: an asset's detector, for sensor faults that show in the messages only.
         """
         self._config = config
         self._source, self._sink, self._store = source, sink, store
         self._metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
-        self._scoring = Scoring(config, scorer, calibrations, self._metrics, clock_ms, wall_ms, norms)
+        self._scoring = Scoring(config, scorer, calibrations, self._metrics, clock_ms, wall_ms, norms, model_of)
         self._metrics.waiting_windows.set_function(lambda: self._scoring.waiting)
         self._metrics.paused_partitions.set_function(lambda: len(self._paused))
         self._metrics.unsent_bytes.set_function(sink.waiting_bytes)
@@ -353,7 +355,7 @@ class Pipeline:
         committed = self._source.committed(partitions)
         loaded, lost = counting_state(self._config, self._store, index, committed)
         self._scoring.judging.adopt(loaded.assets)
-        task = Task(self._config, index, token, loaded, committed, self._decoders)
+        task = Task(self._config, index, token, loaded, committed, self._decoders, self._scoring.judging.usual_gap_ms)
         if lost:
             self._metrics.states_lost_total.inc()
             log.error("task %d: the store holds no state of epoch %d or before; by on_state_lost: %s it is made anew",

@@ -98,6 +98,8 @@ class DeadLetter:
     message: Message
     code: str
     detail: str
+    asset: str = ""    # whose reading it was, where that is known
+    channel: str = ""  # the channel to blame, where one is
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,14 @@ class WindowBatch:
     def __len__(self) -> int:
         """Number of windows."""
         return len(self.assets)
+
+
+def windows_between(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
+    """Return windows `start` to `stop` (excluded) of a batch."""
+    return WindowBatch(
+        windows.task, windows.assets[start:stop], windows.end_ms[start:stop], windows.values[start:stop],
+        windows.filled[start:stop], windows.ingest_ms[start:stop],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +268,38 @@ class SensorFault:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Readings of an asset in a row that could not be used (see presence.py)."""
+
+    fault: str = ""     # of which they are a sign
+    channel: str = ""
+    count: int = 0
+    good: int = 0       # once told: readings in a row that could
+    open: bool = False  # told
+    since_ms: int = 0   # newest event time of the task when the first of them came
+
+
+class Sighting(NamedTuple):
+    """The beginning or end of a sensor fault that shows in the messages, not in windows (see presence.py)."""
+
+    place: int      # before which reading of the batch it holds; -1: after the asset's windows up to `clock_ms`
+    asset: str
+    channel: str    # "" for the whole asset
+    fault: str      # as in SensorRef
+    begins: bool
+    at_ms: int      # event time
+    since_ms: int   # event time since which it has been so
+    amount: float   # seconds without a reading, or readings refused in a row ...
+    limit: float    # ... and what is allowed
+    clock_ms: float = np.inf  # event time its asset had come to in the batch; -inf: no reading of it was used before
+
+
+@dataclass(frozen=True, slots=True)
 class SensorState:
-    """What is wrong with an asset's sensors, and when it was last heard."""
+    """What is wrong with an asset's sensors."""
 
     faults: tuple[SensorFault, ...] = ()
-    heard_ms: int | None = None  # its newest event time
-    heard_at: int = 0            # the task's progress then (see presence.py)
+    refused: Refused = field(default_factory=Refused)
 
 
 @dataclass(frozen=True, slots=True)

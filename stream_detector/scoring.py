@@ -22,9 +22,9 @@ from stream_detector.logs import event
 from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
 from stream_detector.pace import Pace
-from stream_detector.records import Alert, Audit, Controls, ScoreBatch, Shifts, WindowBatch
+from stream_detector.records import Alert, Audit, Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
 from stream_detector.task import Cut, Task
-from stream_detector.waiting import Queue, merged
+from stream_detector.waiting import Queue, merged, no_windows
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +64,14 @@ class Scoring:
         clock_ms: Callable[[], float],
         wall_ms: Callable[[], float],
         norms: Sequence[Norms | None] = (),
+        model_of: Callable[[str], ModelRef | None] = lambda _: None,
     ) -> None:
-        """`calibrations`, `norms`: as for a `Pipeline`."""
+        """`calibrations`, `norms`, `model_of`: as for a `Pipeline`."""
         self._config = config
         self._scorer = scorer
         self._metrics = metrics
         self._clock, self._wall = clock_ms, wall_ms
-        self.judging = Judging(config, calibrations, norms)
+        self.judging = Judging(config, calibrations, norms, model_of)
         self._queue = Queue(config.scorer)
         self._pace = Pace()
         self._density = 0.0  # windows a message
@@ -84,9 +85,11 @@ class Scoring:
         """Let the windows wait that so many messages have completed."""
         now = self._clock()
         count = 0
-        for batch, silent in cut.windows:
+        for place, (batch, silent) in enumerate(cut.windows):
             count += len(batch)
-            self._queue.add(task, batch, silent, now)
+            self._queue.add(task, batch, silent, now, [(one, unsaid) for at, one, unsaid in cut.heard if at == place])
+        if after := [(one, unsaid) for at, one, unsaid in cut.heard if at == len(cut.windows)]:
+            self._queue.add(task, no_windows(task.index), False, now, after)
         self.windows += count
         self._metrics.windows_total.inc(count)
         if messages:
@@ -127,24 +130,34 @@ class Scoring:
         if not pending:
             return found
         started = self._clock()
-        batch = merged([one.windows for one in pending])
-        shifts = self.judging.shifts([(one.task, one.windows) for one in pending])
-        scores = self._scorer.score(batch, shifts)
-        self._count(batch, scores, (self._clock() - started) / 1000)
+        scores: ScoreBatch | None = None
+        shifts: Shifts | None = None
+        if filled := [one for one in pending if len(one.windows)]:
+            batch = merged([one.windows for one in filled])
+            shifts = self.judging.shifts([(one.task, one.windows) for one in filled])
+            scores = self._scorer.score(batch, shifts)
+            self._count(batch, scores, (self._clock() - started) / 1000)
         scored_ms = int(self._wall())
         row = 0
         for one in pending:
-            alerts = self.judging.judge(one.task, one.windows, scores, row, controls, shifts, self._scorer.score)
-            row += len(one.windows)
+            alerts = []
+            for sighting, unsaid in one.heard:
+                said = self.judging.hear(one.task, sighting, controls)
+                alerts += [] if unsaid else said
+            if scores is not None and len(one.windows):
+                judged = self.judging.judge(one.task, one.windows, scores, row, controls, shifts, self._scorer.score)
+                row += len(one.windows)
+                alerts += [] if one.silent else judged
             audits = self.judging.take_audits()
             if not one.silent:
                 found.audits += audits
-            if alerts and not one.silent:
+            if alerts:
                 found.alerts += [replace(alert, scored_ms=scored_ms) for alert in alerts]
                 found.since_ms += [one.since_ms] * len(alerts)
                 self._tell(one.task, alerts)
-        self._pace.note(len(batch), self._clock() - started)
-        self._scored = True
+        if row:
+            self._pace.note(row, self._clock() - started)
+            self._scored = True
         self._metrics.anomalies_total.inc(self.judging.anomalies - self._anomalies)
         self._anomalies = self.judging.anomalies
         return found

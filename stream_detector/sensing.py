@@ -27,10 +27,12 @@ from stream_detector.records import (
     Alert,
     AlertEvent,
     IncidentState,
+    ModelRef,
     ScoreBatch,
     SensorFault,
     SensorRef,
     SensorState,
+    Sighting,
     WindowBatch,
 )
 from stream_detector.sensor_checks import FLAT, OUT, RUN, TIES, Codes, SensorChecks
@@ -123,8 +125,60 @@ class Sensing:
             if self._sure(flags, fault, model, column, end_ms):
                 fault, incident = self._opened(fault, incident, asset, end_ms, scores, row, told, ingest_ms, alerts)
             kept.append(fault)
-        after = SensorState(tuple(kept), state.heard_ms, state.heard_at)
+        after = SensorState(tuple(kept), state.refused)
         return after, incident, alerts, self._mutes(after, scores, row, told[0])
+
+    def hear(
+        self, state: SensorState, sighting: Sighting, model: ModelRef, told: tuple[float | None, str, float, int]
+    ) -> tuple[SensorState, Alert | None]:
+        """Return the state after a fault that shows in the messages began or ended, and its alert, if any."""
+        asset, channel = sighting.asset, sighting.channel
+        there = [
+            one for one in state.faults if one.by_log and (one.channel, one.fault) == (channel, sighting.fault)
+        ]  # fmt: skip
+        if sighting.begins == bool(there) or (sighting.begins and len(state.faults) >= MOST_FAULTS):
+            return state, None
+        if not sighting.begins:
+            [fault] = there
+            rest = tuple(one for one in state.faults if one is not fault)
+            return replace(state, faults=rest), self._heard("close", fault, sighting, model, told)
+        name = sensor_incident_id(
+            self._incidents.stream, asset, sighting.at_ms, model.version, channel, sighting.fault
+        )  # fmt: skip
+        fault = SensorFault(channel, sighting.fault, sighting.since_ms, name, by_log=True)
+        alert = self._heard("open", fault, sighting, model, told)
+        return replace(state, faults=(*state.faults, fault)), alert
+
+    def _heard(
+        self,
+        event: AlertEvent,
+        fault: SensorFault,
+        sighting: Sighting,
+        model: ModelRef,
+        told: tuple[float | None, str, float, int],
+    ) -> Alert:
+        assert fault.incident is not None
+        _, method, risk, seen = told
+        stream, asset, end_ms = self._incidents.stream, sighting.asset, sighting.at_ms
+        return Alert(
+            id=sensor_alert_id(stream, asset, end_ms, model.version, event, fault.channel, fault.fault),
+            incident=fault.incident,
+            event=event,
+            stream=stream,
+            asset=asset,
+            start_ms=fault.since_ms,
+            end_ms=end_ms,
+            score=sighting.amount,
+            threshold=sighting.limit,
+            severity="warning",
+            kind="sensor-fault",
+            channels=(),
+            model=model,
+            method=method,
+            risk=risk,
+            seen=seen,
+            sensor=SensorRef(fault.fault, fault.channel or None),
+        )
 
     def _named(self, flags: int, model: int, column: int, value: float) -> str | None:
         """Return the fault some flags mean, None for none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
 from stream_detector.join import Join
 from stream_detector.ports import StateStore, TaskState
+from stream_detector.presence import Presence
 from stream_detector.records import (
     AssetState,
     DeadLetter,
@@ -18,7 +19,9 @@ from stream_detector.records import (
     Partition,
     Position,
     ReadingBatch,
+    Sighting,
     WindowBatch,
+    windows_between,
 )
 from stream_detector.records_window import RecordsWindower
 from stream_detector.window import Windower, part
@@ -31,6 +34,7 @@ class Cut:
     windows: list[tuple[WindowBatch, bool]]  # True: silent, its alerts were published before
     dead: list[DeadLetter]
     readings: int  # that reached the windows
+    heard: list[tuple[int, Sighting, bool]]  # how many of `windows` come before it; True: silent, as above
 
 
 class Task:
@@ -48,8 +52,12 @@ class Task:
         loaded: TaskState,
         committed: Mapping[Partition, Position],
         decoders: Mapping[str, ReadingDecoder],
+        usual_gap_ms: float = 0.0,
     ) -> None:
-        """Take over a task whose state was loaded under the fencing `token`."""
+        """Take over a task whose state was loaded under the fencing `token`.
+
+        `usual_gap_ms`: the longest pause of an asset in the training history.
+        """
         self.index = index
         self.token = token
         self.partitions = [Partition(entry.topic, index) for entry in config.inputs]
@@ -59,6 +67,13 @@ class Task:
         self.moved = False  # messages were taken since the last commit
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
+        self._presence = (
+            Presence(config.sensors, config.window, config.channels, loaded.assets, usual_gap_ms)
+            if config.sensors.check and not self._records
+            else None
+        )
+        self._lateness_ms = config.window.lateness_ms
+        self._letters: list[DeadLetter] = []  # whose place among the readings has not come yet
         self._judged = {partition: stored.read for partition, stored in loaded.positions.items()}
         self.messages = dict.fromkeys((entry.topic for entry in config.inputs), 0)  # taken since last asked
         self._join = Join(self.partitions, config.window)
@@ -188,16 +203,110 @@ class Task:
         else:
             self._dead = []
         cut: list[tuple[WindowBatch, bool]] = []
+        heard: list[tuple[int, Sighting, bool]] = []
+        if self._presence is not None:
+            self._letters += [letter for letter in dead if letter.asset]
         readings = 0
         for whole in self._unjudged(passed) if self._records else passed:
             for batch, silent in self._by_silence(whole):
-                windows, refused = self.windower.push(batch)
-                dead += refused
-                readings += len(batch.assets) - len(refused)
-                if windows is not None and (fresh := windows if self._records else self.not_judged(windows)):
-                    cut.append((fresh, silent))
+                refusals: list[DeadLetter] = []
+                before = len(cut)
+                for piece, told in self._listen(batch):
+                    heard += [(len(cut), one, silent) for one in told]
+                    windows, refused = self.windower.push(piece)
+                    refusals += refused
+                    readings += len(piece.assets) - len(refused)
+                    if windows is not None and (fresh := windows if self._records else self.not_judged(windows)):
+                        cut.append((fresh, silent))
+                dead += refusals
+                for one in self._refused(batch, refusals):
+                    self._insert(one, silent, cut, heard, before)
+        if self._letters and not self._several:  # after the last reading
+            last = self._letters[-1]
+            silent = last.message.offset < self._published.get(last.partition, 0)
+            heard += [(len(cut), one, silent) for one in self._refused(None, ())]
         published = self._published
-        return Cut(cut, [one for one in dead if one.message.offset >= published.get(one.partition, 0)], readings)
+        dead = [one for one in dead if one.message.offset >= published.get(one.partition, 0)]
+        return Cut(cut, dead, readings, heard)
+
+    def _insert(
+        self,
+        sighting: Sighting,
+        silent: bool,
+        cut: list[tuple[WindowBatch, bool]],
+        heard: list[tuple[int, Sighting, bool]],
+        start: int,
+    ) -> None:
+        """Put a sighting between its asset's windows, of those from `start` on, as the log had it."""
+        until = sighting.clock_ms - self._lateness_ms  # windows up to here were cut before
+        place = len(cut)
+        for index in range(start, len(cut)):
+            windows, unsaid = cut[index]
+            ends = windows.end_ms.tolist()
+            later = (
+                row for row, asset in enumerate(windows.assets) if asset == sighting.asset and ends[row] > until + 0.5
+            )
+            row = next(later, None)
+            if row is None:
+                continue
+            place = index
+            if row:
+                cut[index : index + 1] = [
+                    (windows_between(windows, 0, row), unsaid), (windows_between(windows, row, len(ends)), unsaid)
+                ]  # fmt: skip
+                heard[:] = [(at + (at > index), one, told) for at, one, told in heard]
+                place += 1
+            break
+        heard.append((place, sighting, silent))
+
+    def _listen(self, batch: ReadingBatch) -> Iterator[tuple[ReadingBatch, list[Sighting]]]:
+        """Yield the batch in pieces, each with what was known before it from who was heard when.
+
+        A sighting at the end of a batch comes with its last reading: nothing of the asset follows in it.
+        """
+        if self._presence is None:
+            yield batch, []
+            return
+        known = int(np.searchsorted(batch.offsets, self._judged.get(batch.partition, 0)))
+        if known:
+            processed = part(batch, 0, known)
+            self._presence.push(processed, processed=True)
+            yield processed, []
+            if known == len(batch.assets):
+                return
+            batch = part(batch, known, len(batch.assets))
+        last = int(batch.offsets[-1])
+        letters = [one for one in self._letters if one.partition == batch.partition and one.message.offset < last]
+        told = self._presence.push(batch, letters)
+        start = 0
+        for place in sorted({min(one.place, len(batch.assets) - 1) for one in told} - {0}):
+            yield part(batch, start, place), [one for one in told if one.place == start]
+            start = place
+        rest = part(batch, start, len(batch.assets)) if start else batch
+        yield rest, [one for one in told if one.place >= start]
+
+    def _refused(self, batch: ReadingBatch | None, refusals: Sequence[DeadLetter]) -> list[Sighting]:
+        """Count refused readings in a row, those of the decoder up to the end of the batch, and note the counts."""
+        if self._presence is None:
+            return []
+        due = self._letters
+        if batch is not None:
+            last = int(batch.offsets[-1])
+            due = [one for one in due if one.partition == batch.partition and one.message.offset < last]
+        if due:
+            gone = set(map(id, due))
+            self._letters = [one for one in self._letters if id(one) not in gone]
+        letters = [
+            one for one in (*due, *refusals) if one.message.offset >= self._judged.get(one.partition, 0)
+        ]  # fmt: skip
+        known = 0 if batch is None else self._judged.get(batch.partition, 0)
+        told = self._presence.refused(batch, letters, known)
+        for asset, counts in self._presence.counts().items():
+            state = self.states.get(asset)
+            if state is not None and state.sensors.refused != counts:
+                self.states[asset] = replace(state, sensors=replace(state.sensors, refused=counts))
+                self.changed.add(asset)
+        return told
 
     def _unjudged(self, passed: list[ReadingBatch]) -> list[ReadingBatch]:
         """Leave out records that the states loaded were judged up to: nothing is open that would need them again."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stream_detector.config import ScorerConfig
-from stream_detector.records import WindowBatch
+from stream_detector.records import Sighting, WindowBatch, windows_between
 from stream_detector.task import Task
 
 
@@ -20,11 +21,12 @@ class Waiting:
     windows: WindowBatch
     silent: bool  # their alerts were published before
     since_ms: float
+    heard: Sequence[tuple[Sighting, bool]] = ()  # what the messages before them told; True: silent, as above
 
     def parted(self, count: int) -> tuple[Waiting, Waiting]:
         """Return the first windows and the others."""
-        return replace(self, windows=_part(self.windows, 0, count)), replace(
-            self, windows=_part(self.windows, count, len(self.windows))
+        return replace(self, windows=windows_between(self.windows, 0, count)), replace(
+            self, windows=windows_between(self.windows, count, len(self.windows)), heard=()
         )
 
 
@@ -40,9 +42,11 @@ class Queue:
         self.size = 0
         """Their bytes."""
 
-    def add(self, task: Task, windows: WindowBatch, silent: bool, now_ms: float) -> None:
-        """Let windows wait from now on."""
-        self._waiting.append(Waiting(task, windows, silent, now_ms))
+    def add(
+        self, task: Task, windows: WindowBatch, silent: bool, now_ms: float, heard: Sequence[tuple[Sighting, bool]] = ()
+    ) -> None:
+        """Let windows wait from now on, and what the messages before them told."""
+        self._waiting.append(Waiting(task, windows, silent, now_ms, heard))
         self._count(windows, 1)
 
     def _count(self, windows: WindowBatch, sign: int) -> None:
@@ -75,11 +79,11 @@ class Queue:
         return taken
 
 
-def _part(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
-    return WindowBatch(
-        windows.task, windows.assets[start:stop], windows.end_ms[start:stop], windows.values[start:stop],
-        windows.filled[start:stop], windows.ingest_ms[start:stop],
-    )  # fmt: skip
+def no_windows(task: int) -> WindowBatch:
+    """Return a batch of none, for what messages told after the last window."""
+    nothing = np.empty((0, 1, 1))
+    times = np.empty(0, np.int64)
+    return WindowBatch(task, [], times, nothing.astype(np.float32), nothing.astype(np.bool_), times)
 
 
 def merged(batches: list[WindowBatch]) -> WindowBatch:

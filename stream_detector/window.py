@@ -105,9 +105,9 @@ class Windower:
             kept, now, after, before = kept[:cut], now[:cut], after[:cut], before[:cut]
         self._now, self._progress = float(now[-1]), int(after[-1])
         rows = self._rows_of(batch, kept, first_ms, before)
+        self._heard[rows] = after  # late readings too: an asset whose clock is behind is not silent
         kept, rows, after = self._not_late(batch, topic, kept, rows, after, first_ms, last_ms, dead)
         if kept.size:
-            self._heard[rows] = after
             self._ingest[rows] = batch.ingest_ms[kept]
             self._insert(batch, topic, kept, rows, parts)
         return rest
@@ -119,7 +119,8 @@ class Windower:
         for index in np.flatnonzero(ahead).tolist():
             lead = (last_ms[index] - batch.ingest_ms[index]) / 1000
             detail = f"{lead:.0f} s ahead of the broker's clock; window.max_ahead_ms is {self._config.max_ahead_ms:g}"
-            dead.append(DeadLetter(batch.partition, batch.messages[index], "too-far-ahead", detail))
+            asset = batch.assets[index]
+            dead.append(DeadLetter(batch.partition, batch.messages[index], "too-far-ahead", detail, asset))
         return np.flatnonzero(~ahead)
 
     def _return_within(self, batch: ReadingBatch, kept: Ints, after: Ints, before: Ints) -> int | None:
@@ -202,7 +203,7 @@ class Windower:
                 behind = (self._clock_of(topic, batch.assets[index], last_ms, kept, rows) - first_ms[index]) / 1000
                 allowed = f"window.lateness_ms is {self._config.lateness_ms:g}"
                 detail = f"{behind:.3f} s behind its asset's newest reading; {allowed}"
-                dead.append(DeadLetter(batch.partition, batch.messages[index], "too-late", detail))
+                dead.append(DeadLetter(batch.partition, batch.messages[index], "too-late", detail, batch.assets[index]))
             fine = np.ones(len(order), bool)
             fine[order[late]] = False
             kept, rows, after = kept[fine], rows[fine], after[fine]

@@ -23,6 +23,7 @@ from stream_detector.records import (
     Ledger,
     Partition,
     Position,
+    Refused,
     SensorFault,
     SensorState,
     ThresholdState,
@@ -41,7 +42,9 @@ def state(sample: int = 3) -> AssetState:
         incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12, 0.1 + 0.7, 5),
         judged_ms=TS,
         reset="token-1",
-        sensors=SensorState((SensorFault("flow", "stuck", TS, INCIDENT, 2, 7, True),), TS, 17),
+        sensors=SensorState(
+            (SensorFault("flow", "stuck", TS, INCIDENT, 2, 7, True),), Refused("clock", "", 3, 1, True, TS)
+        ),
         adaptation=Adaptation(
             7, *(np.arange(2, dtype=np.float32) + i for i in range(5)), 3, TS + 2, TS + 3, True, (0.5, 0.25)
         ),
@@ -110,7 +113,10 @@ def test_a_state_is_at_most_4_kb() -> None:
             adaptation=Adaptation(
                 9, vector, vector, vector, np.append(vector, 1), vector, 3, TS, TS, True, (0.5,) * 64
             ),
-            sensors=SensorState((SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4, TS, TS),
+            sensors=SensorState(
+                (SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4,
+                Refused("out-of-range", "Thermocouple", 5, 2, True, TS),
+            ),
             ledger=Ledger(1 / 3, "0" * 16, "0" * 16, 0.3, TS),
         )
         assert len(encode_state(full, 2**40)) <= 4_096

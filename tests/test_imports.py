@@ -22,7 +22,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models", "rights", "verdicts"),
-    ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing"),
+    ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing",
+     "presence"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth",
      "auditing", "memory", "memory_store", "verdict_stage", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
@@ -45,7 +46,7 @@ ONLY_IN = {
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
 PURE = {
     "verdicts", "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "pace",
-    "sensor_checks", "sensing", "adaptation",
+    "sensor_checks", "sensing", "adaptation", "presence",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys",

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("stream_detector.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
     backtest = Backtest(
         config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
-        norms=[one.norms for one in models.artifacts],
+        norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
     )  # fmt: skip
     count = 0
     with Progress(console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty()) as bars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -300,6 +301,9 @@ def _summary(
 ) -> dict[str, float | int]:
     from stream_detector.kafka_io import end_offsets
 
+    last = {recording.asset: float(recording.ts_ms.max()) for recording in plan.recordings}
+    # a recording that has ended is no silent machine
+    alerts = [alert for alert in alerts if alert.sensor is None or alert.start_ms < last.get(alert.asset, math.inf)]
     found = tally(incidents(alerts), plan.truth, config.window.length * config.window.cell_ms)
     dead = sum(end_offsets(config.kafka, [config.dead_letter_topic]).values())
     days = sum(recording.end_ms - recording.start_ms for recording in plan.recordings) / 86_400_000

@@ -121,7 +121,7 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, health
     metrics.ready.set_function(lambda: float(health.ready()[0]))
     pipeline = Pipeline(
         config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics,
-        norms=[one.norms for one in models.artifacts],
+        norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
     )  # fmt: skip
     if config.metrics.port is not None:
         server = HealthServer(config.metrics.host, config.metrics.port, metrics, health.ready, health.alive)

@@ -85,7 +85,10 @@ class ReadingDecoder:
                 try:
                     self._take_one(out, blocks, i, messages[i], docs[i])
                 except DecodeError as error:
-                    letters.append(DeadLetter(batch.partition, messages[i], error.code, error.detail))
+                    asset = self._strict.asset(docs[i], messages[i].key) if error.channel else ""
+                    letters.append(
+                        DeadLetter(batch.partition, messages[i], error.code, error.detail, asset, error.channel)
+                    )
                     dead.add(i)
             if len(dead) == len(docs):
                 return None, letters

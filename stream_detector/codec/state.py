@@ -20,6 +20,7 @@ from stream_detector.records import (
     Partition,
     Position,
     RecordedVerdict,
+    Refused,
     SensorFault,
     SensorState,
     ThresholdState,
@@ -111,7 +112,11 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 int(windows),
                 (float() | None) as rearm,
             ],
-            [int(unusual), (int() | None) as heard_ms, int(heard_at), [*faults]],
+            [
+                int(unusual),
+                [str(fault), str(channel), int(refusals), int(good), bool(open_), int(refused_ms)],
+                [*faults],
+            ],
             [
                 int(serial),
                 bytes(shift),
@@ -143,7 +148,9 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 ),
                 judged_ms=judged_ms,
                 reset=reset,
-                sensors=SensorState(tuple(map(_sensor_fault, faults)), heard_ms, heard_at),
+                sensors=SensorState(
+                    tuple(map(_sensor_fault, faults)), Refused(fault, channel, refusals, good, open_, refused_ms)
+                ),
                 adaptation=Adaptation(
                     serial, _floats(shift), _floats(anchor), _floats(usual), _floats(waiting), _floats(sums), count,
                     calm_ms, flat_ms, asked, tuple(_floats(newest).tolist()),
@@ -208,7 +215,12 @@ def _packed_sensors(sensors: SensorState, unusual: int) -> list[Any]:
         [one.channel, one.fault, int(one.since_ms), one.incident, int(one.quiet), int(one.windows), bool(one.by_log)]
         for one in sensors.faults
     ]
-    return [int(unusual), _int_or_none(sensors.heard_ms), int(sensors.heard_at), faults]
+    refused = sensors.refused
+    counts = [
+        refused.fault, refused.channel, int(refused.count), int(refused.good), bool(refused.open),
+        int(refused.since_ms),
+    ]  # fmt: skip
+    return [int(unusual), counts, faults]
 
 
 def _sensor_fault(fields: object) -> SensorFault:

@@ -211,6 +211,13 @@ class StrictReader:
         row = [by_name.get(channel.name, math.nan) for channel in layout.channels]
         return OneReading(asset, ts_ms, row, None, math.nan)
 
+    def asset(self, document: object, key: bytes | None) -> str:
+        """Return whose reading a document is that is none; "" where nobody can tell."""
+        try:
+            return self._asset(document, key) if type(document) is dict else ""
+        except DecodeError:
+            return ""
+
     def _asset(self, document: Mapping[object, object], key: bytes | None) -> str:
         asset = document.get(self._layout.asset)
         if asset is None:
@@ -282,14 +289,15 @@ def _scalar(channel: Channel, value: object) -> float:
             return float(category_code(str(value)))
         raise DecodeError("not-a-number", f"{channel.field!r} is {describe(value)}; expected a string (a category)")
     if type(value) is not int and type(value) is not float:
-        raise DecodeError("not-a-number", f"{channel.field!r} is {describe(value)}; expected a number")
+        raise DecodeError("not-a-number", f"{channel.field!r} is {describe(value)}; expected a number", channel.name)
     number = float(value)
     if not math.isfinite(number):
-        raise DecodeError("not-a-number", f"{channel.field!r} is {number}")
+        raise DecodeError("not-a-number", f"{channel.field!r} is {number}", channel.name)
     if not channel.low <= number <= channel.high:
         raise DecodeError(
-            "out-of-range", f"{channel.field!r} is {number!r}; valid is [{channel.low!r}, {channel.high!r}]"
-        )
+            "out-of-range", f"{channel.field!r} is {number!r}; valid is [{channel.low!r}, {channel.high!r}]",
+            channel.name,
+        )  # fmt: skip
     return number
 
 
@@ -318,6 +326,6 @@ def _samples(channel: Channel, value: object) -> NDArray[np.float64]:
         odd_sample = float(samples[index])
         place = f"sample {index} of {channel.field!r} is {odd_sample!r}"
         if not math.isfinite(odd_sample):
-            raise DecodeError("not-a-number", place)
-        raise DecodeError("out-of-range", f"{place}; valid is [{channel.low!r}, {channel.high!r}]")
+            raise DecodeError("not-a-number", place, channel.name)
+        raise DecodeError("out-of-range", f"{place}; valid is [{channel.low!r}, {channel.high!r}]", channel.name)
     return samples

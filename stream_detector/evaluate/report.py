@@ -161,6 +161,8 @@ def _incident_list(track: Track) -> str:
     for one in found[:INCIDENTS]:
         alert = worst[one.id]
         end = "open" if one.end_ms == float("inf") else moment(one.end_ms)
+        if not alert.channels:
+            continue
         leader = alert.channels[0]
         body.append(
             f"<tr><td>{moment(one.start_ms)}</td><td>{end}</td><td>{alert.severity}</td><td>{alert.kind}</td>"

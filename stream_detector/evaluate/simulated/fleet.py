@@ -34,6 +34,7 @@ from stream_detector.records import (
     Partition,
     PlainMessage,
     ScoreBatch,
+    Sighting,
     WindowBatch,
 )
 from stream_detector.scorer import Scorer
@@ -112,12 +113,13 @@ class Fleet:
         self._models = ModelSet(by_asset=models)
         self.live = [one.rows(rows[one.asset]) for one in machines]
         self._scorer = Scorer(self._models, config.scorer)
+        self._after: list[Sighting] = []  # what messages told after the last window
         self._parts = list(self._cut(self._scorer))
 
     @property
     def windows(self) -> int:
         """Windows judged, of all machines."""
-        return sum(len(windows) for windows, _ in self._parts)
+        return sum(len(windows) for windows, _, _ in self._parts)
 
     def judged(self, config: Config) -> Mapping[str, Watched]:
         """Return by asset what the thresholds and incident rules of a set-up make of it, from a fresh state."""
@@ -126,6 +128,7 @@ class Fleet:
             config,
             [artifact.calibration for artifact in self._models.artifacts],
             [artifact.norms for artifact in self._models.artifacts],
+            self._models.ref_of,
         )
         task = _task(config)
         found = {one.asset: Watched() for one in self.machines}
@@ -137,23 +140,36 @@ class Fleet:
             watched.anomalous.append(judgement.anomalous)
             watched.alarm.append(after.incident.opened_ms is not None)
 
-        for windows, scores in self._parts:  # of windows that nothing has moved; what is moved is scored again
+        for windows, scores, heard in self._parts:  # of windows that nothing has moved; what is moved is scored again
+            for sighting in heard:
+                found[sighting.asset].alerts += judging.hear(task, sighting, Controls())
             for alert in judging.judge(
                 task, windows, copied(scores), 0, Controls(), None, self._scorer.score, watch
             ):
                 found[alert.asset].alerts.append(alert)
+        for sighting in self._after:
+            found[sighting.asset].alerts += judging.hear(task, sighting, Controls())
         return found
 
-    def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch]]:
-        task = _task(self._config)
+    def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch, list[Sighting]]]:
+        """Yield windows, their scores, and what the messages had told before them."""
+        norms = [artifact.norms for artifact in self._models.artifacts]
+        gaps = [float(one["gap"].min()) for one in norms if one is not None]
+        task = _task(self._config, max(gaps, default=0.0) * self._config.window.cell_ms)
+        waiting: list[Sighting] = []
         sent = heapq.merge(*(_sent(one, place) for place, one in enumerate(self.live)))
         messages = (
             PlainMessage(offset, round(sent_ms), message.key, message.value, message.headers)
             for offset, (sent_ms, _, message) in enumerate(sent)
         )
         while chunk := list(islice(messages, _CHUNK)):
-            for windows, _ in task.take(MessageBatch(_PARTITION, chunk)).windows:
-                yield windows, scorer.score(windows)
+            cut = task.take(MessageBatch(_PARTITION, chunk))
+            for place, (windows, _) in enumerate(cut.windows):
+                waiting += [one for at, one, _ in cut.heard if at == place]
+                yield windows, scorer.score(windows), waiting
+                waiting = []
+            waiting += [one for at, one, _ in cut.heard if at == len(cut.windows)]
+        self._after = waiting
 
 
 def simulated(
@@ -196,6 +212,6 @@ def _sent(machine: Machine, place: int) -> Iterator[tuple[float, int, Message]]:
         yield message.sent_ms, place, message  # `place` decides between messages sent at once
 
 
-def _task(config: Config) -> Task:
+def _task(config: Config, usual_gap_ms: float = 0.0) -> Task:
     decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
-    return Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders)
+    return Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders, usual_gap_ms)
