@@ -62,7 +62,7 @@ class Auditor:
                 before=None if before is None else self._point(before, cause == "level"),
                 after=self._point(after),
                 method=after.threshold.method,
-                risk=self._risk,
+                risk=after.threshold.numbers[0] if after.threshold.numbers else self._risk,
                 model=model,
                 state=encode_point(after.threshold, after.adaptation),
             )

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stream_detector.config_adaptation import AdaptationConfig as AdaptationConfig
 from stream_detector.config_base import Section as Section
+from stream_detector.config_budget import BudgetConfig as BudgetConfig
 from stream_detector.config_kafka import InputConfig as InputConfig
 from stream_detector.config_kafka import KafkaConfig as KafkaConfig
 from stream_detector.config_kafka import KafkaSecurity as KafkaSecurity
@@ -177,10 +178,14 @@ class ScorerConfig(Section):
 class ThresholdConfig(Section):
     """How scores are judged. The threshold adapts with every normal score and lives in Redis, per asset."""
 
-    method: Literal["spot", "quantile", "mad"] = "spot"
-    """`spot`: extreme value theory (Siffer et al. 2017); `quantile`: rolling quantile; `mad`: median + k·MAD."""
+    method: Literal["spot", "dspot", "quantile", "mad"] = "spot"
+    """`spot`: extreme value theory (Siffer et al. 2017); `dspot`: the same around the scores' own recent mean, for
+    scores that drift; `quantile`: rolling quantile; `mad`: median + k·MAD."""
     risk: float = Field(default=1e-4, gt=0, lt=0.5)
     """Wanted probability that a normal window's score exceeds the adaptive level."""
+    budget: BudgetConfig | None = None
+    """spot, dspot: at most so many incidents in so long, instead of a risk: each asset's risk is set by what its
+    scores do, beginning with `risk`'s place taken by the budget at once. `margin` counts as 1 then."""
     margin: float = Field(default=1.5, ge=1, le=100)
     """Alarm only above margin times the adaptive level: room for conditions that a short history did not show. Scores
     between the two neither alarm nor are learnt."""
@@ -191,17 +196,30 @@ class ThresholdConfig(Section):
     """Learn from normal scores. false: the level stays as the calibration set it, for streams that may be mostly
     anomalies for a time."""
     tail: float = Field(default=0.02, gt=0, lt=0.5)
-    """spot: share of normal scores taken as the tail the generalised Pareto law is fitted to."""
+    """spot, dspot: share of normal scores taken as the tail the generalised Pareto law is fitted to."""
     max_peaks: int = Field(default=200, ge=10, le=800)
-    """spot: most recent tail excesses kept."""
+    """spot, dspot: most recent tail excesses kept."""
+    depth: int = Field(default=200, ge=2, le=100_000)
+    """dspot: normal scores that the recent mean is taken of."""
     memory: int = Field(default=500, ge=20, le=900)
     """quantile, mad: recent normal scores kept."""
 
     @property
     def kept(self) -> tuple[str, int]:
         """The key that says how many scores are kept, and how many."""
-        key = "max_peaks" if self.method == "spot" else "memory"
+        key = "max_peaks" if self.method in ("spot", "dspot") else "memory"
         return key, getattr(self, key)
+
+    @property
+    def alarm_margin(self) -> float:
+        """`margin`, or 1 under a budget: that says how tolerant the alarm is."""
+        return 1.0 if self.budget is not None else self.margin
+
+    @model_validator(mode="after")
+    def _budgeted(self) -> ThresholdConfig:
+        if self.budget is not None and self.method not in ("spot", "dspot"):
+            raise ValueError(f"budget needs method spot or dspot, got {self.method}")
+        return self
 
 
 class IncidentConfig(Section):

@@ -37,6 +37,8 @@ from stream_detector.records import (
 from stream_detector.sensing import Sensing
 from stream_detector.task import Task
 from stream_detector.threshold import Judgement, ThresholdMethod, alarm_level, judge, make_method
+from stream_detector.threshold.budget import Budget
+from stream_detector.threshold.spot import Spot
 
 #: Scores some windows with the shifts given.
 Rescore = Callable[[WindowBatch, Shifts], ScoreBatch]
@@ -69,7 +71,7 @@ class Judging:
         self.usual_gap_ms = max(gaps, default=0.0) * config.window.cell_ms
         """The longest pause of an asset in the training history."""
         self._method: ThresholdMethod = make_method(config.threshold)
-        self._margin, self._learn_after = config.threshold.margin, config.threshold.learn_after
+        self._margin, self._learn_after = config.threshold.alarm_margin, config.threshold.learn_after
         self._adapt = config.threshold.adapt
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, norms)
@@ -77,10 +79,17 @@ class Judging:
         self._follows = config.window.mode == "grid"
         self._asks = config.adaptation.policy == "ask"
         stride_ms = config.window.stride * config.window.cell_ms
+        self._calibrations = calibrations
+        self.budget: Budget | None = None
+        if config.threshold.budget is not None:
+            assert isinstance(self._method, Spot)
+            self.budget = Budget(config.threshold.budget, config.incident, self._method, stride_ms)
         self._numbers = len(config.numeric_columns) if self._follows else 0
         self._adapting = Adapting(config.adaptation, stride_ms, self._numbers)
         self._start = self._adapting.fresh()
         self._auditor = Auditor(config.stream, config.numeric_columns, config.threshold.risk, config.audit)
+        self.promised, self.opened = 0.0, 0
+        """Incidents that the budget allowed so far, and those that opened under it."""
         self.anomalies = 0
         """Scores judged anomalous so far."""
 
@@ -89,13 +98,17 @@ class Judging:
         for asset, state in states.items():
             adaptation = self._adapting.adopt(state.adaptation)
             adopted = self._method.adopt(state.threshold)
-            if adopted is None:
+            if adopted is None or (self.budget is None) != (state.ledger.budget is None):
                 states[asset] = replace(state, reset=_OTHER_METHOD, adaptation=adaptation)
             elif adopted is not state.threshold or adaptation is not state.adaptation:
                 threshold = adopted
                 if adopted is not state.threshold:
                     threshold = replace(adopted, pending=state.threshold.pending)
                 states[asset] = replace(state, threshold=threshold, adaptation=adaptation)
+
+    def risk_of(self, state: ThresholdState) -> float:
+        """Return the risk that a threshold has: the configured one, or what its budget made of it."""
+        return state.numbers[0] if self.budget is not None and state.numbers else self._method.risk
 
     def take_audits(self) -> list[Audit]:
         """Return what the audit topic should be told since last asked, in order."""
@@ -185,13 +198,24 @@ class Judging:
             )
             self.anomalies += judgement.anomalous
             if found:
-                alerts += found
+                risk = self.risk_of(threshold)
+                alerts += [replace(alert, risk=risk) for alert in found] if self.budget is not None else found
             change: Change | None = None
             if incident.opened_ms is not before:
                 adaptation = self._adapting.turned(adaptation, end)
             elif due[index] and (incident.recent == 0 or before is not None):
                 adaptation, change = self._adapted(adaptation, scores, row + index, end, incident)
-            after = AssetState(threshold, incident, end, token, sensors, adaptation, state.ledger)
+            ledger, risked = state.ledger, False
+            if self.budget is not None and ledger.budget is not None:
+                opened = incident.opened_ms is not None
+                counted, threshold, risked = self.budget.step(
+                    ledger.budget, threshold, score_of[index], opened and before is None, opened, end
+                )
+                if counted is not ledger.budget:
+                    self.promised += self.budget.promised(ledger.budget, counted)
+                    self.opened += counted.opened_ever - ledger.budget.opened_ever
+                    ledger = replace(ledger, budget=counted)
+            after = AssetState(threshold, incident, end, token, sensors, adaptation, ledger)
             accepts_it = bool(accepts) and accepts.get(asset, "") > state.ledger.accepted
             if change == "regime-change" or accepts_it:
                 token_accepted = accepts[asset] if accepts_it else state.ledger.accepted
@@ -201,6 +225,8 @@ class Judging:
                 alerts += told
             elif change is not None:
                 after = self._auditor.tell(asset, end, change, state, after, scores.models[model])
+            elif risked:
+                after = self._auditor.tell(asset, end, "risk", state, after, scores.models[model])
             elif level_moved(state.ledger, threshold.level, end):
                 after = self._auditor.tell(asset, end, "level", state, after, scores.models[model])
             states[asset] = after
@@ -228,6 +254,7 @@ class Judging:
             self._fresh[model], IncidentState(), _NEVER, token, adaptation=self._start,
             ledger=Ledger(pin, accepted, rolled),
         )  # fmt: skip
+        fresh = self._budgeted(fresh, model, end)
         return self._auditor.tell(asset, end, "calibrate", None, fresh, ref)
 
     def _obeyed(
@@ -239,6 +266,7 @@ class Judging:
             cause: AuditCause = "calibrate" if state.reset == _OTHER_METHOD else "reset"
             fresh = self._adapting.fresh(state.adaptation)
             after = replace(state, threshold=self._fresh[model], reset=token, adaptation=fresh)
+            after = self._budgeted(after, model, end)
             state = self._auditor.tell(asset, end, cause, state, after, ref)
         rolled, point = controls.rollbacks.get(asset, _NO_ROLLBACK)
         if point is not None and rolled > state.ledger.rolled:
@@ -254,6 +282,13 @@ class Judging:
             after = replace(state, ledger=replace(state.ledger, pinned=pin))
             state = self._auditor.tell(asset, end, "unpin" if pin is None else "pin", state, after, ref)
         return state
+
+    def _budgeted(self, state: AssetState, model: int, end: int) -> AssetState:
+        """Return a state just calibrated, with the risk that the budget gives it, if there is one."""
+        if self.budget is None:
+            return state
+        counted, threshold = self.budget.start(state.threshold, self._calibrations[model], end)
+        return replace(state, threshold=threshold, ledger=replace(state.ledger, budget=counted))
 
     def _regime(
         self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
@@ -320,7 +355,7 @@ class Judging:
             windows.task, [asset] * len(places), windows.end_ms[places], windows.values[places],
             windows.filled[places], windows.ingest_ms[places],
         )  # fmt: skip
-        values = np.broadcast_to(adaptation.shift.astype(np.float64), (len(places), self._numbers))
+        values = np.tile(adaptation.shift.astype(np.float64), (len(places), 1))
         fresh = rescore(some, Shifts(values, serials))
         rows = np.array(places) + row
         scores.score[rows], scores.channels[rows] = fresh.score, fresh.channels

@@ -75,6 +75,10 @@ class Metrics:
         self.paused_partitions = self._gauge(
             "paused_partitions", "Partitions not read for now: the scorer, the store or another topic is behind."
         )
+        self.budget_promised_total = self._counter(
+            "budget_promised_total", "Incidents that threshold.budget allowed for the event time passed."
+        )
+        self.budget_opened_total = self._counter("budget_opened_total", "Incidents opened under threshold.budget.")
         self.ready = self._gauge("ready", "1 when /readyz says so, 0 otherwise.")
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:

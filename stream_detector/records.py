@@ -348,6 +348,25 @@ class Adaptation:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetState:
+    """What an alert budget was promised and what came of it (threshold/budget.py)."""
+
+    start_ms: int = 0         # event time it counts from
+    set_ms: int = 0           # when the risk was last looked at
+    since_ms: int = 0         # when counts were last halved
+    elapsed_ms: float = 0.0   # in which `shadow` was counted
+    shadow: float = 0.0       # incidents at the level that the tail begins at
+    opened: float = 0.0       # incidents
+    promised_ms: float = 0.0  # in which `opened` was counted
+    opened_ever: int = 0      # incidents since start_ms
+    recent: int = 0           # the shadow's last verdicts as bits
+    quiet: int = -1           # quiet windows of the open shadow incident; -1: none is open
+    rarer: float = 0.0        # as `shadow`, at a level that a quarter of the tail exceeds; and its own two:
+    rarer_recent: int = 0
+    rarer_quiet: int = -1
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """What operators' settings were last applied to an asset, and what was last written to the audit topic."""
 
@@ -356,6 +375,7 @@ class Ledger:
     rolled: str = ""             # token of the last rollback applied
     level: float | None = None   # the adaptive level when it was last told
     told_ms: int = 0             # when, event time
+    budget: BudgetState | None = None  # of set-ups that have one
 
 
 @dataclass(frozen=True, slots=True)

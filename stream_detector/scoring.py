@@ -160,6 +160,9 @@ class Scoring:
             self._scored = True
         self._metrics.anomalies_total.inc(self.judging.anomalies - self._anomalies)
         self._anomalies = self.judging.anomalies
+        self._metrics.budget_promised_total.inc(self.judging.promised)
+        self._metrics.budget_opened_total.inc(self.judging.opened)
+        self.judging.promised, self.judging.opened = 0.0, 0
         return found
 
     def _count(self, batch: WindowBatch, scores: ScoreBatch, seconds: float) -> None:

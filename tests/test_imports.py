@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "tuning", "logs", "pace", "redaction"),
     ("records",),
-    ("config", "config_adaptation", "config_base", "config_baselines", "config_kafka", "config_model", "config_sensors",
-     "norms"),
+    ("config", "config_adaptation", "config_base", "config_baselines", "config_budget", "config_kafka",
+     "config_model", "config_sensors", "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models", "rights", "verdicts"),
     ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing",

@@ -12,6 +12,7 @@ import pytest
 from stream_detector.config import ThresholdConfig
 from stream_detector.records import ThresholdState
 from stream_detector.threshold import gpd, judge
+from stream_detector.threshold.dspot import DSpot
 from stream_detector.threshold.spot import MIN_PEAKS, Spot
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -228,3 +229,34 @@ def test_peaks_are_kept_exactly():
     scores = np.random.default_rng(8).exponential(size=500).astype(np.float32).astype(np.float64)
     state = method.calibrate(scores)
     assert set(state.sample.tolist()) <= set(scores.tolist())
+
+
+def test_dspot_follows_drift_and_not_a_step():
+    """Scores that climb by a hundred spreads stay below a level that climbs with them; a step alarms for good."""
+    method = DSpot(ThresholdConfig(method="dspot", risk=1e-3, depth=50))
+    rng = np.random.default_rng(9)
+    noise = rng.exponential(size=8_000)
+    climbing = noise + np.arange(8_000) * 0.0125
+    state = method.calibrate(climbing[:1_000])
+    alarms, flagged = 0, 0
+    for score in climbing[1_000:].tolist():
+        judgement, state = judge(method, state, score)
+        alarms += judgement.anomalous
+    for score in (rng.exponential(size=200) + 130.0).tolist():
+        judgement, state = judge(method, state, score)
+        flagged += judgement.anomalous
+    assert 0 < alarms < 40
+    assert 200 == flagged
+
+
+def test_a_risk_can_be_changed_under_way():
+    """The level is that of the new risk, and what was learnt stays; back again it is what it was."""
+    scores = np.random.default_rng(10).exponential(size=2_000)
+    for method in (Spot(ThresholdConfig(risk=1e-4)), DSpot(ThresholdConfig(method="dspot", risk=1e-4))):
+        state = method.calibrate(scores)
+        easier = method.with_risk(state, 1e-2)
+        assert state.level is not None
+        assert easier.level is not None
+        assert easier.level < state.level
+        assert 1e-2 == method.risk_of(easier)
+        assert state.level == method.with_risk(easier, 1e-4).level

@@ -17,8 +17,8 @@ from stream_detector.config import ThresholdConfig
 from stream_detector.records import AssetState, IncidentState, ThresholdState
 from stream_detector.threshold import Judgement, ThresholdMethod, judge, make_method
 
-Name = Literal["spot", "quantile", "mad"]
-METHODS: tuple[Name, ...] = ("spot", "quantile", "mad")
+Name = Literal["spot", "dspot", "quantile", "mad"]
+METHODS: tuple[Name, ...] = ("spot", "dspot", "quantile", "mad")
 
 
 def same(a: ThresholdState, b: ThresholdState) -> bool:

@@ -17,7 +17,7 @@ from stream_detector.errors import ConfigError
 from stream_detector.records import AssetState, Controls
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; redis is imported when it is used
-    from stream_detector.config import Config
+    from stream_detector.config import BudgetConfig, Config
     from stream_detector.redis_store import RedisStore
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     config = settings.load(args.config)
     with closing(RedisStore(config.redis, config.stream)) as store:
         if args.action == "list":
-            _list(store, args.json)
+            _list(store, config.threshold.budget, args.json)
         elif args.action == "show":
-            _show(store, args.asset, args.json)
+            _show(store, args.asset, config.threshold.budget, args.json)
         elif args.action == "history":
             _history(config, args)
         elif args.action == "rollback":
@@ -85,38 +85,40 @@ def _asset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("asset", metavar="ASSET", help="the asset")
 
 
-def _list(store: RedisStore, as_json: bool) -> None:
+def _list(store: RedisStore, budget: BudgetConfig | None, as_json: bool) -> None:
     controls = store.controls()
     # An asset can lie in several tasks when a topic was given more partitions: the one that judged it last counts.
     newest: dict[str, tuple[int, AssetState]] = {}
     for task, asset, state in store.assets():
         if asset not in newest or newest[asset][1].judged_ms <= state.judged_ms:
             newest[asset] = (task, state)
-    rows = [_row(asset, newest.get(asset), controls) for asset in sorted({*newest, *controls.pins})]
+    rows = [_row(asset, newest.get(asset), controls, budget) for asset in sorted({*newest, *controls.pins})]
     if as_json:
         _print_json(rows)
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("asset", "task", "method", "level", "pinned", "seen", "incident", "judged up to")
+    columns = _COLUMNS if budget is None else (*_COLUMNS, *_BUDGET_COLUMNS)
+    table = Table(*("judged up to" if name == "judged" else name for name in columns))
     for name in ("task", "level", "pinned", "seen"):
         next(column for column in table.columns if column.header == name).justify = "right"
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in _COLUMNS))
+        table.add_row(*(_cell(row[name]) for name in columns))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(table if rows else "no asset has been judged yet")
 
 
 _COLUMNS = ("asset", "task", "method", "level", "pinned", "seen", "incident", "judged")
+_BUDGET_COLUMNS = ("risk", "promised", "achieved")  # incidents since the budget counts
 
 
-def _show(store: RedisStore, asset: str, as_json: bool) -> None:
+def _show(store: RedisStore, asset: str, budget: BudgetConfig | None, as_json: bool) -> None:
     controls = store.controls()
     found = store.find(asset)
     if found is None and asset not in controls.pins:
         raise _unknown(store, asset)
-    row = _row(asset, found, controls)
+    row = _row(asset, found, controls, budget)
     if found is not None:
         threshold, incident = found[1].threshold, found[1].incident
         row |= {
@@ -204,11 +206,14 @@ def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> N
         sys.stdout.write(f"{args.asset} goes back to {entry.id[:8]} ({_time(entry.at_ms)}) with its next window\n")
 
 
-def _row(asset: str, found: tuple[int, AssetState] | None, controls: Controls) -> dict[str, Any]:
+def _row(
+    asset: str, found: tuple[int, AssetState] | None, controls: Controls, budget: BudgetConfig | None
+) -> dict[str, Any]:
     """Return what the list says of one asset; None where nothing is known."""
     pin = controls.pins.get(asset)
     if found is None:  # pinned before it was ever judged
-        return dict.fromkeys(_COLUMNS) | {"asset": asset, "pinned": pin}
+        columns = _COLUMNS if budget is None else (*_COLUMNS, *_BUDGET_COLUMNS)
+        return dict.fromkeys(columns) | {"asset": asset, "pinned": pin}
     task, state = found
     threshold, incident = state.threshold, state.incident
     return {
@@ -220,6 +225,19 @@ def _row(asset: str, found: tuple[int, AssetState] | None, controls: Controls) -
         "seen": threshold.seen,
         "incident": incident.severity if incident.opened_ms is not None else None,
         "judged": _time(state.judged_ms),
+        **({} if budget is None else _kept(state, budget)),
+    }
+
+
+def _kept(state: AssetState, budget: BudgetConfig) -> dict[str, Any]:
+    """Return what an asset's budget promised and what came of it."""
+    counted = state.ledger.budget
+    if counted is None or not state.threshold.numbers:
+        return dict.fromkeys(_BUDGET_COLUMNS)
+    return {
+        "risk": state.threshold.numbers[0],
+        "promised": budget.rate * max(state.judged_ms - counted.start_ms, 0),
+        "achieved": counted.opened_ever,
     }
 
 

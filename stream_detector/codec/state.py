@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from stream_detector.errors import DecodeError
 from stream_detector.records import (
     Adaptation,
     AssetState,
+    BudgetState,
     IncidentState,
     Ledger,
     Partition,
@@ -73,6 +75,7 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
             ledger.rolled,
             _float_or_none(ledger.level),
             int(ledger.told_ms),
+            None if ledger.budget is None else list(astuple(ledger.budget)),
         ],
     ])
 
@@ -130,7 +133,8 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 bool(asked),
                 bytes(newest),
             ],
-            [(float() | None) as pinned, str(accepted), str(rolled), (float() | None) as told, int(told_ms)],
+            [(float() | None) as pinned, str(accepted), str(rolled), (float() | None) as told, int(told_ms),
+             budget],
         ] if len(sample) % 4 == len(pending) % 4 == 0 and _are_floats(
             shift, anchor, usual, waiting, sums, newest
         ) and all(type(number) is float for number in numbers):
@@ -155,7 +159,7 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                     serial, _floats(shift), _floats(anchor), _floats(usual), _floats(waiting), _floats(sums), count,
                     calm_ms, flat_ms, asked, tuple(_floats(newest).tolist()),
                 ),
-                ledger=Ledger(pinned, accepted, rolled, told, told_ms),
+                ledger=Ledger(pinned, accepted, rolled, told, told_ms, _budget(budget)),
             )  # fmt: skip
     raise DecodeError("bad-state", "a field is missing or of a wrong type")
 
@@ -234,8 +238,20 @@ def _sensor_fault(fields: object) -> SensorFault:
 def _as_schema_4(fields: list[Any]) -> list[Any]:
     """Give a state what schema 3 lacked: nothing has moved, nothing was told."""
     if len(fields) == 7:
-        return [4, *fields[1:], _packed_adaptation(Adaptation()), [None, "", "", None, 0]]
+        return [4, *fields[1:], _packed_adaptation(Adaptation()), [None, "", "", None, 0, None]]
     return fields
+
+
+def _budget(fields: object) -> BudgetState | None:
+    match fields:
+        case None:
+            return None
+        case [int(start), int(set_ms), int(since), float(elapsed), float(shadow), float(opened), float(promised),
+              int(ever), int(recent), int(quiet), float(rarer), int(rare), int(still)]:  # fmt: skip
+            return BudgetState(
+                start, set_ms, since, elapsed, shadow, opened, promised, ever, recent, quiet, rarer, rare, still
+            )
+    raise DecodeError("bad-state", "a budget's field is missing or of a wrong type")
 
 
 def _packed_adaptation(one: Adaptation) -> list[Any]:

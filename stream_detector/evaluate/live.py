@@ -108,7 +108,7 @@ class Judges:
     def follow(self, scored: Scored) -> Track:
         """Judge a recording's windows one after the other, from a fresh state, as the worker's own stage does."""
         task = Task(self._config, 0, 0, TaskState({}, 0, {}), {}, self._decoders)
-        margin, controls, judging = self._config.threshold.margin, Controls(), self._judging
+        margin, controls, judging = self._config.threshold.alarm_margin, Controls(), self._judging
         levels: list[float | None] = []
         anomalous: list[bool] = []
         alarms: list[bool] = []

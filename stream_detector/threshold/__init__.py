@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stream_detector.config import ThresholdConfig
 from stream_detector.records import ThresholdState
+from stream_detector.threshold.dspot import DSpot
 from stream_detector.threshold.mad import Mad
 from stream_detector.threshold.quantile import Quantile
 from stream_detector.threshold.sample import LARGEST
@@ -48,7 +49,9 @@ class Judgement(NamedTuple):
     pinned: bool = False  # the level is an operator's
 
 
-_METHODS: dict[str, type[Spot] | type[Quantile] | type[Mad]] = {"spot": Spot, "quantile": Quantile, "mad": Mad}
+_METHODS: dict[str, type[Spot] | type[Quantile] | type[Mad]] = {
+    "spot": Spot, "dspot": DSpot, "quantile": Quantile, "mad": Mad,
+}  # fmt: skip
 
 
 def make_method(config: ThresholdConfig) -> ThresholdMethod:

@@ -59,6 +59,7 @@ class Spot:
         self.risk = config.risk
         self.tail = max(config.tail, min(LEAST_TAIL * config.risk, 0.5))
         self.max_peaks = config.max_peaks
+        self.budgeted = config.budget is not None
 
     def calibrate(self, scores: NDArray[np.float64]) -> ThresholdState:
         """Return the state after `scores` (n,), oldest first, of normal windows the model wasn't trained on.
@@ -83,7 +84,7 @@ class Spot:
             ranks = ((np.arange(self.max_peaks) + 0.5) * (len(peaks) / self.max_peaks)).astype(np.intp)
             n *= self.max_peaks / len(peaks)
             peaks = peaks[np.sort(np.argsort(peaks, kind="stable")[ranks])]
-        return self._fitted(seen, n, t, peaks.astype(np.float32), len(peaks), t)
+        return self._fitted(self.risk, seen, n, t, peaks.astype(np.float32), len(peaks), t)
 
     def update(self, state: ThresholdState, score: float, limit: float | None = None) -> ThresholdState:
         """Return `state` having learnt one more normal `score`; `limit`: the pin it also had to lie below, if any."""
@@ -97,7 +98,7 @@ class Spot:
         n += 1.0
         peaks = state.sample
         if score <= t:
-            level = self._level(t, shape, scale, n, len(peaks), floor, missing)
+            level = self._level(risk, t, shape, scale, n, len(peaks), floor, missing)
             return ThresholdState(
                 self.name, level, seen, (risk, t, shape, scale, n, floor, news, free, cut, missing), peaks
             )
@@ -105,15 +106,15 @@ class Spot:
         cut += ((state.level if limit is None else min(state.level, limit)) - cut) / (len(peaks) - free)
         if len(peaks) > self.max_peaks:
             if len(peaks) > WIDE * self.tail * n:
-                return self._narrowed(seen, n, t, peaks, int(free), cut)
+                return self._narrowed(risk, seen, n, t, peaks, int(free), cut)
             n -= n / len(peaks)
             peaks = peaks[1:]
             free = max(free - 1.0, 0.0)
         news += 1.0
         if news * REFIT_SHARE >= len(peaks):
-            return self._fitted(seen, n, t, peaks, int(free), cut)
-        floor = self._floor(t, n, peaks)
-        level = self._level(t, shape, scale, n, len(peaks), floor, missing)
+            return self._fitted(risk, seen, n, t, peaks, int(free), cut)
+        floor = self._floor(risk, t, n, peaks)
+        level = self._level(risk, t, shape, scale, n, len(peaks), floor, missing)
         return ThresholdState(
             self.name, level, seen, (risk, t, shape, scale, n, floor, news, free, cut, missing), peaks
         )
@@ -126,16 +127,44 @@ class Spot:
             return state
         risk, t, _, _, n, _, _, free, cut, _ = state.numbers
         peaks = state.sample
+        if self.budgeted and len(peaks) <= self.max_peaks:
+            return state  # the controller sets its risk
         if risk == self.risk and len(peaks) <= self.max_peaks:
             return state
         if (surplus := len(peaks) - self.max_peaks) > 0:
             n *= self.max_peaks / len(peaks)
             peaks = peaks[surplus:]
             free = max(free - surplus, 0.0)
-        return self._fitted(state.seen, n, t, peaks, int(free), cut)
+        return self._fitted(self.risk, state.seen, n, t, peaks, int(free), cut)
+
+    def with_risk(self, state: ThresholdState, risk: float) -> ThresholdState:
+        """Return a state that has a level, for another risk."""
+        _, t, shape, scale, n, _, news, free, cut, missing = state.numbers
+        floor = self._floor(risk, t, n, state.sample)
+        level = self._level(risk, t, shape, scale, n, len(state.sample), floor, missing)
+        numbers = (risk, t, shape, scale, n, floor, news, free, cut, missing)
+        return ThresholdState(state.method, level, state.seen, numbers, state.sample, state.pending)
+
+    def risk_of(self, state: ThresholdState) -> float:
+        """Return the risk of a state that has a level."""
+        return state.numbers[0]
+
+    def tail_from(self, state: ThresholdState) -> float:
+        """Return the score that the tail begins at."""
+        return state.numbers[1]
+
+    def tail_quarter(self, state: ThresholdState) -> float:
+        """Return the score that a quarter of the tail lies above."""
+        peaks, place = state.sample, len(state.sample) * 3 // 4
+        return float(np.partition(peaks, place)[place]) + self.tail_from(state) - state.numbers[1]
+
+    def tail_share(self, state: ThresholdState) -> float:
+        """Return the share of normal scores in the tail, those missing by the law included."""
+        n, missing = state.numbers[4], state.numbers[9]
+        return (len(state.sample) + missing) / (n + missing)
 
     def _fitted(
-        self, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float
+        self, risk: float, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float
     ) -> ThresholdState:
         count = len(peaks)
         shape, scale, missing = 0.0, 0.0, 0.0
@@ -144,30 +173,30 @@ class Spot:
             missing = (count - free) * (1.0 - below) / below
         if scale == 0.0:  # no two scores differ above t: nothing to extrapolate from but the scores' size
             scale = float(np.float32(FLAT_MARGIN * abs(t)))
-        floor = self._floor(t, n, peaks)
-        level = self._level(t, shape, scale, n, count, floor, missing)
-        numbers = (self.risk, t, shape, scale, n, floor, 0.0, float(free), cut, missing)
+        floor = self._floor(risk, t, n, peaks)
+        level = self._level(risk, t, shape, scale, n, count, floor, missing)
+        numbers = (risk, t, shape, scale, n, floor, 0.0, float(free), cut, missing)
         return ThresholdState(self.name, level, seen, numbers, peaks)
 
     def _narrowed(
-        self, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float
+        self, risk: float, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float
     ) -> ThresholdState:
         """Move t up to the peaks' median and let go of those below; when ties leave too few, drop the oldest."""
         median = float(np.partition(peaks, len(peaks) // 2)[len(peaks) // 2])
         above = peaks > median
         if int(above.sum()) >= MIN_PEAKS:
-            return self._fitted(seen, n, median, peaks[above], int(above[:free].sum()), cut)
-        return self._fitted(seen, n - n / len(peaks), t, peaks[1:], max(free - 1, 0), cut)
+            return self._fitted(risk, seen, n, median, peaks[above], int(above[:free].sum()), cut)
+        return self._fitted(risk, seen, n - n / len(peaks), t, peaks[1:], max(free - 1, 0), cut)
 
     def _level(
-        self, t: float, shape: float, scale: float, n: float, count: int, floor: float, missing: float
+        self, risk: float, t: float, shape: float, scale: float, n: float, count: int, floor: float, missing: float
     ) -> float:
-        share = self.risk * (n + missing) / max(count + missing, 1.0)
+        share = risk * (n + missing) / max(count + missing, 1.0)
         return max(floor, t + gpd.quantile(shape, scale, share)) if share < 1.0 else floor
 
-    def _floor(self, t: float, n: float, peaks: NDArray[np.float32]) -> float:
+    def _floor(self, risk: float, t: float, n: float, peaks: NDArray[np.float32]) -> float:
         """Return the lowest level that at most ⌊risk n⌋ of the peaks exceed; t when all of them may."""
-        allowed = int(self.risk * n)
+        allowed = int(risk * n)
         if allowed >= len(peaks):
             return t
         return float(peaks.max()) if allowed == 0 else float(np.partition(peaks, -1 - allowed)[-1 - allowed])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.config import Config
+from stream_detector.config import BudgetConfig, Config
 from stream_detector.evaluate.data import Tell, silent
 from stream_detector.evaluate.simulated.fleet import Fleet, Machine, Simulate, Watched, share, simulated, spans
 from stream_detector.records import AlertKind
@@ -18,7 +18,7 @@ from stream_detector.records import AlertKind
 #: Risks whose promise `healthy` checks.
 RISKS = (1e-3, 1e-4)
 #: The alert budget that `healthy` asks for where the set-up has none, incidents a week and machine.
-BUDGET = 3.0
+_BUDGET = BudgetConfig(incidents=3, per="week")
 #: Machines that share a partition.
 TOGETHER = 10
 NUISANCES = ("load-steps", "season", "maintenance", "sensor-replaced")
@@ -230,11 +230,13 @@ def _with(config: Config, **sections: Mapping[str, Any]) -> Config:
 
 
 def _asked(config: Config) -> float:
-    return BUDGET
+    """Incidents a week and machine."""
+    return (config.threshold.budget or _BUDGET).rate * 7 * DAY_MS
 
 
 def _budgeted(config: Config) -> Config:
-    return config
+    threshold = config.threshold.model_copy(update={"budget": config.threshold.budget or _BUDGET})
+    return config.model_copy(update={"threshold": threshold})
 
 
 def _reach_ms(config: Config) -> float:
