@@ -61,7 +61,7 @@ def test_quiet_drift_is_followed_one_block_behind():
     machine.quiet(np.full(5, 3.0))
     assert [] == machine.changes
     machine.quiet(np.full(5, 3.0))
-    assert [1.5] == machine.state.shift.tolist()
+    assert [2.25] == machine.state.shift.tolist()
     machine.quiet(np.full(40, 3.0))
     assert 3.0 == pytest.approx(machine.state.shift[0], abs=0.1)
 
