@@ -4,11 +4,15 @@ Two things make a score the same however windows were batched: float64 arithmeti
 shapes in about the last digit of sixteen, and rounding to 20 bits of mantissa (6 digits), which hides that digit but
 for about one score in 10^9 that lies right at a rounding edge. With `precision: float32` scores of different batches
 agree to about 5 digits only, and rounding can't hide that.
+
+Detectors of one shape, a fleet's, are run side by side in batched products (stacked.py).
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -23,6 +27,7 @@ from stream_detector.features import Preprocess
 from stream_detector.model_set import ModelSet
 from stream_detector.models import Detector
 from stream_detector.records import ScoreBatch, Shifts, WindowBatch
+from stream_detector.stacked import Stack
 
 SCORE_BITS = 20
 #: Parts, observed and expected are for people: 16 bits are 5 digits.
@@ -31,6 +36,12 @@ PART_BITS = 16
 BUCKETS = 6
 #: ... and none smaller, since a tiny batch costs a device as much as this.
 SMALLEST_BUCKET = 16
+#: Detectors of more numbers than this are run one by one: their products fill a core by themselves.
+LARGEST_STACKED = 1 << 16
+#: Numbers of the detectors picked from a stack for one product: 64 MiB of float64.
+MOST_PICKED = 1 << 23
+#: Windows of one detector side by side in a stack's product.
+MOST_ALONGSIDE = 64
 
 
 class Judge(nn.Module):
@@ -43,12 +54,12 @@ class Judge(nn.Module):
         self.detector: Detector = copy.deepcopy(artifact.detector).to(dtype).eval()
         self.dtype = dtype
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Return score, parts, observed, expected, offset side by side: (B, T, C) float32 -> (B, 1 + 3C + N) float64.
 
-        `shift` (B, N) float64, in training spreads, is taken off the N numeric columns and added to what is expected.
+        `shift` (B, N) float64, in training spreads, is taken off the N numeric columns and added to what is expected;
+        `seeds` (B,), for detectors that draw, are `window_seeds`.
         """
-        seeds = window_seeds(x) if self.detector.draws else None
         physical: Tensor = self.preprocess.physical(x.double())
         scaled: Tensor = self.preprocess.scaler(physical, shift[:, None])
         score, parts, expected = self.detector.judge(scaled.to(self.dtype), seeds)
@@ -82,6 +93,9 @@ class Scorer:
         judges = [Judge(artifact, dtype).to(self.device) for artifact in models.artifacts]
         self._shapes = [(a.config.window.length, len(a.config.columns)) for a in models.artifacts]
         self._numbers = max((len(a.preprocess.scaler.numbers) for a in models.artifacts), default=0)
+        self._groups = [] if config.compile else list(_groups(judges, models.artifacts))
+        in_group = {int(index) for group in self._groups for index in group.models}
+        self._alone = [index for index in range(len(judges)) if index not in in_group]
         self._judges: list[nn.Module] = list(judges)
         if config.compile:
             mode = "reduce-overhead" if use_cuda else None  # CUDA graphs where there are any
@@ -93,7 +107,8 @@ class Scorer:
 
         Raises ConfigError when `scorer.compile` is set and compiling fails.
         """
-        for index, (length, columns) in enumerate(self._shapes):
+        for index in self._alone:
+            length, columns = self._shapes[index]
             for size in self.buckets or (1, self._config.max_batch):
                 try:
                     shift = np.zeros((size, self._numbers))
@@ -119,7 +134,9 @@ class Scorer:
         table = np.full((count, 1 + 3 * columns + self._numbers), np.nan)
         shift = np.zeros((count, self._numbers)) if shifts is None else shifts.values
         model = self._assign(batch.assets)
-        for index in range(len(self._judges)):  # over models, never over windows
+        for group in self._groups:
+            self._score_group(group, model, batch.values, shift, table)
+        for index in self._alone:  # over models, never over windows
             rows = np.flatnonzero(model == index)
             if not len(rows):
                 continue
@@ -154,6 +171,32 @@ class Scorer:
             )
 
     @torch.inference_mode()
+    def _score_group(
+        self,
+        group: _Group,
+        model: NDArray[np.int32],
+        values: NDArray[np.float32],
+        shift: NDArray[np.float64],
+        table: NDArray[np.float64],
+    ) -> None:
+        """Fill in the table's rows of a group's windows."""
+        rows = np.flatnonzero(group.place[model] >= 0)  # model -1 is the last place, which is nobody's
+        if not len(rows):
+            return
+        self._check_shape(int(group.models[0]), values.shape[1:])
+        most = min(MOST_ALONGSIDE, self._config.max_batch)
+        for who, some in _side_by_side(group.place[model[rows]], rows, most):
+            step = max(1, min(self._config.max_batch // some.shape[1], MOST_PICKED // group.stack.values))
+            for start in range(0, len(who), step):
+                part = some[start : start + step]  # (S, L)
+                x = torch.from_numpy(values[part]).to(self.device)
+                inputs = [x, torch.from_numpy(shift[part]).to(self.device)]
+                if group.draws:
+                    inputs.append(window_seeds(x.flatten(0, 1)).view(part.shape))
+                out = group.stack(torch.from_numpy(who[start : start + step]).to(self.device), *inputs)
+                table[part] = out.cpu().numpy()  # windows that fill up a group say the same again
+
+    @torch.inference_mode()
     def _run(self, index: int, values: NDArray[np.float32], shift: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the table of up to max_batch windows (B, T, C): one transfer in (and a small one), one out."""
         count = len(values)
@@ -166,7 +209,9 @@ class Scorer:
             staging[count:].zero_()
             x = staging
             moved = torch.cat((moved, moved.new_zeros(size - count, moved.shape[1])))
-        out = self._judges[index](x.to(self.device, non_blocking=True), moved.to(self.device))
+        x = x.to(self.device, non_blocking=True)
+        seeds = window_seeds(x) if self.models.artifacts[index].detector.draws else None
+        out = self._judges[index](x, moved.to(self.device), seeds)
         return cast(NDArray[np.float64], out[:count].cpu().numpy())  # waits for the device; staging is free again
 
     def _stage(self, size: int, length: int, columns: int) -> Tensor:
@@ -174,6 +219,67 @@ class Scorer:
             on_cuda = self.device.type == "cuda"
             self._staging = torch.empty(max(self.buckets), length, columns, pin_memory=on_cuda)
         return self._staging[:size]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Detectors of one shape, in one stack."""
+
+    stack: Stack
+    models: NDArray[np.int64]  # (M,) their indexes in the model set
+    place: NDArray[np.int64]   # (all models + 1,) where in the stack each is; -1: not in it
+    draws: bool
+
+
+def _groups(judges: list[Judge], artifacts: tuple[Artifact, ...]) -> Iterator[_Group]:
+    """Yield the groups of at least two detectors that can be run side by side."""
+    found: dict[object, list[int]] = {}
+    for index, (judge, artifact) in enumerate(zip(judges, artifacts, strict=True)):
+        if not _stackable(judge):
+            continue
+        config = artifact.config.model_dump_json(include={"channels", "window", "features", "model"})
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in judge.state_dict().items())
+        found.setdefault((config, shapes), []).append(index)
+    for members in found.values():
+        if len(members) > 1:
+            place = np.full(len(judges) + 1, -1, np.int64)
+            place[members] = np.arange(len(members))
+            stack = Stack([judges[index] for index in members])
+            device = next(judges[0].buffers()).device
+            yield _Group(stack.to(device), np.array(members), place, artifacts[members[0]].detector.draws)
+
+
+def _stackable(judge: Judge) -> bool:
+    """Tell whether its detector has a batched form (recurrent nets have none in torch) and gains by it."""
+    # with categories the shape of the input follows from values
+    if not judge.detector.stacks or judge.preprocess.scaler.categories:
+        return False
+    recurrent = any(isinstance(module, nn.RNNBase) for module in judge.modules())
+    return not recurrent and sum(tensor.numel() for tensor in judge.state_dict().values()) <= LARGEST_STACKED
+
+
+def _side_by_side(
+    place: NDArray[np.int64], rows: NDArray[np.intp], most: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.intp]]]:
+    """Arrange rows by their detector's place: yield places (S,) and rows (S, L), L a power of two or `most`.
+
+    A detector's rows are cut into runs of at most `most`; a run that doesn't fill its row repeats its last.
+
+    >>> [(who.tolist(), some.tolist()) for who, some in _side_by_side(np.array([4, 2, 4, 4]), np.arange(4), 8)]
+    [([2], [[1]]), ([4], [[0, 2, 3, 3]])]
+    """
+    order = np.argsort(place, kind="stable")
+    place, rows = place[order], rows[order]
+    first = np.flatnonzero(np.r_[True, place[1:] != place[:-1]])
+    pieces = -(-np.diff(np.r_[first, len(place)]) // most)
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a run among its detector's
+    runs = np.repeat(first, pieces) + most * number
+    lengths = np.diff(np.r_[runs, len(place)])
+    widths = np.minimum(2 ** np.ceil(np.log2(lengths)).astype(np.int64), most)
+    for width in np.unique(widths):
+        start, length = runs[widths == width], lengths[widths == width]
+        at = start[:, None] + np.minimum(np.arange(width), length[:, None] - 1)
+        yield place[start], rows[at]
 
 
 def buckets(max_batch: int) -> tuple[int, ...]:

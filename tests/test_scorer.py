@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from stream_detector.artifact import Artifact
 from stream_detector.config import ScorerConfig
 from stream_detector.errors import ArtifactError, ConfigError
 from stream_detector.model_set import ModelSet
 from stream_detector.records import ScoreBatch
 from stream_detector.scorer import Scorer, buckets, round_mantissa, window_seeds
-from stream_detector.train import train
+from stream_detector.train import train, train_many
 from tests.trained import artifact, joined, make_batch, make_config, take, windows
 
 FIELDS = ("score", "channels", "observed", "expected", "model")
@@ -238,3 +239,29 @@ def test_a_window_has_the_same_seed_everywhere():
     assert torch.equal(torch.cat([window_seeds(one[None]) for one in x]), together)
     assert len(set(together.tolist())) == 50
     assert not torch.equal(window_seeds(x.flip(1)), together)
+
+
+def fleet(kind: str, folds: int = 0) -> dict[str, Artifact]:
+    """Return detectors of three assets, of one shape."""
+    config = make_config(
+        model={"kind": kind, **({} if kind == "pca" else {"hidden": [8], "latent": 2})},
+        train={"epochs": 4, "folds": folds},
+    )
+    return train_many(config, [windows(120, name, seed=seed) for seed, name in enumerate("abc")])
+
+
+@pytest.mark.parametrize(("kind", "folds"), [("ae", 0), ("vae", 0), ("gan", 0), ("pca", 0), ("ae", 3), ("vae", 3)])
+def test_a_fleet_side_by_side_scores_bit_for_bit_as_one_by_one(kind: str, folds: int, monkeypatch: pytest.MonkeyPatch):
+    """Whichever assets are in a batch, in what order, and however many windows each has."""
+    models = ModelSet(artifact(), fleet(kind, folds))  # and a fourth, of another shape, for whoever else comes
+    side_by_side = Scorer(models, ScorerConfig(max_batch=64))
+    monkeypatch.setattr("stream_detector.scorer.LARGEST_STACKED", 0)
+    one_by_one = Scorer(models, ScorerConfig())
+    batch = joined(*(windows(90, name, seed=seed) for seed, name in enumerate(["a", "b", "c", "d"])))
+    batch.values[7] = np.nan
+    whole = one_by_one.score(batch)
+    assert_same(side_by_side.score(batch), whole)
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 3, 17, 200):
+        some = rng.permutation(len(batch))[:size]
+        assert_same(side_by_side.score(take(batch, some)), pieces(whole, some))

@@ -1,11 +1,15 @@
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from stream_detector.config import ScorerConfig
 from stream_detector.errors import DataError
+from stream_detector.model_set import ModelSet
+from stream_detector.scorer import Scorer
 from stream_detector.train import MIN_CALIBRATION, MIN_TRAIN, train, train_many
 from tests.trained import CELL_MS, LENGTH, artifact, joined, make_config, take, windows
 
@@ -144,17 +148,53 @@ def test_training_on_some_assets_leaves_the_others_out():
     assert trained.calibration.tobytes() == artifact().calibration.tobytes()
 
 
-def test_one_detector_an_asset_is_as_if_trained_alone():
-    """Same weights, same version."""
-    config = make_config()
+MODELS: dict[str, dict[str, Any]] = {
+    "ae": {"model": {"kind": "ae", "hidden": [8], "latent": 2}},
+    "vae": {"model": {"kind": "vae", "hidden": [8], "latent": 2}},
+    "vae-value": {"model": {"kind": "vae", "hidden": [8], "latent": 2, "variance": "value"}},
+    "gan": {"model": {"kind": "gan", "hidden": [8], "latent": 2}},
+    "conv": {"model": {"kind": "ae", "body": "conv", "hidden": [4], "latent": 2}, "features": {}},
+    "recurrent": {"model": {"kind": "ae", "body": "recurrent", "hidden": [4], "latent": 2}},
+    "pca": {"model": {"kind": "pca"}},
+    "cross-fit": {"train": {"epochs": 4, "folds": 3}},
+    "cross-fit-vae": {"model": {"kind": "vae", "hidden": [8], "latent": 2}, "train": {"epochs": 4, "folds": 3}},
+    "cross-fit-pca": {"model": {"kind": "pca"}, "train": {"folds": 3}},
+    "early": {"train": {"epochs": 40, "patience": 2, "learning_rate": 0.02}},
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_one_detector_an_asset_is_as_if_trained_alone(case: str):
+    """Trained together, in batched products, each scores what it would score alone, and stops where it would stop."""
+    config = make_config(**MODELS[case])
     calls: list[str] = []
+    # of different lengths: they fill their minibatches differently
+    histories = {"a": windows(120, "a"), "b": windows(120, "b", seed=1), "c": windows(203, "c", seed=2)}
+    many = train_many(config, histories.values(), progress=calls.append)
+    assert list(many) == calls == ["a", "b", "c"]
+    for asset, history in histories.items():
+        alone = train(config, [history], assets=[asset])
+        assert (many[asset].assets, many[asset].data, many[asset].split) == ((asset,), alone.data, alone.split)
+        assert (many[asset].fit.epochs, many[asset].fit.best_epoch) == (alone.fit.epochs, alone.fit.best_epoch)
+        np.testing.assert_allclose(many[asset].calibration, alone.calibration, rtol=2e-3)
+        batch = take(history, range(50))
+        ours, theirs = (Scorer(ModelSet(one), ScorerConfig()).score(batch).score for one in (many[asset], alone))
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3)
 
-    def progress(asset: str) -> None:
-        calls.append(asset)
 
-    many = train_many(config, [joined(windows(120, "b", seed=1), windows(120, "a"))], progress=progress)
-    assert list(many) == calls == ["a", "b"]
-    assert many["a"].ref == train(config, [windows(120, "a")], assets=["a"]).ref
+def test_company_in_training_changes_a_fleet_by_rounding_only():
+    """An asset's scores agree to rounding; the same fleet gives the same bytes."""
+    few = train_many(make_config(), [windows(120, "a")])
+    many = [train_many(make_config(), [windows(120, name, seed=i) for i, name in enumerate("abcd")]) for _ in range(2)]
+    assert [one.ref for one in many[0].values()] == [one.ref for one in many[1].values()]
+    np.testing.assert_allclose(many[0]["a"].calibration, few["a"].calibration, rtol=1e-4)
+
+
+def test_a_fit_that_diverges_names_its_asset():
+    """Of a fleet trained together, whose history it was."""
+    config = make_config(train={"epochs": 5, "learning_rate": 1e30}, features={"clip": None})
+    with pytest.raises(DataError, match=r"asset '[ab]': training diverged in epoch \d"):
+        train_many(config, [windows(120, "a"), windows(120, "b", seed=1)])
 
 
 def test_progress_is_told_after_every_epoch():

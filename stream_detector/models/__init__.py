@@ -8,7 +8,7 @@ from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.errors import ConfigError
 from stream_detector.models.ae import AE
 from stream_detector.models.base import Detector, Judged
-from stream_detector.models.cross_fit import CrossFit, cross_fit, members
+from stream_detector.models.cross_fit import CrossFit, CrossFitting, cross_fit, members
 from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.gan import GAN
@@ -20,9 +20,13 @@ from stream_detector.models.loda import LODA
 from stream_detector.models.mahalanobis import Mahalanobis
 from stream_detector.models.pca import PCA
 from stream_detector.models.robust_z import RobustZ
+from stream_detector.models.stacked_fit import DivergedError, fit_all
 from stream_detector.models.vae import VAE
 
-__all__ = ["DETECTORS", "CrossFit", "Detector", "FitReport", "Judged", "Progress", "build", "build_whole", "cross_fit"]
+__all__ = [
+    "DETECTORS", "CrossFit", "CrossFitting", "Detector", "DivergedError", "FitReport", "Judged", "Progress", "build",
+    "build_whole", "cross_fit", "fit_all", "members",
+]  # fmt: skip
 
 _NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN)
 _BASELINES: tuple[type[Detector], ...] = (

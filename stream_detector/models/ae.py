@@ -33,6 +33,7 @@ class AE(Detector):
     """Autoencoder; score = channel-weighted mean square error."""
 
     kind = "ae"
+    stacks = True
     weight: Tensor
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, features: int) -> None:
@@ -58,6 +59,10 @@ class AE(Detector):
         """Return the mean square reconstruction error of a minibatch."""
         loss: Tensor = (x - self(x)).square().mean()
         return loss
+
+    def weighted_loss(self, x: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted mean of the windows' mean square errors."""
+        return (weight * (x - self(x)).square().mean(dim=(1, 2))).sum(), {}
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return part_c (B, F) and the last cell of the reconstruction (B, F)."""

@@ -41,6 +41,10 @@ class Detector(nn.Module, ABC):
     """Whether judging draws samples and so needs seeds."""
     usual_part: float = 1.0
     """About the mean of a channel's part on training windows; an ensemble holds those of unseen ones against it."""
+    stacks: bool = False
+    """Whether many of one shape can be judged in one batched product (see stacked.py)."""
+    noise_width: int = 0
+    """Random numbers that `weighted_loss` takes for each window."""
 
     @classmethod
     @abstractmethod
@@ -70,12 +74,27 @@ class Detector(nn.Module, ABC):
         """
         report = fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress)
         with torch.no_grad():
-            self.finalise(x_train)
+            self.complete(x_train, config)
         return report
 
     def training_loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean loss of a minibatch (B, T, F) as a scalar; random draws come from `generator` (CPU)."""
         raise NotImplementedError(f"{type(self).__name__} must implement training_loss or override fit")
+
+    def weighted_loss(self, x: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return `training_loss` as a function of its arguments alone, so that many detectors can be trained at once.
+
+        `weight` (B,) sums to 1 and is 0 for windows that only fill up the batch (the mean is then over the others);
+        `noise` (B, noise_width) are standard normal draws. Also returns buffers as they shall be after the step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't be trained stacked")
+
+    def begin_epoch(self, done: float) -> None:
+        """Prepare the loss for an epoch; `done` is the share of the most epochs made so far."""
+
+    def complete(self, x_train: Tensor, config: TrainConfig) -> None:
+        """Set what is measured on the training windows (N, T, F) with the final weights, whichever way they came."""
+        self.finalise(x_train)
 
     def finalise(self, x_train: Tensor) -> None:
         """Set what can only be measured once the weights are final, such as residual weights; called by `fit`."""

@@ -38,6 +38,7 @@ from stream_detector.models.base import Detector
 from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.learnt import Learnt
+from stream_detector.models.stacked_fit import fit_all
 
 #: Windows judged at once; an ensemble holds a copy for each member.
 CHUNK = 1024
@@ -68,6 +69,57 @@ def members(kind: type[Detector], folds: int) -> int:
     return 1 if issubclass(kind, Learnt) else folds * (folds - 1) // 2
 
 
+@dataclass(slots=True)
+class CrossFitting:
+    """A cross-fitted ensemble in the making: members still to be fitted, to windows of their own, with their seeds."""
+
+    members: list[Detector]
+    windows: list[Tensor]  # of each member, (n, T, F) float32, scaled by its own rows
+    seeds: list[int]
+    ensemble: Ensemble
+    history: Tensor        # (N, T, F) float64
+    fold: Tensor           # (N,)
+    draws: Tensor | None   # (N,) seeds of detectors that draw
+    unseeing: Tensor       # (M, N) whether a member has not seen a row
+
+    @classmethod
+    def of(
+        cls,
+        build: Callable[[], Detector],
+        x: Tensor,
+        fold: Tensor,
+        draws: Tensor | None,
+        config: TrainConfig,
+        numbers: Tensor,
+        scaling: Scaling,
+    ) -> CrossFitting:
+        """Build the members; arguments as of `cross_fit`."""
+        left_out = list(combinations(range(int(fold.max()) + 1), 2))
+        members: list[Detector] = []
+        windows: list[Tensor] = []
+        units: list[tuple[Tensor, Tensor]] = []
+        unseeing = torch.stack([torch.isin(fold, torch.tensor(out)) for out in left_out])  # (M, N)
+        for unseen in unseeing:
+            own = x[~unseen]
+            center, scale = _unit(own, numbers, scaling)
+            members.append(build())
+            windows.append(((own - center) / scale).float())
+            units.append((center, scale))
+        ensemble = Ensemble(build(), len(left_out), x.shape[2])
+        with torch.no_grad():
+            ensemble.center.copy_(torch.stack([center for center, _ in units]))
+            ensemble.scale.copy_(torch.stack([scale for _, scale in units]))
+        # another order of minibatches each; the weights to begin with differ already
+        seeds = [config.seed * len(left_out) + index for index in range(len(left_out))]
+        return cls(members, windows, seeds, ensemble, x, fold, draws, unseeing)
+
+    def result(self, reports: list[FitReport]) -> CrossFit:
+        """Join the members, now fitted."""
+        self.ensemble.take(self.members)
+        scores = _calibrate(self.ensemble.double(), self.history, self.fold, self.draws, self.unseeing)
+        return CrossFit(self.ensemble.float().eval(), scores, _joint(reports))
+
+
 def cross_fit(
     build: Callable[[], Detector],
     x: Tensor,
@@ -86,42 +138,8 @@ def cross_fit(
     kind = type(build())
     if issubclass(kind, Learnt):
         return _one(build, x, fold, config, numbers, scaling, progress)
-    return _ensemble(build, x, fold, seeds, config, numbers, scaling, progress)
-
-
-def _ensemble(
-    build: Callable[[], Detector],
-    x: Tensor,
-    fold: Tensor,
-    seeds: Tensor | None,
-    config: TrainConfig,
-    numbers: Tensor,
-    scaling: Scaling,
-    progress: Progress | None,
-) -> CrossFit:
-    folds = int(fold.max()) + 1
-    left_out = list(combinations(range(folds), 2))
-    fitted: list[Detector] = []
-    reports: list[FitReport] = []
-    units: list[tuple[Tensor, Tensor]] = []
-    for index, out in enumerate(left_out):
-        rows = ~torch.isin(fold, torch.tensor(out))
-        center, scale = _unit(x[rows], numbers, scaling)
-        own = ((x[rows] - center) / scale).float()
-        member = build()
-        # another order of minibatches each; the weights to begin with differ already
-        seeded = config.model_copy(update={"seed": config.seed * len(left_out) + index})
-        reports.append(member.fit(own, own, seeded, _from(progress, index, len(left_out))))
-        fitted.append(member)
-        units.append((center, scale))
-    ensemble = Ensemble(build(), len(left_out), x.shape[2])
-    ensemble.take(fitted)
-    with torch.no_grad():
-        ensemble.center.copy_(torch.stack([center for center, _ in units]))
-        ensemble.scale.copy_(torch.stack([scale for _, scale in units]))
-    unseeing = torch.stack([torch.isin(fold, torch.tensor(out)) for out in left_out])  # (M, N)
-    scores = _calibrate(ensemble.double(), x, fold, seeds, unseeing)
-    return CrossFit(ensemble.float().eval(), scores, _joint(reports))
+    making = CrossFitting.of(build, x, fold, seeds, config, numbers, scaling)
+    return making.result(fit_all(making.members, making.windows, making.windows, making.seeds, config, progress))
 
 
 @torch.no_grad()
@@ -187,18 +205,6 @@ def _unit(x: Tensor, numbers: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]
     found = np.stack([center, np.where(spread > NO_SPREAD, spread, 1.0)])
     kept = torch.from_numpy(found.astype(np.float32)).double()  # as the artifact stores them
     return torch.where(numbers, kept[0], 0.0), torch.where(numbers, kept[1], 1.0)
-
-
-def _from(progress: Progress | None, done: int, of: int) -> Progress | None:
-    """Return a callback for one of several fits after `done` of them."""
-    if progress is None:
-        return None
-    tell = progress
-
-    def epoch(epoch: int, epochs: int, loss: float, val_loss: float) -> None:
-        tell(done * epochs + epoch, of * epochs, loss, val_loss)
-
-    return epoch
 
 
 def _joint(reports: list[FitReport]) -> FitReport:

@@ -68,6 +68,7 @@ class GAN(Detector):
     """Generator, discriminator and encoder; score by `config.score`."""
 
     kind = "gan"
+    stacks = True
     weight: Tensor
     feature_weight: Tensor
 

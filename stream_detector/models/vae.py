@@ -55,6 +55,7 @@ class VAE(Detector):
     kind = "vae"
     draws = True
     usual_part = 0.5
+    stacks = True
     log_variance: Tensor | None
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, features: int, config: VAEConfig) -> None:
@@ -65,6 +66,7 @@ class VAE(Detector):
         self.register_buffer("log_variance", torch.zeros(features) if config.variance == "feature" else None)
         self.beta, self.warm_up, self.samples = config.beta, config.warm_up, config.samples
         self._beta_now = self.beta
+        self.noise_width = config.latent
 
     @classmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
@@ -98,18 +100,35 @@ class VAE(Detector):
         beta = self._beta_now if self.training else self.beta  # passes are compared by one and the same loss
         return (density.sum(dim=(1, 2)) + beta * divergence).mean() / x[0].numel()
 
+    def weighted_loss(self, x: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss with one draw of z a window, made of `noise`, and the running measure of s²."""
+        mean, log_variance = self.encode(x)
+        restored, spread = self.decode(mean + (0.5 * log_variance).exp() * noise)
+        after = {}
+        if self.training and self.log_variance is not None:
+            batch = (weight[:, None] * (x - restored).detach().square().mean(dim=1)).sum(dim=0)
+            after["log_variance"] = _bounded(self.log_variance.exp().lerp(batch, MOMENTUM))
+        density = 0.5 * (spread + (x - restored).square() * (-spread).exp())
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+        beta = self._beta_now if self.training else self.beta
+        return (weight * (density.sum(dim=(1, 2)) + beta * divergence)).sum() / x[0].numel(), after
+
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
         """Minimise the loss with warm-up, then measure s² on all training windows."""
+        report = fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress, self.begin_epoch)
+        with torch.no_grad():
+            self.complete(x_train, config)
+        return report
 
-        def warm(done: float) -> None:
-            self._beta_now = self.beta * min(1.0, done / self.warm_up) if self.warm_up else self.beta
+    def begin_epoch(self, done: float) -> None:
+        """Let β rise."""
+        self._beta_now = self.beta * min(1.0, done / self.warm_up) if self.warm_up else self.beta
 
-        report = fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress, warm)
+    def complete(self, x_train: Tensor, config: TrainConfig) -> None:
+        """Measure s² on the training windows."""
         if self.log_variance is not None:
             draws = torch.Generator().manual_seed(config.seed)
-            with torch.no_grad():
-                self._set_variance(self._mean_square_residuals(x_train, draws))
-        return report
+            self._set_variance(self._mean_square_residuals(x_train, draws))
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return part_c (B, F) and the last cell of the decoder's mean over the draws (B, F)."""
@@ -139,7 +158,11 @@ class VAE(Detector):
     def _set_variance(self, variance: Tensor) -> None:
         assert self.log_variance is not None
         # a new tensor: the loss of this minibatch still needs the old one
-        self.log_variance = variance.log().clamp_min(FEATURE_FLOOR).to(self.log_variance)
+        self.log_variance = _bounded(variance).to(self.log_variance)
+
+
+def _bounded(variance: Tensor) -> Tensor:
+    return variance.log().clamp_min(FEATURE_FLOOR)
 
 
 def _drawn(mean: Tensor, log_variance: Tensor, draws: torch.Generator) -> Tensor:

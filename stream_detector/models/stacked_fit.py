@@ -1,0 +1,291 @@
+"""Many small detectors fitted at once: the gradient loop of fitting.py with a leading dimension of models.
+
+Each model sees the very minibatches, draws and weights to begin with that it would see alone, has its own steps of
+Adam (they are elementwise), its own early stopping and its own best epoch. So what an asset's model becomes does not
+depend on which other assets are trained with it, but for the rounding of sums.
+
+    windows (N_m, T, F) of model m, shuffled ─▶ (M, batch, T, F) ─▶ vmap(loss) ─▶ (M,) losses ─▶ one backward pass
+
+Models whose minibatches are equally many are trained together; the last minibatch is filled up with windows of weight
+0. Source of the batched loss: `torch.func` (Horace He & Richard Zou, "functorch", 2021).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from stream_detector.config import TrainConfig
+from stream_detector.errors import DataError
+from stream_detector.models.base import Detector
+from stream_detector.models.fitting import FitReport, Progress, check_finite
+from stream_detector.stacked import stacked
+
+#: Most models trained at once: more gain nothing and need memory.
+MOST = 512
+#: Models of more numbers than this are trained one by one: their products fill a core by themselves.
+LARGEST = 1 << 16
+#: Windows of all models in one step of a validation.
+CHUNK = 1 << 16
+
+_PREFIX = "detector."
+
+
+class _Loss(nn.Module):
+    """Makes `weighted_loss` what `functional_call` calls."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, x: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.detector.weighted_loss(x, weight, noise)
+
+
+def fit_all(
+    detectors: Sequence[Detector],
+    x_train: Sequence[Tensor],
+    x_val: Sequence[Tensor],
+    seeds: Sequence[int],
+    config: TrainConfig,
+    progress: Progress | None = None,
+) -> list[FitReport]:
+    """Fit detectors of one family and shape, together if that has a batched form, else one after the other.
+
+    Arguments and errors as of `fit_stacked`. `progress` is told of each pass, with means over the detectors.
+    """
+    if not detectors:
+        return []
+    if len(detectors) > 1 and trains_stacked(detectors[0]):
+        return fit_stacked(detectors, x_train, x_val, seeds, config, progress)
+    reports = []
+    for index, (detector, train, val, seed) in enumerate(zip(detectors, x_train, x_val, seeds, strict=True)):
+        seeded = config.model_copy(update={"seed": seed})
+        try:
+            reports.append(detector.fit(train, val, seeded, _after(progress, index, len(detectors))))
+        except DataError as error:
+            raise DivergedError(index, str(error)) from error
+    return reports
+
+
+def _after(progress: Progress | None, done: int, of: int) -> Progress | None:
+    """Return a callback for one of several fits after `done` of them."""
+    if progress is None:
+        return None
+    tell = progress
+
+    def epoch(epoch: int, epochs: int, loss: float, val_loss: float) -> None:
+        tell(done * epochs + epoch, of * epochs, loss, val_loss)
+
+    return epoch
+
+
+def trains_stacked(detector: Detector) -> bool:
+    """Tell whether a detector's training can be batched over many: small dense nets of families with the loss for it.
+
+    Recurrent nets have no batched form in torch; convolutions have one, which is no faster than one by one on a CPU.
+    """
+    modules = (nn.RNNBase, nn.Conv1d, nn.ConvTranspose1d)
+    if type(detector).weighted_loss is Detector.weighted_loss:
+        return False
+    if any(isinstance(module, modules) for module in detector.modules()):
+        return False
+    return sum(tensor.numel() for tensor in detector.parameters()) <= LARGEST
+
+
+def fit_stacked(
+    detectors: Sequence[Detector],
+    x_train: Sequence[Tensor],
+    x_val: Sequence[Tensor],
+    seeds: Sequence[int],
+    config: TrainConfig,
+    progress: Progress | None = None,
+) -> list[FitReport]:
+    """Fit M detectors of one family and shape, detectors[m] to windows x_train[m] (N_m, T, F) with its seed.
+
+    `x_val`: later windows (V_m, T, F) of each. Raises DivergedError when a loss stops being a number.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, windows in enumerate(x_train):
+        groups.setdefault(-(-len(windows) // config.batch), []).append(index)
+    parts = [
+        members[start : start + MOST] for members in groups.values() for start in range(0, len(members), MOST)
+    ]
+    found: dict[int, FitReport] = {}
+    for number, some in enumerate(parts):
+        stack = _Fit(
+            [detectors[i] for i in some], [x_train[i] for i in some], [x_val[i] for i in some],
+            [seeds[i] for i in some], config,
+        )  # fmt: skip
+        found.update(zip(some, stack.run(some, _after(progress, number, len(parts))), strict=True))
+    return [found[index] for index in range(len(x_train))]
+
+
+class DivergedError(DataError):
+    """One of many fits diverged."""
+
+    def __init__(self, index: int, message: str) -> None:
+        """`index`: of the detector."""
+        super().__init__(message)
+        self.index = index
+
+
+class _Fit:
+    """The fit of M models whose minibatches are equally many."""
+
+    def __init__(
+        self,
+        detectors: Sequence[Detector],
+        x_train: Sequence[Tensor],
+        x_val: Sequence[Tensor],
+        seeds: Sequence[int],
+        config: TrainConfig,
+    ) -> None:
+        self.config, self.detectors, self.x_train, self.seeds = config, detectors, x_train, seeds
+        self.counts = [len(windows) for windows in x_train]
+        self.val_counts = [len(windows) for windows in x_val]
+        self.x, self.x_val = _padded(x_train), _padded(x_val)
+        self.val_weight = _shares(self.val_counts, self.x_val.shape[1])
+        names = {name for name, _ in detectors[0].named_parameters()}
+        state = {
+            _PREFIX + name: tensor for name, tensor in stacked([one.state_dict() for one in detectors]).items()
+        }
+        self.weights = {name: t.requires_grad_() for name, t in state.items() if name.removeprefix(_PREFIX) in names}
+        self.buffers = {name: tensor for name, tensor in state.items() if name not in self.weights}
+        # every model as it would be alone: detectors of one seed and length share their shuffles
+        self.shuffles = {key: torch.Generator().manual_seed(key[0]) for key in zip(seeds, self.counts, strict=True)}
+        self.template = copy.deepcopy(detectors[0]).to("meta")
+        self.loss = _Loss(self.template)
+
+    def run(self, indexes: Sequence[int], progress: Progress | None) -> list[FitReport]:
+        """Fit them; `indexes` are what errors call them."""
+        size, config = len(self.x_train), self.config
+        adam = torch.optim.Adam(list(self.weights.values()), lr=config.learning_rate, fused=True)
+        best = torch.full((size,), torch.inf, dtype=torch.float64)
+        best_epoch = torch.zeros(size, dtype=torch.int64)
+        stopped = torch.zeros(size, dtype=torch.int64)  # the epoch it stopped after; 0: goes on
+        kept = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
+        losses: list[Tensor] = []
+        val_losses: list[Tensor] = []
+        for epoch in range(1, config.epochs + 1):
+            self.template.train()
+            self.template.begin_epoch((epoch - 1) / config.epochs)
+            losses.append(self._epoch(adam))
+            self.template.eval()
+            val_losses.append(self._validate())
+            goes_on = stopped == 0
+            if progress is not None:
+                progress(epoch, config.epochs, float(losses[-1].mean()), float(val_losses[-1].mean()))
+            self._check(epoch, losses[-1] + val_losses[-1], goes_on, indexes)
+            better = (val_losses[-1] < best) & goes_on
+            best, best_epoch = torch.where(better, val_losses[-1], best), torch.where(better, epoch, best_epoch)
+            for name, tensor in self.weights.items():
+                kept[name][better] = tensor.detach()[better]
+            stopped[goes_on & (epoch - best_epoch >= config.patience)] = epoch
+            if bool((stopped > 0).all()):
+                break
+        made = torch.where(stopped > 0, stopped, len(losses)).tolist()
+        history, val_history = torch.stack(losses, 1).tolist(), torch.stack(val_losses, 1).tolist()
+        reports = []
+        for place, (epochs, chosen) in enumerate(zip(made, best_epoch.tolist(), strict=True)):
+            self._complete(place, kept)
+            reports.append(
+                FitReport(epochs, int(chosen), tuple(history[place][:epochs]), tuple(val_history[place][:epochs]))
+            )
+        return reports
+
+    def _epoch(self, adam: torch.optim.Adam) -> Tensor:
+        """Make one pass; return each model's mean loss (M,) float64."""
+        orders = {key: torch.randperm(key[1], generator=draws) for key, draws in self.shuffles.items()}
+        width = self.x.shape[1]
+        order = torch.stack([_filled(orders[key], width) for key in zip(self.seeds, self.counts, strict=True)])
+        shuffled = self.x[torch.arange(len(order))[:, None], order]
+        total = torch.zeros(len(order), dtype=torch.float64)
+        for start in range(0, width, self.config.batch):
+            batch = shuffled[:, start : start + self.config.batch]
+            real = [min(n - start, self.config.batch) for n in self.counts]
+            adam.zero_grad(set_to_none=True)
+            value, after = self._losses(batch, _shares(real, batch.shape[1]), self._noise(real, batch.shape[1]))
+            value.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+            adam.step()
+            self.buffers.update({_PREFIX + name: tensor.detach() for name, tensor in after.items()})
+            total += value.detach() * torch.tensor(real)
+        return total / torch.tensor(self.counts)
+
+    @torch.no_grad()
+    def _validate(self) -> Tensor:
+        """Return each model's loss on its later windows (M,) float64, with the same draws every time."""
+        width = self.x_val.shape[1]
+        noise = self._noise(self.val_counts, width, fresh=True)
+        step = max(1, CHUNK // width)
+        return torch.cat([
+            self._losses(self.x_val[part], self.val_weight[part], noise[part], part)[0]
+            for part in (slice(start, start + step) for start in range(0, len(self.x_val), step))
+        ]).double()  # fmt: skip
+
+    def _losses(
+        self, x: Tensor, weight: Tensor, noise: Tensor, part: slice = slice(None)
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        own = {name: tensor[part] for name, tensor in {**self.weights, **self.buffers}.items()}
+
+        def loss(
+            tensors: dict[str, Tensor], x: Tensor, weight: Tensor, noise: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            found: tuple[Tensor, dict[str, Tensor]] = functional_call(self.loss, tensors, (x, weight, noise))
+            return found
+
+        value, after = vmap(loss)(own, x, weight, noise)
+        return value, after
+
+    def _noise(self, counts: Sequence[int], width: int, fresh: bool = False) -> Tensor:
+        """Return draws (M, width, noise_width), for each model what it would draw alone; `fresh`: from its seed on."""
+        values = self.template.noise_width
+        if not values:
+            return self.x.new_zeros(len(counts), width, 0)
+        drawn: dict[tuple[int, int], Tensor] = {}
+        found = []
+        for seed, of, count in zip(self.seeds, self.counts, counts, strict=True):
+            key = (seed, count) if fresh else (seed, of)
+            if key not in drawn:
+                draws = torch.Generator().manual_seed(seed) if fresh else self.shuffles[key]
+                own = torch.randn((count, values), generator=draws)
+                drawn[key] = torch.cat([own, own.new_zeros(width - count, values)])
+            found.append(drawn[key])
+        return torch.stack(found)
+
+    def _check(self, epoch: int, loss: Tensor, goes_on: Tensor, indexes: Sequence[int]) -> None:
+        wrong = torch.nonzero(~torch.isfinite(loss) & goes_on)[:, 0]
+        if len(wrong):
+            try:
+                check_finite(epoch, float(loss[wrong[0]]), self.config)
+            except DataError as error:
+                raise DivergedError(indexes[int(wrong[0])], str(error)) from error
+
+    @torch.no_grad()
+    def _complete(self, place: int, kept: dict[str, Tensor]) -> None:
+        """Give one detector its weights and what is measured with them."""
+        one = self.detectors[place]
+        tensors = {**self.buffers, **kept}
+        one.load_state_dict({name.removeprefix(_PREFIX): t[place].detach().clone() for name, t in tensors.items()})
+        one.eval()
+        one.complete(self.x_train[place], self.config.model_copy(update={"seed": self.seeds[place]}))
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """Return parts (n_m, T, F) as (M, n, T, F), the shorter ones filled with zeros."""
+    return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
+
+
+def _filled(order: Tensor, width: int) -> Tensor:
+    """Return an order (n,) with zeros up to a width."""
+    return nn.functional.pad(order, (0, width - len(order)))
+
+
+def _shares(counts: Sequence[int], width: int) -> Tensor:
+    """Return weights (M, width): 1/n for the first n places, 0 for the rest."""
+    count = torch.tensor(counts)[:, None]
+    return (torch.arange(width) < count).float() / count

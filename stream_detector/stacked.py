@@ -1,0 +1,56 @@
+"""Modules of one shape side by side: each tensor gets a leading dimension M, and all are run in one batched product.
+
+    tensors  name -> (M, …)
+    rows     (S,)           which module each of S groups of inputs belongs to
+    inputs   (S, L, …)      L of each group
+    output   (S, L, …)      what module rows[s] makes of inputs[s]
+
+`torch.func.vmap` turns the modules' own `forward` into batched products, so a stack says what its modules say one by
+one, but for the last digits of sums.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+
+class Stack(nn.Module):
+    """M modules of one class, configuration and shape, in eval mode."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        """Take the modules' tensors. Raises ValueError when they differ in shape."""
+        super().__init__()
+        template = copy.deepcopy(modules[0]).to("meta").eval()
+        self._template = [template]  # in a list: its tensors have no values and are none of the stack's
+        tensors = stacked([module.state_dict() | dict(module.named_buffers()) for module in modules])
+        self._names = list(tensors)
+        for index, tensor in enumerate(tensors.values()):
+            self.register_buffer(f"tensor{index}", tensor)
+        self.values = sum(tensor[0].numel() for tensor in tensors.values())
+        """Numbers in one module."""
+
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """Run module rows[s] on inputs (S, L, …)[s]: (S, L, …)."""
+        own = {name: getattr(self, f"tensor{index}")[rows] for index, name in enumerate(self._names)}
+
+        def one(tensors: dict[str, Tensor], *parts: Tensor) -> Tensor:
+            return cast(Tensor, functional_call(self._template[0], tensors, parts))
+
+        return vmap(one)(own, *inputs)
+
+
+def stacked(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return each tensor of some states with a leading dimension. Raises ValueError when shapes differ."""
+    found = {}
+    for name, first in states[0].items():
+        parts = [state[name] for state in states]
+        if any(part.shape != first.shape for part in parts):
+            raise ValueError(f"tensor {name!r} differs in shape from module to module")
+        found[name] = torch.stack([part.detach() for part in parts])
+    return found
