@@ -7,14 +7,14 @@ current, heat) inputs wander far while offsets stay at 0, so a shift made of off
 explain.
 
 Quiet      offsets of quiet windows are averaged over blocks of `block` windows. A block is learnt once the next one was
-           quiet too, so that the beginning of a fault is not: `usual` moves most of the way to the block's mean, and the
+           quiet too, so that the beginning of a fault is not: `usual` moves most of the way to the block's mean, the
            shift to `usual`, at most `follow` away from the anchor (where training, or the last regime change, had it).
 Incident   nothing is learnt. Each block's mean offset, and the mean logarithm of its scores, are held against those of
            the block since which the incident has been flat; a block that differs begins a new flat stretch. A regime
            change is an incident flat for `flat_ms` and for twice as long as it took to come: the time from the last
            quiet block that lay by its anchor. A slow fault that takes hours to be seen would have to stand still for
            twice as many, and while it grows it never does. Where `follow` is null, healthy drift has no bound and
-           growth tells nothing: each block's place is held against the one before it, and only leaps begin a new stretch.
+           growth tells nothing: each block's place is held against the last one's, and only leaps begin a new stretch.
 Regime     the block's mean becomes shift and anchor. Where the offsets are as they were, so that only the scores have
            grown (noise, not place), the threshold is calibrated anew on the incident's newest scores instead. The
            incident closes re-armed (incident.py): until its scores are quiet, only worse ones alarm, and the blocks
