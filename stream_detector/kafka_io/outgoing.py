@@ -17,6 +17,7 @@ from stream_detector.codec import (
 )
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerRightsError
+from stream_detector.kafka_io.header_names import sendable
 from stream_detector.kafka_io.settings import plain, rights_translated, servers, translated
 from stream_detector.records import Alert, Audit, DeadLetter
 
@@ -48,7 +49,7 @@ class Outgoing(NamedTuple):
     @property
     def content(self) -> int:
         """Bytes of key, value and the message's own headers."""
-        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        headers = sum(len(name) + len(value) for name, value in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers
 
     def shrunk(self) -> Outgoing:
@@ -72,7 +73,8 @@ def outgoing(
         written.append(Outgoing(config.audit_topic, audit.asset.encode(), encode_audit(audit), [], False))
     for letter in dead_letters:
         key, value = letter.message.key, letter.message.value
-        written.append(Outgoing(config.dead_letter_topic, key, value, dead_letter_headers(letter), True))
+        headers = sendable(dead_letter_headers(letter))
+        written.append(Outgoing(config.dead_letter_topic, key, value, headers, True))
     return written
 
 

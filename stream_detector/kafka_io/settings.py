@@ -19,10 +19,12 @@ from stream_detector.errors import (
     ConfigError,
     FencedError,
 )
-from stream_detector.kafka_io import login
+from stream_detector.kafka_io import header_names, login
 from stream_detector.kafka_io.oauth import provider
 
 T = TypeVar("T")
+
+header_names.install()
 
 #: Longest wait for the first answer of any broker when a client starts.
 BOOTSTRAP_TIMEOUT_MS = 10_000
