@@ -1,7 +1,7 @@
 """Record headers whose name is not UTF-8: Kafka takes any bytes, the client refuses to read the record.
 
 It calls such a record corrupt and comes no further in its partition, so that one message would stop the stream. Here
-its name is read with the bytes that are no text escaped (PEP 383), and the record goes its way.
+the bytes of its name that are no text are read as `\\xff`, and the record goes its way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _strict: Any = DefaultRecordBatch._read_msg
 
 
 class _Name(bytes):
-    def decode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> str:
+    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
         """Decode whatever it is."""
         return super().decode(encoding, errors)
 
@@ -45,10 +45,5 @@ def install() -> None:
 
 
 def sendable(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
-    """Return headers as the client sends them: a null value is empty, bytes that are no text in a name are escaped."""
-    if all(value is not None and name.isascii() for name, value in headers):
-        return list(headers)  # type: ignore[arg-type]  # no value is None
-    return [
-        (name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), b"" if value is None else value)
-        for name, value in headers
-    ]
+    """Return headers as the client can send them: a null value is empty."""
+    return [(name, b"" if value is None else value) for name, value in headers]
