@@ -43,8 +43,11 @@ def require_transactions(config: Config) -> None:
         with _clients(kafka, name) as (producer, consumer), rights_translated(kafka, "trying transactions", ids):
             lacking = _lacking(producer, consumer, name, place, config.dead_letter_topic)
     except (kafka_errors.KafkaError, AttributeError, TypeError) as error:  # the last two: answers out of place
-        if isinstance(error, kafka_errors.KafkaConnectionError):
-            raise BrokerError(f"Kafka at {servers(kafka)}: trying its transactions failed: {plain(error)}") from error
+        if isinstance(error, kafka_errors.RetriableError):  # no answer, or not now: brokers that start, or are busy
+            raise BrokerError(
+                f"Kafka at {servers(kafka)}: trying its transactions failed: {plain(error)}; are all brokers up? "
+                "Start again, or set `delivery: at_least_once` for a broker that has no transactions"
+            ) from error
         lacking = f"it doesn't carry a transaction through: {plain(error)}"
     if lacking is not None:
         raise ConfigError(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from kafka import errors as kafka_errors
 
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.embedded import Embedded
 from stream_detector.errors import BrokerError, ConfigError, FencedError
-from stream_detector.kafka_io import KafkaSource, TopicReader, TransactionalSink, make_sink
+from stream_detector.kafka_io import KafkaSource, TopicReader, TransactionalSink, make_sink, probe
 from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.ports import Sink, Source
 from stream_detector.records import DeadLetter, Message, Partition, PlainMessage, Position
@@ -279,6 +280,30 @@ def test_a_broker_without_transactions_is_refused(embedded: Embedded, unique: Ca
     with pytest.raises(ConfigError, match=r"exactly_once.*metadata.*`delivery: at_least_once`"):
         make_sink(config, KafkaSource(config))
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (kafka_errors.KafkaTimeoutError("Timeout expired while initializing transactional state"), BrokerError),
+        (kafka_errors.CoordinatorNotAvailableError(), BrokerError),
+        (kafka_errors.UnsupportedVersionError(), ConfigError),
+    ],
+)
+def test_a_broker_that_has_no_time_is_no_broker_without_transactions(
+    embedded: Embedded, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch,
+    error: Exception, expected: type[Exception],
+) -> None:  # fmt: skip
+    """What may go well the next time is an outage, to be tried again; only an answer is a broker's verdict."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(probe, "_lacking", fail)
+    assert embedded.bootstrap_servers is not None
+    kafka = KafkaConfig(bootstrap_servers=[embedded.bootstrap_servers])
+    with pytest.raises(expected):
+        probe.require_transactions(ExactlyOnBroker(kafka, unique("probe"), ["in"], 1, False).config())
 
 
 def test_apache_kafka_is_accepted(kafka: KafkaConfig, unique: Callable[[str], str]) -> None:
