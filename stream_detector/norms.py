@@ -18,10 +18,12 @@ Bools = NDArray[np.bool_]
 
 #: Most cells at a window's end that are looked at.
 REACH = 128
+#: Room beyond what 99.8 % of training's values span that is still usual, as a share of it.
+ROOM = 0.1
 #: Rows of a table of norms.
 FIELDS = (
     "low", "high",            # least and largest value of a cell
-    "usual_low", "usual_high",  # 0.5 % and 99.5 % of what a model sees of it (smoothed, differenced) in the last cell
+    "usual_low", "usual_high",  # of what a model sees of it (smoothed, differenced) in the last cell, with some room
     "repeats",                # share of cells that repeat the one before exactly
     "run",                    # longest run of such cells
     "ties_high", "ties_low",  # most cells of a window's end that equal its largest, its least value
@@ -106,7 +108,9 @@ def norms_of(learners: Sequence[NormsLearner], observed: Floats, numbers: Bools)
     alike = np.sum([one.alike for one in learners], axis=0)
     longest = np.max([one.longest for one in learners], axis=0)
     ties = np.max([one.ties for one in learners], axis=0)
-    usual = np.quantile(observed, (0.005, 0.995), axis=0)
+    usual = np.quantile(observed, (0.001, 0.999), axis=0)
+    room = ROOM * (usual[1] - usual[0])
+    usual = np.stack([usual[0] - room, usual[1] + room])
     rows = [
         np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0), *usual,
         (alike[0] + 1) / (alike[1] + 2), longest[0], *ties, longest[1], numbers.astype(np.float64),

@@ -138,7 +138,7 @@ def faults(trial: Trial) -> dict[str, Any]:
 #: 06 h; a run begins at 14 h.
 _KINDS = {
     "point": "knock@{a}h+60s:0.9",
-    "contextual": "overheating@{b}h+40m~60s:0.45",
+    "contextual": "unbalance@{b}h+40m~60s:0.6",  # idling at night as much as by day at work
     "collective": "bearing-outer@{c}h+4h~10m:0.7",
 }
 
