@@ -34,7 +34,7 @@ from stream_detector.config import (
     TrainConfig,
     WindowConfig,
 )
-from stream_detector.errors import ArtifactError, DetectorError
+from stream_detector.errors import ArtifactError
 from stream_detector.features import Preprocess, column_channels
 from stream_detector.models import Detector, FitReport, build_whole
 from stream_detector.norms import Norms
@@ -221,10 +221,24 @@ class Artifact:
         return Artifact(**{**fields, "ref": ref})
 
 
-def load(path: Path, max_bytes: int = MAX_BYTES) -> Artifact:
-    """Read and verify an artifact. Raises ArtifactError naming the file, what is wrong with it and what to do."""
+def load(path: Path, max_bytes: int = MAX_BYTES, sha256: str | None = None) -> Artifact:
+    """Read and verify an artifact; with `sha256`, only if the file has that SHA-256.
+
+    Raises ArtifactError naming the file, what is wrong with it and what to do.
+    """
     try:
-        return _parse(_read(path, max_bytes))
+        blob = _read(path, max_bytes)
+        if sha256 is not None and (found := hashlib.sha256(blob).hexdigest()) != sha256:
+            raise _UnusableError(f"its SHA-256 is {found}, but artifact_sha256 pins {sha256}; {_DAMAGED}")
+        return _parse(blob)
+    except _UnusableError as error:
+        raise ArtifactError(f"the artifact {path} can't be used: {error}") from error
+
+
+def file_sha256(path: Path, max_bytes: int = MAX_BYTES) -> str:
+    """Return the SHA-256 of a file. Raises ArtifactError when it can't be read, or is too large to be an artifact."""
+    try:
+        return hashlib.sha256(_read(path, max_bytes)).hexdigest()
     except _UnusableError as error:
         raise ArtifactError(f"the artifact {path} can't be used: {error}") from error
 
@@ -239,7 +253,8 @@ _DAMAGED = "copy it again or train again"
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
         with path.open("rb") as file:
-            blob = file.read(max_bytes + 1)
+            # No more than there is: a read of the limit would take the limit's memory first.
+            blob = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except OSError as error:
         raise _UnusableError(f"{error.strerror}; give the path that `stream-detector train` wrote") from error
     if len(blob) > max_bytes:
@@ -254,15 +269,19 @@ def _parse(blob: bytes) -> Artifact:
     except Exception as error:  # the library documents no error types; whatever it finds means the file is damaged
         raise _UnusableError(f"it is damaged ({error}); {_DAMAGED}") from error
     content = envelope["content"]
-    if _digest(content, tensors) != envelope.get("checksum"):
+    try:
+        digest = _digest(content, tensors)
+    except (RecursionError, TypeError, ValueError, RuntimeError) as error:
+        raise _UnusableError(f"its content is not valid ({type(error).__name__}); {_DAMAGED}") from error
+    if digest != envelope.get("checksum"):
         raise _UnusableError(f"its checksum doesn't match its content: it is damaged; {_DAMAGED}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise _UnusableError(f"its tensor {name!r} holds values that are no finite numbers; train again")
     try:
         artifact = _build(content, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, DetectorError) as error:
-        detail = f"no {error}" if isinstance(error, KeyError) else str(error).replace("\n", " ")
+    except Exception as error:  # somebody else's content: whatever it makes of our code, it can't be used
+        detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:500]
         raise _UnusableError(f"its content is not valid ({detail}); train again with this version") from error
     if artifact.ref.version != envelope.get("version"):
         raise _UnusableError(f"its version {envelope.get('version')!r} doesn't match its content; {_DAMAGED}")

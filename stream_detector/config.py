@@ -357,6 +357,9 @@ class Config(Section):
     artifact: Path | None = None
     """Trained detector: a file for all assets, or a folder of `<asset>.safetensors` and perhaps
     `default.safetensors`."""
+    artifact_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Pins the artifact: what `sha256sum FILE` prints of it, for a folder
+    `LC_ALL=C sha256sum *.safetensors | sha256sum` in it. Anything else is refused before it is looked into."""
     train: TrainConfig = TrainConfig()
     """Fitting."""
     scorer: ScorerConfig = ScorerConfig()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from stream_detector.artifact import Artifact, load
+from stream_detector.artifact import Artifact, file_sha256, load
 from stream_detector.config import Config
 from stream_detector.errors import ArtifactError, ConfigError
 from stream_detector.records import ModelRef
@@ -39,6 +39,23 @@ def save_all(artifacts: Mapping[str, Artifact], folder: Path) -> None:
         artifact.save(folder / asset_file(asset))
 
 
+def _pins(config: Config, files: list[Path]) -> dict[Path, str]:
+    """Return the SHA-256 each file must have when it is loaded; none without a pin. Raises ArtifactError."""
+    path, wanted = config.artifact, config.artifact_sha256
+    if wanted is None or path is None:
+        return {}
+    if not path.is_dir():
+        return {path: wanted}
+    pins = {file: file_sha256(file) for file in files}
+    listed = "".join(f"{digest}  {file.name}\n" for file, digest in pins.items())
+    if (found := hashlib.sha256(listed.encode()).hexdigest()) != wanted:
+        raise ArtifactError(
+            f"the artifacts in {path} are others than those pinned: the SHA-256 of their list is {found}, "
+            f"but artifact_sha256 is {wanted}; look at the files, or set the pin"
+        )
+    return pins
+
+
 class ModelSet:
     """Detectors by index, and which asset has which. Assets are looked up by the name of their file."""
 
@@ -62,8 +79,9 @@ class ModelSet:
         if not files:
             raise ArtifactError(f"the folder {path} holds no *{SUFFIX}; run `stream-detector train` for its assets")
         loaded: dict[str, Artifact] = {}
+        pinned = _pins(config, files)
         for file in files:
-            artifact = load(file)
+            artifact = load(file, sha256=pinned.get(file))
             artifact.check_compatible(config, file)
             loaded[file.name] = artifact
         models = cls()
