@@ -353,6 +353,7 @@ def _report(data: dict[str, Any]) -> FitReport:
         val_losses=tuple(map(float, data["val_losses"])),
         first_choice=int(data["first_choice"]),
         warnings=tuple(map(str, data["warnings"])),
+        faulty=int(data.get("faulty", 0)),  # not in files of earlier versions
     )
 
 

@@ -1,4 +1,4 @@
-"""The two ways to fit a detector and to score windows that it was not trained on: hold a tail out, or cross-fit.
+"""The ways to fit a detector and to score windows that it was not trained on: hold a tail out, or cross-fit.
 
 A way is prepared first, fitted after: what many assets prepare is fitted together (models/stacked_fit.py).
 
@@ -8,7 +8,7 @@ A way is prepared first, fitted after: what many assets prepare is fitted togeth
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +18,19 @@ from torch import Tensor
 
 from stream_detector.artifact import Split
 from stream_detector.config import Config
+from stream_detector.errors import DataError
 from stream_detector.features import Preprocess, column_channels
-from stream_detector.models import DETECTORS, CrossFitting, Detector, FitReport, build, cross_fit, members
+from stream_detector.models import (
+    DETECTORS,
+    CrossFitting,
+    Detector,
+    FitReport,
+    Labelled,
+    Progress,
+    build,
+    cross_fit,
+    members,
+)
 from stream_detector.scorer import SCORE_BITS, round_mantissa
 
 #: Windows scored at once for calibration.
@@ -64,6 +75,8 @@ class Parts:
     train: Tensor        # (N, K, C) physical units
     held_out: Tensor     # (M, K, C)
     seeds: Tensor | None  # (M,) of the held-out windows
+    faulty_train: Tensor     # (N,) bool; all False without labels
+    faulty_held_out: Tensor  # (M,)
     split: Split
 
 
@@ -94,6 +107,45 @@ class HoldOut:
         (detector,), (report,) = self.nets.detectors, reports
         scores = _scores(detector, _scaled(self.preprocess, self.parts.held_out), self.parts.seeds)
         return Fitted(self.preprocess, detector, scores, report, self.parts.split)
+
+
+class HoldOutLabelled:
+    """As HoldOut, of detectors that learn from faulty windows, too; scaler and calibration know the normal ones alone.
+
+    Fitted in `result`, one by one.
+    """
+
+    def __init__(self, config: Config, parts: Parts, progress: Progress | None, place: str) -> None:
+        """Fit the scaler and build the detector. Raises DataError, naming the `place`, when no fault can train."""
+        self.config, self.parts = config, parts
+        self._progress, self._place = progress, place
+        self._faults = int(parts.faulty_train.sum())
+        if not self._faults:
+            later, holdout = int(parts.faulty_held_out.sum()), config.train.holdout
+            raise DataError(
+                f"{place}none of the {len(parts.train)} windows to train on is labelled faulty, and {later} of those "
+                f"held out after them; give a history with faults in its first {1 - holdout:.0%}, lower train.holdout "
+                f"({holdout:g}), or choose a detector that needs none (model.kind: ae)"
+            )
+        self.preprocess = _preprocess(config)
+        self.preprocess.scaler.fit(parts.train[~parts.faulty_train])
+        detector = build(config.model, self.preprocess.length, self.preprocess.columns)
+        assert isinstance(detector, Labelled)
+        self._detector = detector
+        self.nets = Nets([], [], [], [])
+
+    def result(self, reports: list[FitReport]) -> Fitted:
+        """Fit, then score the normal held-out windows."""
+        parts = self.parts
+        x_train, x_val = (_scaled(self.preprocess, part).float() for part in (parts.train, parts.held_out))
+        try:
+            report = self._detector.fit_labelled(
+                x_train, parts.faulty_train, x_val, parts.faulty_held_out, self.config.train, self._progress
+            )
+        except DataError as error:
+            raise DataError(f"{self._place}{error}") from error
+        scores = _scores(self._detector, _scaled(self.preprocess, parts.held_out[~parts.faulty_held_out]), None)
+        return Fitted(self.preprocess, self._detector, scores, replace(report, faulty=self._faults), parts.split)
 
 
 class CrossFitted:

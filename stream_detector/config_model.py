@@ -82,4 +82,42 @@ class GANConfig(Section):
     """Weight of the penalty on the discriminator's gradient at training windows."""
 
 
-ModelConfig = Annotated[AEConfig | VAEConfig | GANConfig | BaselineConfig, Field(discriminator="kind")]
+class ClassifierConfig(NetworkConfig):
+    """Supervised: the log-odds of the faults that training labels name. Finds those; of others it promises nothing."""
+
+    model_config = NAMED
+
+    kind: Literal["classifier"] = "classifier"
+    """Family of the detector."""
+    hidden: list[Width] = Field(default=[32], min_length=1)
+    """Widths of the hidden layers (`conv`: channels, `recurrent`: units of each layer, `mixer`: width of a patch's
+    code in each block)."""
+    latent: int = Field(default=16, ge=1)
+    """Width of the representation that the last layer decides on."""
+    fault_weight: float | None = Field(default=None, gt=0)
+    """Weight of a faulty window in the loss, in normal ones; left out: both kinds weigh the same altogether."""
+    noise: float = Field(default=0.1, ge=0)
+    """Noise added to the inputs in training, in spreads: differences smaller than it are not learnt."""
+
+
+class DeepSADConfig(NetworkConfig):
+    """Semi-supervised (Deep SAD): score = distance from the centre of the normal codes, which faults are kept off."""
+
+    model_config = NAMED
+
+    kind: Literal["deep-sad"] = "deep-sad"
+    """Family of the detector."""
+    hidden: list[Width] = Field(default=[32], min_length=1)
+    """Widths of the hidden layers (`conv`: channels, `recurrent`: units of each layer, `mixer`: width of a patch's
+    code in each block)."""
+    latent: int = Field(default=8, ge=1)
+    """Width of the code."""
+    eta: float = Field(default=1.0, ge=0)
+    """Weight of the term that pushes labelled faults away from the centre. 0: labels are without effect."""
+    pretrain: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the passes in which encoder and a decoder learn to restore normal windows, before the centre is set."""
+
+
+ModelConfig = Annotated[
+    AEConfig | VAEConfig | GANConfig | ClassifierConfig | DeepSADConfig | BaselineConfig, Field(discriminator="kind")
+]

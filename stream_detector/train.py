@@ -6,6 +6,8 @@
 Windows of the overlap reach back into the training part. They are dropped where enough remain after them.
 
 With `train.folds` nothing is held out: see models/cross_fit.py.
+Detectors that learn from labelled faults get the labels of both parts; scaler, norms and calibration know only normal
+windows. No other detector is given a label.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_detector.artifact import Artifact, DataFingerprint, Snapshot, Split
-from stream_detector.calibration import Blocks, CrossFitted, Fitted, HoldOut, Nets, Parts, Way
+from stream_detector.calibration import Blocks, CrossFitted, Fitted, HoldOut, HoldOutLabelled, Nets, Parts, Way
 from stream_detector.config import Config
-from stream_detector.errors import DataError
+from stream_detector.errors import ConfigError, DataError
 from stream_detector.features import Preprocess, column_channels
-from stream_detector.models import DETECTORS, DivergedError, FitReport, Progress, fit_all
+from stream_detector.labels import FAULTY, LEFT_OUT, Labels, Marker
+from stream_detector.models import DETECTORS, DivergedError, FitReport, Labelled, Progress, fit_all
 from stream_detector.norms import Norms, NormsLearner, norms_of
 from stream_detector.records import WindowBatch
 from stream_detector.scorer import window_seeds
@@ -49,17 +52,20 @@ def train(
     *,
     progress: Progress | None = None,
     assets: Collection[str] | None = None,
+    labels: Labels | None = None,
 ) -> Artifact:
     """Train one detector on the windows of all assets, or of `assets` only, which the artifact then names.
+
+    `labels` say which windows are faulty; only detectors that learn from them look at it, and they need it.
 
     Windows come in event-time order per asset, as the window stage gives them; how they are batched plays no role.
     The same windows, configuration and seed give the same artifact, byte for byte, on the CPU with one thread.
 
     What the detector warns of (`Artifact.fit.warnings`) is logged too.
-    Raises DataError when there are too few windows, one holds a value that is no finite number, or the fit diverges;
-    ConfigError when the configuration asks for what can't be built.
+    Raises DataError when there are too few windows, one holds a value that is no finite number, labels are missing, or
+    the fit diverges; ConfigError when the configuration asks for what can't be built.
     """
-    histories = _gather(config, batches, assets)
+    histories = _gather(config, batches, assets, labels)
     names = None if assets is None else tuple(sorted(assets))
     return _train(config, list(histories.values()), names, progress, "")
 
@@ -70,6 +76,7 @@ def train_many(
     *,
     progress: Callable[[str], None] | None = None,
     assets: Collection[str] | None = None,
+    labels: Labels | None = None,
 ) -> dict[str, Artifact]:
     """Train one detector an asset; return them by asset. `progress` is told the name of each one that is done.
 
@@ -77,7 +84,7 @@ def train_many(
     alone, so its scores are those of `train` but for the rounding of sums, about 5 digits.
     Raises what `train` raises, the asset named.
     """
-    histories = _gather(config, batches, assets)
+    histories = _gather(config, batches, assets, labels)
     if not histories:
         raise DataError(_too_few(config, 0, 0, 0))
     found: dict[str, Artifact] = {}
@@ -100,20 +107,25 @@ class _History:
     physical: list[Tensor] = field(default_factory=list)  # each (n, K, C) float64
     seeds: list[Tensor] = field(default_factory=list)     # each (n,) int64; empty for detectors that don't draw
     end_ms: list[NDArray[np.int64]] = field(default_factory=list)
+    faulty: list[NDArray[np.bool_]] = field(default_factory=list)  # each (n,); all False without labels
     times_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
     values_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
 
-    def ordered(self) -> tuple[NDArray[np.int64], Tensor, Tensor | None]:
-        """Return end times, windows and seeds in event-time order."""
+    def ordered(self) -> tuple[NDArray[np.int64], Tensor, Tensor | None, Tensor]:
+        """Return end times, windows, seeds and which are faulty, in event-time order."""
         end_ms, windows = np.concatenate(self.end_ms), torch.cat(self.physical)
         seeds = torch.cat(self.seeds) if self.seeds else None
+        faulty = torch.from_numpy(np.concatenate(self.faulty))
         if np.all(end_ms[1:] >= end_ms[:-1]):
-            return end_ms, windows, seeds
+            return end_ms, windows, seeds, faulty
         order = np.argsort(end_ms, kind="stable")
-        return end_ms[order], windows[order], None if seeds is None else seeds[order]
+        return end_ms[order], windows[order], None if seeds is None else seeds[order], faulty[order]
 
 
-def _gather(config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None) -> dict[str, _History]:
+def _gather(
+    config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None, labels: Labels | None
+) -> dict[str, _History]:
+    marker = _marker(config, labels)
     preprocess = _preprocess(config)
     draws = DETECTORS[config.model.kind].draws
     histories: dict[str, _History] = {}
@@ -123,6 +135,13 @@ def _gather(config: Config, batches: Iterable[WindowBatch], assets: Collection[s
             if assets is None or asset in assets:
                 rows_of.setdefault(asset, []).append(row)
         for asset, rows in rows_of.items():
+            marks = np.zeros(len(rows), np.int8)
+            if marker is not None:
+                marks = marker.mark(asset, batch.end_ms[rows])
+                rows = [row for row, mark in zip(rows, marks.tolist(), strict=True) if mark != LEFT_OUT]
+                marks = marks[marks != LEFT_OUT]
+                if not rows:
+                    continue
             if (history := histories.get(asset)) is None:
                 learner = NormsLearner(len(config.columns), config.window.cell_ms)
                 history = histories[asset] = _History(asset, learner)
@@ -132,14 +151,37 @@ def _gather(config: Config, batches: Iterable[WindowBatch], assets: Collection[s
             history.times_sha.update(end_ms.tobytes())
             history.values_sha.update(values.tobytes())
             history.end_ms.append(end_ms)
-            history.norms.learn(values, batch.filled[rows], end_ms)
+            faulty = marks == FAULTY
+            history.faulty.append(faulty)
+            if marker is not None:
+                history.values_sha.update(faulty.tobytes())
+            if not faulty.all():
+                history.norms.learn(values[~faulty], batch.filled[rows][~faulty], end_ms[~faulty])
             raw = torch.from_numpy(values)
             history.physical.append(preprocess.physical(raw.double()))
             if draws:
                 history.seeds.append(window_seeds(raw))
+    if marker is not None:
+        marker.check()
     if missing := sorted(set(assets or ()) - histories.keys()):
         raise DataError(f"asset {missing[0]!r}: the history holds no window of it; check the name and the recordings")
     return dict(sorted(histories.items()))  # by name: partitions may deliver assets in any order
+
+
+def _marker(config: Config, labels: Labels | None) -> Marker | None:
+    """Return what marks windows for a detector that learns from labels; None for all others. Raises DataError."""
+    kind = config.model.kind
+    if not issubclass(DETECTORS[kind], Labelled):
+        return None
+    if config.train.folds:
+        raise ConfigError(f"train.folds must be 0 with model.kind {kind}, got {config.train.folds}")
+    if labels is None:
+        raise DataError(
+            f"model.kind {kind} learns from labelled faults, and the history has no labels; name a column of 0 and 1 "
+            "with --label-column, or a list of faults with --truth, or choose a detector that needs none (model.kind: "
+            "ae)"
+        )
+    return Marker(labels, config)
 
 
 def _train(
@@ -150,15 +192,18 @@ def _train(
     place: str,
 ) -> Artifact:
     with _reproducible(config):
-        way = _way(config, histories, place)
+        way = _way(config, histories, place, progress)
         fitted = way.result(_fit(config, way.nets, progress))
     return _artifact(config, histories, names, fitted, place)
 
 
-def _way(config: Config, histories: list[_History], place: str) -> Way:
+def _way(config: Config, histories: list[_History], place: str, progress: Progress | None = None) -> Way:
     if config.train.folds:
         return CrossFitted(config, _blocks(config, histories, place))
-    return HoldOut(config, _split(config, histories, place))
+    parts = _split(config, histories, place)
+    if issubclass(DETECTORS[config.model.kind], Labelled):
+        return HoldOutLabelled(config, parts, progress, place)
+    return HoldOut(config, parts)
 
 
 def _fit(config: Config, nets: Nets, progress: Progress | None = None) -> list[FitReport]:
@@ -225,14 +270,20 @@ def _artifact(
 
 
 def _norms(config: Config, histories: list[_History]) -> Norms:
-    observed = np.concatenate([part[:, -1].numpy() for history in histories for part in history.physical])
+    observed = np.concatenate(
+        [
+            part[:, -1].numpy()[~faulty]
+            for history in histories
+            for part, faulty in zip(history.physical, history.faulty, strict=True)
+        ]
+    )
     numbers = [channel.kind == "number" for channel in column_channels(config.channels)]
     return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
 
 
 def _blocks(config: Config, histories: list[_History], place: str) -> Blocks:
     found = [history.ordered() for history in histories]
-    fold = [np.arange(len(end_ms)) * config.train.folds // max(len(end_ms), 1) for end_ms, _, _ in found]
+    fold = [np.arange(len(end_ms)) * config.train.folds // max(len(end_ms), 1) for end_ms, *_ in found]
     count = sum(map(len, fold))
     smallest = min(int(np.bincount(np.concatenate(fold), minlength=config.train.folds).min()), count) if count else 0
     most_left_out = 2 * -(-count // config.train.folds)
@@ -240,11 +291,11 @@ def _blocks(config: Config, histories: list[_History], place: str) -> Blocks:
         raise DataError(place + _too_few(config, count, max(count - most_left_out, 0), count))
     reach = _reach_ms(config)
     overlapping = sum(
-        _across(end_ms, block, reach) for (end_ms, _, _), block in zip(found, fold, strict=True)
+        _across(end_ms, block, reach) for (end_ms, *_), block in zip(found, fold, strict=True)
     )
-    seeds = [own for _, _, own in found if own is not None]
+    seeds = [own for _, _, own, _ in found if own is not None]
     return Blocks(
-        torch.cat([windows for _, windows, _ in found]),
+        torch.cat([windows for _, windows, *_ in found]),
         torch.from_numpy(np.concatenate(fold)),
         torch.cat(seeds) if seeds else None,
         Split("cross-fit", count, count, overlapping, 0),
@@ -270,11 +321,14 @@ def _split(config: Config, histories: list[_History], place: str) -> Parts:
     train: list[Tensor] = []
     held_out: list[Tensor] = []
     seeds: list[Tensor] = []
+    faulty_train: list[Tensor] = []
+    faulty_held_out: list[Tensor] = []
     overlapping = dropped = 0
     for history in histories:
-        end_ms, windows, own_seeds = history.ordered()
+        end_ms, windows, own_seeds, faulty = history.ordered()
         n_train = int(len(end_ms) * (1 - config.train.holdout))
         train.append(windows[:n_train])
+        faulty_train.append(faulty[:n_train])
         boundary = int(end_ms[n_train - 1]) if n_train else int(end_ms[0]) - 1
         starts = end_ms[n_train:] - _reach_ms(config)
         clean = starts >= boundary if n_train else np.ones(len(starts), np.bool_)
@@ -285,13 +339,17 @@ def _split(config: Config, histories: list[_History], place: str) -> Parts:
             overlapping += int((~clean).sum())
             chosen = np.arange(n_train, len(end_ms))
         held_out.append(windows[chosen])
+        faulty_held_out.append(faulty[chosen])
         if own_seeds is not None:
             seeds.append(own_seeds[chosen])
-    fitted, calibrated = sum(map(len, train)), sum(map(len, held_out))
+    fitted, calibrated = (sum(int((~part).sum()) for part in parts) for parts in (faulty_train, faulty_held_out))
     if fitted < MIN_TRAIN or calibrated < MIN_CALIBRATION:
         raise DataError(place + _too_few(config, fitted + calibrated + dropped, fitted, calibrated))
-    split = Split("holdout", fitted, calibrated, overlapping, dropped)
-    return Parts(torch.cat(train), torch.cat(held_out), torch.cat(seeds) if seeds else None, split)
+    split = Split("holdout", sum(map(len, train)), calibrated, overlapping, dropped)
+    return Parts(
+        torch.cat(train), torch.cat(held_out), torch.cat(seeds) if seeds else None, torch.cat(faulty_train),
+        torch.cat(faulty_held_out), split,
+    )  # fmt: skip
 
 
 def _preprocess(config: Config) -> Preprocess:

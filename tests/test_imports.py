@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "features", "models", "stacked", "rights", "verdicts"),
     ("artifact", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation", "join",
      "sensor_checks", "sensing", "presence"),
-    ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth",
+    ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth", "labels",
      "auditing", "memory", "memory_store", "verdict_stage", "kafka_io", "redis_store", "embedded", "train", "evaluate"),
     ("cli",),
     ("__main__",),

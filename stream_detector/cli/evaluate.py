@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 #: Simple detectors printed beside every other, of those that there are.
 BASELINES = ("robust-z", "mahalanobis", "pca")
+#: Beside a detector that learns from labels, also: which of them finds faults that nobody labelled?
+BESIDE_LABELLED = ("ae",)
 PROTOCOL_NAMES = (
     "skab", "nab", "smap-msl", "cwru", "femto", "nsl-kdd", "kdd99", "creditcard", "yahoo-s5", "ucr", "csv",
     "simulated",
@@ -85,11 +87,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--suite is for the protocol simulated, not for {args.protocol}")
     from producers.readers import read
     from stream_detector.evaluate.protocols import PROTOCOLS, Request  # torch comes with it
-    from stream_detector.models import DETECTORS
+    from stream_detector.models import DETECTORS, Labelled
 
     protocol = PROTOCOLS[args.protocol]
     config = _config(protocol, args.config, args.detector)
-    wanted = BASELINES if args.baselines is None else _names(args.baselines)
+    by_labels = issubclass(DETECTORS[config.model.kind], Labelled)
+    usual = (*BESIDE_LABELLED, *BASELINES) if by_labels else BASELINES
+    wanted = usual if args.baselines is None else _names(args.baselines)
     known = [kind for kind in wanted if kind in DETECTORS]
     if args.baselines is not None and (missing := [kind for kind in wanted if kind not in DETECTORS]):
         raise ConfigError(f"--baselines: {missing[0]!r} is no detector; expected of {', '.join(sorted(DETECTORS))}")
@@ -205,9 +209,34 @@ def _print(protocol: Protocol, outcome: Outcome) -> None:
     for name, row in figures.get("published", {}).items():
         table.add_row(f"published {name}", *cells(row, with_sd=False))
     console.print(table)
+    if "categories" in figures:
+        console.print(_categories(outcome))
     if incidents := figures.get("incidents"):
         console.print(
             f"{incidents['caught']:.3g} of {incidents['faults']:.0f} faults caught, "
             f"{incidents['already_open']:.3g} by an incident open before; {incidents['false']:.3g} false incidents in "
             f"{incidents['days']:.3g} days; in alarm {incidents['alarm_share']:.1%} of the time"
         )
+
+
+def _categories(outcome: Outcome) -> Table:
+    """Return the share of attacks found, a row a category, those of types in the training data apart from new ones."""
+    rows = {outcome.detector: outcome.figures, **outcome.figures["baselines"]}
+    table = Table(title="attacks found, by category and whether the training data names their type")
+    table.add_column("attacks", no_wrap=True)
+    table.add_column("count", justify="right")
+    for name in rows:
+        table.add_column(name, justify="right")
+
+    def add(title: str, count: float, found: list[float | None]) -> None:
+        table.add_row(title, f"{count:.0f}", *("-" if one is None else f"{one:.3f}" for one in found))
+
+    for category, parts in outcome.figures["categories"].items():
+        for which in ("seen", "unseen"):
+            if count := parts[which]["attacks"]:
+                found = [row["categories"][category][which]["recall"] for row in rows.values()]
+                add(f"{category}, {which}", count, found)
+    for which in ("seen", "unseen"):
+        count = sum(parts[which]["attacks"] for parts in outcome.figures["categories"].values())
+        add(f"all, {which}", count, [row[f"recall_{which}_attacks"] for row in rows.values()])
+    return table

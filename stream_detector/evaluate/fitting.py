@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from stream_detector.artifact import Artifact
 from stream_detector.config import Config
 from stream_detector.evaluate.data import Case, Recording, encoded
+from stream_detector.labels import from_rows
 from stream_detector.model_set import ModelSet
 from stream_detector.offline import windows
 from stream_detector.records import WindowBatch
@@ -26,9 +27,11 @@ def history(config: Config, recordings: Iterable[Recording]) -> Iterator[WindowB
 
 def fit_each(config: Config, cases: Sequence[Case]) -> ModelSet:
     """Train one detector a case, as `train --per-asset` does."""
-    return ModelSet(by_asset=train_many(config, history(config, [case.train for case in cases])))
+    rows = [case.train for case in cases]
+    return ModelSet(by_asset=train_many(config, history(config, rows), labels=from_rows(rows, config)))
 
 
 def fit_all(config: Config, recordings: Iterable[Recording]) -> Artifact:
     """Train one detector on all recordings, as `train` does."""
-    return train(config, history(config, recordings))
+    rows = list(recordings)
+    return train(config, history(config, rows), labels=from_rows(rows, config))

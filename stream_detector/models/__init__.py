@@ -8,7 +8,9 @@ from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.errors import ConfigError
 from stream_detector.models.ae import AE
 from stream_detector.models.base import Detector, Judged
+from stream_detector.models.classifier import Classifier
 from stream_detector.models.cross_fit import CrossFit, CrossFitting, cross_fit, members
+from stream_detector.models.deep_sad import DeepSAD
 from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.gan import GAN
@@ -16,6 +18,7 @@ from stream_detector.models.gmm import GMM
 from stream_detector.models.half_space_trees import HalfSpaceTrees
 from stream_detector.models.isolation_forest import IsolationForest
 from stream_detector.models.knn import KNN
+from stream_detector.models.labelled import Labelled
 from stream_detector.models.loda import LODA
 from stream_detector.models.mahalanobis import Mahalanobis
 from stream_detector.models.pca import PCA
@@ -24,17 +27,18 @@ from stream_detector.models.stacked_fit import DivergedError, fit_all
 from stream_detector.models.vae import VAE
 
 __all__ = [
-    "DETECTORS", "CrossFit", "CrossFitting", "Detector", "DivergedError", "FitReport", "Judged", "Progress", "build",
-    "build_whole", "cross_fit", "fit_all", "members",
+    "DETECTORS", "CrossFit", "CrossFitting", "Detector", "DivergedError", "FitReport", "Judged", "Labelled", "Progress",
+    "build", "build_whole", "cross_fit", "fit_all", "members",
 ]  # fmt: skip
 
 _NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN)
+_LABELLED: tuple[type[Detector], ...] = (Classifier, DeepSAD)
 _BASELINES: tuple[type[Detector], ...] = (
     RobustZ, Mahalanobis, PCA, GMM, KNN, IsolationForest, HalfSpaceTrees, LODA,
 )  # fmt: skip
 
 #: `model.kind` -> class.
-DETECTORS: Mapping[str, type[Detector]] = {detector.kind: detector for detector in (*_NETWORKS, *_BASELINES)}
+DETECTORS: Mapping[str, type[Detector]] = {one.kind: one for one in (*_NETWORKS, *_LABELLED, *_BASELINES)}
 
 
 def build(config: ModelConfig, length: int, features: int) -> Detector:

@@ -28,6 +28,7 @@ class FitReport:
     val_losses: tuple[float, ...]   # (epochs) loss on the held-out windows after each pass
     first_choice: int = 1           # the first pass whose weights could be kept: what came before prepared the ground
     warnings: tuple[str, ...] = ()  # what the user must know before trusting the scores
+    faulty: int = 0                 # windows labelled faulty that it learnt from
 
 
 def fit_by_gradient(

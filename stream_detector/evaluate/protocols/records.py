@@ -6,8 +6,11 @@
     creditcard  the first half of the normal transactions trains and all other rows are judged; `later` has the figures
                 of those after the last training row alone, as a live run would meet them
 
-A training row's label is used to leave attacks out of training, for nothing else; test rows play no part before they
-are judged. The live threshold is set on training rows. A record is alarmed when its own score is above its level,
+A training row's label is used to leave attacks out of training, for nothing else, unless the detector learns from
+labels: then attacks among the training rows train, too (nsl-kdd, kdd99: all rows of the training file), and where one
+file is cut in two (creditcard, kdd99 alone) all rows up to the last normal one that trains do, and only later ones are
+judged, whoever judges: no row is judged that some detector was trained on. Test rows play no part before they are
+judged. The live threshold is set on training rows. A record is alarmed when its own score is above its level,
 whatever incidents are open: F1, FPR and recall count those.
 """
 
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.config import WindowConfig
+from stream_detector.config import Config, WindowConfig
 from stream_detector.errors import DataError
 from stream_detector.evaluate import series
 from stream_detector.evaluate.data import Case, Recording
@@ -29,6 +32,7 @@ from stream_detector.evaluate.pointwise import Counts, average_precision, roc_au
 from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, sweep
 from stream_detector.evaluate.series import Outcome, Run
 from stream_detector.model_set import ModelSet
+from stream_detector.models import DETECTORS, Labelled
 
 #: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.
 TRAIN_SHARE = 0.5
@@ -42,7 +46,7 @@ def run_nsl_kdd(request: Request) -> Outcome:
     if train is None or not tests:
         missing = "KDDTrain+.txt" if train is None else "KDDTest+.txt"
         raise DataError(f"{request.data}: no {missing}; it holds: {', '.join(sorted(found))}")
-    return _run(request, "nsl-kdd", train, _normal(train), tests)
+    return _run(request, "nsl-kdd", train, np.arange(len(train)), tests)
 
 
 def run_kdd99(request: Request) -> Outcome:
@@ -53,10 +57,9 @@ def run_kdd99(request: Request) -> Outcome:
     if not trains:
         raise DataError(f"{request.data}: no kddcup.data_10_percent(.gz) or kddcup.data(.gz)")
     train = min(trains, key=len)  # the 10 percent where both are there: their normal rows are no fewer kinds
-    normal = _normal(train)
     if tests:
-        return _run(request, "kdd99", train, normal, tests)
-    train_rows, rest = _halved(request, train, normal)
+        return _run(request, "kdd99", train, np.arange(len(train)), tests)
+    train_rows, rest = _halved(request, train)
     return _run(request, "kdd99", train, train_rows, [rest])
 
 
@@ -66,37 +69,51 @@ def run_creditcard(request: Request) -> Outcome:
     if len(found) > 1:
         raise DataError(f"{request.data}: {len(found)} tables of transactions; give the one to evaluate on")
     (whole,) = found
-    train_rows, rest = _halved(request, whole, _normal(whole))
+    train_rows, rest = _halved(request, whole)
     return _run(request, "creditcard", whole, train_rows, [rest])
 
 
-def _halved(
-    request: Request, whole: Recording, normal: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Recording]:
-    """Return the first part of the normal rows, and all other rows, in order."""
+def _halved(request: Request, whole: Recording) -> tuple[NDArray[np.int64], Recording]:
+    """Return the rows that train and those that are judged, in order: the first part of the normal rows and all others.
+
+    Where labels train, too (the detector or a baseline learns from them): all rows up to the last of that part, and
+    all later ones.
+    """
+    normal = _normal(whole)
     train = normal[: _part(request, len(normal))]
+    if any(map(_learns_from_labels, (request.config, *request.baselines.values()))):
+        train = np.arange(train[-1] + 1)
     return train, whole.take(np.setdiff1d(np.arange(len(whole)), train))
+
+
+def _learns_from_labels(config: Config) -> bool:
+    return issubclass(DETECTORS[config.model.kind], Labelled)
 
 
 def _run(
     request: Request, name: str, source: Recording, train_rows: NDArray[np.int64], tests: Sequence[Recording]
 ) -> Outcome:
-    train = source.take(train_rows)
-    seen = set(source.details["attack"].tolist()) if "attack" in source.details else set()
-    cases = [Case(file_of(one), train, one, request.config) for one in tests]
+    whole = source.take(train_rows)
+    normal = whole.take(_normal(whole))
+    own = whole if _learns_from_labels(request.config) else normal
+    named = source if len(whole) == len(normal) else whole  # labels that leave attacks out are known, too
+    seen = set(named.details["attack"].tolist()) if "attack" in named.details else set()
+    cases = [Case(file_of(one), own, one, request.config) for one in tests]
 
     def judged(cases: Sequence[Case], seed: int) -> tuple[Run, dict[str, Any]]:
         config = seeded(cases[0].config, seed)
+        train = whole if _learns_from_labels(config) else normal
         live = Live(config, ModelSet(default=fit_all(config, [train])))
         one = series.follow(cases, [live] * len(cases), seed)
         first = _figures(one, 0, seen)
         if name == "creditcard":
-            first["later"] = _figures(one, 0, seen, after_ms=float(train.ts_ms[-1]))
+            first["later"] = _figures(one, 0, seen, after_ms=float(normal.ts_ms[-1]))
         others = {f"on_{cases[i].asset}": _figures(one, i, seen) for i in range(1, len(cases))}
         return one, {**first, **others}
 
     outcome = sweep(request, name, cases, judged, ("fpr",))
-    outcome.figures["train_rows"] = len(train)
+    outcome.figures["train_rows"] = len(own)
+    outcome.figures["train_faulty_rows"] = len(own) - len(normal) if own is whole else 0
     return outcome
 
 
@@ -119,13 +136,23 @@ def _figures(run: Run, index: int, seen: set[str], after_ms: float = -np.inf) ->
     }
     if "category" in case.test.details:
         category, attack = (case.test.details[name][judged] for name in ("category", "attack"))
-        for name in sorted(set(category[truth].tolist())):
-            found.setdefault("recall_per_category", {})[name] = float(said[category == name].mean())
         unseen = truth & ~np.isin(attack.astype(str), sorted(seen))
         known = truth & ~unseen
+        for name in sorted(set(category[truth].tolist())):
+            of_category = category == name
+            found.setdefault("recall_per_category", {})[name] = float(said[of_category].mean())
+            found.setdefault("categories", {})[name] = {
+                "seen": _share(said, of_category & known), "unseen": _share(said, of_category & unseen),
+                "all": _share(said, of_category & truth),
+            }  # fmt: skip
         found["recall_unseen_attacks"] = float(said[unseen].mean()) if unseen.any() else None
         found["recall_seen_attacks"] = float(said[known].mean()) if known.any() else None
     return found
+
+
+def _share(said: NDArray[np.bool_], which: NDArray[np.bool_]) -> dict[str, float | None]:
+    """Return how many attacks there are and which share of them was alarmed."""
+    return {"attacks": int(which.sum()), "recall": float(said[which].mean()) if which.any() else None}
 
 
 def _fixed(truth: NDArray[np.bool_], score: NDArray[np.float64], level: float) -> dict[str, float | None]:

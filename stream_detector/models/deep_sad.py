@@ -1,0 +1,137 @@
+"""Deep SAD: normal windows are drawn together around a centre, labelled faults are pushed away from it.
+
+    d²(x) = ‖φ(x) − c‖²                                     φ: a body (bodies.py), c: the centre, fixed
+    loss  = 1/N · ( Σ over normal of d²  +  η Σ over faulty of 1/(d² + ε) )
+    score = d² / mean of d² over the normal training windows
+
+φ is the encoder of an autoencoder trained for the first passes (`pretrain`) on the normal training windows; its decoder
+is thrown away. c is the mean of φ over them then, each coordinate at least 0.1 from zero, lest φ reach it by switching
+off. The score is about 1 on the training part and has no upper bound.
+
+Unlike a classifier it holds what is normal together whatever faults there are: a fault of a kind never labelled has no
+reason to lie near c. So a few labelled faults are enough, and they sharpen what normal windows alone would give.
+With η = 0 it is Deep SVDD. The inverse of a fault's distance makes the trivial solution φ = c expensive, so layers may
+keep their biases.
+Source: Ruff et al., "Deep semi-supervised anomaly detection", ICLR 2020, equation 7 (all windows here are labelled or
+taken as normal: n counts the normal, m the faulty ones).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from stream_detector.config import ModelConfig, TrainConfig
+from stream_detector.config_model import DeepSADConfig
+from stream_detector.models.bodies import make_decoder, make_encoder
+from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
+from stream_detector.models.labelled import CHUNK, Labelled, minimise, with_faults
+
+#: ε: keeps the loss of a fault at the centre finite.
+EPSILON = 1e-6
+#: Least distance of a coordinate of the centre from zero.
+OFF_ZERO = 0.1
+
+
+class DeepSAD(Labelled):
+    """Squared distance of a window's code from the centre of the normal ones."""
+
+    kind = "deep-sad"
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, config: DeepSADConfig, length: int, features: int) -> None:
+        """Build for windows (B, length, features)."""
+        super().__init__(features)
+        self.body = make_encoder(config, length, features, config.latent)
+        self._config, self._length, self._features = config, length, features
+        self.register_buffer("center", torch.zeros(config.latent))  # c
+        self.register_buffer("spread", torch.ones(()))              # mean of d² over the normal training windows
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
+        """Return an unfitted detector. Raises ConfigError when the convolution's kernel is even."""
+        assert isinstance(config, DeepSADConfig)
+        return cls(config, length, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return d², (B, T, F) -> (B,)."""
+        distance: Tensor = (self.body(x) - self.center).square().sum(dim=1)
+        return distance
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Return d² over its mean, (B, T, F) -> (B,)."""
+        found: Tensor = self(x) / self.spread
+        return found
+
+    def scaled(self, raw: Tensor) -> Tensor:
+        """Return the raw score: it is on its scale, and never quite nil."""
+        return raw.clamp_min(torch.finfo(raw.dtype).tiny)
+
+    def fit_labelled(
+        self,
+        x_train: Tensor,
+        faulty_train: Tensor,
+        x_val: Tensor,
+        faulty_val: Tensor,
+        config: TrainConfig,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Train the autoencoder, fix the centre, then minimise the loss; see Labelled."""
+        normal = x_train[~faulty_train]
+        passes = int(self._config.pretrain * config.epochs)
+        before = self._pretrain(normal, x_val[~faulty_val], config, passes, progress) if passes else None
+        done = 0 if before is None else before.epochs
+        with torch.no_grad():
+            self.learn_usual(normal)
+            center = torch.cat([self.body(chunk) for chunk in torch.split(normal, CHUNK)]).mean(dim=0)
+            off_zero = torch.where(center < 0, -OFF_ZERO, OFF_ZERO)
+            self.center.copy_(torch.where(center.abs() < OFF_ZERO, off_zero, center))
+
+        def loss(x: Tensor, faulty: Tensor, generator: torch.Generator) -> Tensor:
+            distance = self(x)
+            return torch.where(faulty > 0, self._config.eta / (distance + EPSILON), distance).mean()
+
+        def later(epoch: int, _: int, loss: float, validation: float) -> None:
+            if progress is not None:
+                progress(done + epoch, config.epochs, loss, validation)
+
+        rest = config.model_copy(update={"epochs": config.epochs - passes})
+        val = with_faults(x_train, faulty_train, x_val, faulty_val)
+        report = minimise(self, loss, (x_train, faulty_train), val, rest, later)
+        with torch.no_grad():
+            found = torch.cat([self(chunk) for chunk in torch.split(normal, CHUNK)]).double().mean()
+            self.spread.copy_(found.clamp_min(EPSILON))
+        if before is None:
+            return report
+        return replace(
+            report,
+            epochs=done + report.epochs,
+            best_epoch=done + report.best_epoch,
+            losses=before.losses + report.losses,
+            val_losses=before.val_losses + report.val_losses,
+            first_choice=done + 1,
+        )
+
+    def _pretrain(
+        self, normal: Tensor, val: Tensor, config: TrainConfig, passes: int, progress: Progress | None
+    ) -> FitReport:
+        """Train body and a passing decoder to restore normal windows (N, T, F)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            decoder = make_decoder(self._config, self._length, self._features, self._config.latent)
+        pair = nn.Sequential(self.body, decoder.to(normal.device))
+
+        def loss(x: Tensor, generator: torch.Generator) -> Tensor:
+            error: Tensor = (x - pair(x)).square().mean()
+            return error
+
+        def told(epoch: int, _: int, loss: float, validation: float) -> None:
+            if progress is not None:
+                progress(epoch, config.epochs, loss, validation)
+
+        few = config.model_copy(update={"epochs": passes})
+        return fit_by_gradient(pair, loss, normal, val if len(val) else normal, few, told)

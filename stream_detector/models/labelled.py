@@ -1,0 +1,134 @@
+"""What the detectors that learn from labelled faults share: two kinds of windows to fit, parts by occlusion.
+
+    part_c = max(0, r(x) − r(x with feature c at its usual value)),   r: the raw score, before its scale
+
+Occlusion (Zeiler & Fergus, "Visualizing and understanding convolutional networks", ECCV 2014) asks what the score
+would be, had feature c stayed at the median of the normal training windows in every cell. Unlike gradient times input
+it is an answer about the score itself, not about its slope, so it holds where the network is curved or saturated; it
+needs no backward pass, so it runs wherever scoring does; it draws nothing, and a window's parts are its own. The price
+is one more pass for each feature that differs from its usual value. Features that say the same thing share little of
+the credit: without one of them the others still speak.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stream_detector.config import TrainConfig
+from stream_detector.errors import DataError
+from stream_detector.models.base import Detector, Judged
+from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
+
+#: Most numbers in the windows of one pass of occlusion.
+ENTRIES = 1 << 21
+#: Windows scored at once while fitting.
+CHUNK = 4096
+
+LabelledLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""Mean loss of windows (B, T, F) and what they are (B,), 1 for faulty."""
+
+
+class Labelled(Detector):
+    """A detector fitted to normal and to faulty windows by `fit_labelled`; `fit` has no labels and raises."""
+
+    usual: Tensor
+
+    def __init__(self, features: int) -> None:
+        """Register what is usual of each feature."""
+        super().__init__()
+        self.register_buffer("usual", torch.zeros(features))  # (F,) median of the normal training windows' last cells
+
+    @abstractmethod
+    def raw(self, x: Tensor) -> Tensor:
+        """Return the score before it is put on its scale, (B, T, F) -> (B,), higher is stranger."""
+
+    @abstractmethod
+    def scaled(self, raw: Tensor) -> Tensor:
+        """Return the score (B,) > 0 of a raw one; rises with it, about 1 for what is usual, without upper bound."""
+
+    @abstractmethod
+    def fit_labelled(
+        self,
+        x_train: Tensor,
+        faulty_train: Tensor,
+        x_val: Tensor,
+        faulty_val: Tensor,
+        config: TrainConfig,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Learn from windows (N, T, F) and which are faulty (N,) bool, of both kinds; later ones say when to stop.
+
+        Ends in eval mode. `x_val` may hold no faulty window.
+        """
+
+    def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
+        """Raise DataError: normal windows alone don't teach what a fault is."""
+        raise DataError(f"model.kind {self.kind} learns from labelled faults; use fit_labelled")
+
+    def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
+        """Return score (B,), parts (B, F) and the usual last cell (B, F)."""
+        raw = self.raw(x)
+        parts = (raw[:, None] - self._occluded(x, raw)).clamp_min(0.0)
+        return Judged(self.scaled(raw), parts, self.usual.expand(len(x), -1))
+
+    def score(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Return only the scores: no occlusion is needed."""
+        return self.scaled(self.raw(x))
+
+    def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the parts (B, F) and the usual last cell (B, F)."""
+        judged = self.judge(x, seeds)
+        return judged.parts, judged.expected
+
+    def _occluded(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Return r with each feature at its usual value, (B, F); `raw` (B,) where it is there anyway."""
+        found = raw[:, None].repeat(1, x.shape[2])
+        differ = (x != self.usual).any(dim=1).nonzero()  # most categories' features are where they usually are
+        for some in torch.split(differ, max(1, ENTRIES // (x.shape[1] * x.shape[2]))):
+            window, feature = some[:, 0], some[:, 1]
+            without = x[window]  # a copy
+            without[torch.arange(len(some), device=x.device), :, feature] = self.usual[feature, None]
+            found[window, feature] = self.raw(without)
+        return found
+
+    def learn_usual(self, normal: Tensor) -> None:
+        """Set what is usual from normal training windows (N, T, F)."""
+        self.usual.copy_(normal[:, -1].median(dim=0).values)
+
+
+def minimise(
+    model: torch.nn.Module,
+    loss: LabelledLoss,
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    config: TrainConfig,
+    progress: Progress | None = None,
+) -> FitReport:
+    """Minimise a loss of windows and labels by `fit_by_gradient`; `train`, `val`: (N, T, F) and (N,)."""
+    features = train[0].shape[2]
+
+    def joined(x: Tensor, faulty: Tensor) -> Tensor:
+        """Put the label beside the features, so that shuffling keeps them together."""
+        return torch.cat((x, faulty.to(x.dtype)[:, None, None].expand(-1, x.shape[1], 1)), dim=2)
+
+    def apart(x: Tensor, generator: torch.Generator) -> Tensor:
+        return loss(x[..., :features], x[:, 0, features], generator)
+
+    return fit_by_gradient(model, apart, joined(*train), joined(*val), config, progress)
+
+
+def with_faults(
+    x_train: Tensor, faulty_train: Tensor, x_val: Tensor, faulty_val: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return windows and labels that tell when to stop: of validation; without a fault there, training's are added.
+
+    Normal windows alone would say: go on until everything is normal.
+    """
+    if bool(faulty_val.any()):
+        return x_val, faulty_val
+    stand_in = x_train[faulty_train]
+    return torch.cat((x_val, stand_in)), torch.cat((faulty_val, torch.ones(len(stand_in), dtype=torch.bool)))
