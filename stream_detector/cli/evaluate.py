@@ -222,7 +222,7 @@ def _print(protocol: Protocol, outcome: Outcome) -> None:
 def _categories(outcome: Outcome) -> Table:
     """Return the share of attacks found, a row a category, those of types in the training data apart from new ones."""
     rows = {outcome.detector: outcome.figures, **outcome.figures["baselines"]}
-    table = Table(title="attacks found, by category and whether the training data names their type")
+    table = Table(title="attacks found: types that training data names, new ones")
     table.add_column("attacks", no_wrap=True)
     table.add_column("count", justify="right")
     for name in rows:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stream_detector import settings
-from stream_detector.cli import data
+from stream_detector.cli import data, labels
 from stream_detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,10 +28,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="train a detector on recorded normal operation",
         description="Train the set-up's detector on recorded normal operation. Scaler and weights come from the first "
         "part of each asset's windows; the tail (train.holdout) is kept for early stopping and calibration. The same "
-        "data, settings and seed give the same file.",
+        "data, settings and seed give the same file. The detectors classifier and deep-sad also learn from labelled "
+        "faults: a label column, labels of the public formats, or --truth; no other looks at them.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
     data.add_options(parser)
+    labels.add_option(parser)
     parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder with --per-asset (default: artifact)")
     parser.add_argument("--per-asset", action="store_true", help="one detector an asset, in a folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object about what was trained")
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if out is None:
         raise ConfigError("artifact is not set; give --out PATH, or set artifact in the configuration")
     recordings = data.recordings(args, config)
+    known = labels.labels(args, recordings, config)
     history = windows(config, data.encoded(recordings))
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             def one_more(asset: str) -> None:
                 bars.update(fleet, advance=1, description=f"asset {asset}")
 
-            trained = train_many(config, history, progress=one_more)
+            trained = train_many(config, history, progress=one_more, labels=known)
             save_all(trained, out)
             artifacts = list(trained.values())
         else:
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             def epoch(done: int, of: int, loss: float, validation: float) -> None:
                 bars.update(bar, completed=done, total=of, loss=f"{loss:.4g}, held out {validation:.4g}")
 
-            artifact = train(config, history, progress=epoch)
+            artifact = train(config, history, progress=epoch, labels=known)
             artifact.save(out)
             artifacts = [artifact]
     _report(artifacts, out, as_json=args.json)
@@ -85,6 +88,7 @@ def _report(artifacts: list[Artifact], out: Path, as_json: bool) -> None:
             "kind": artifact.ref.kind,
             "windows_trained": artifact.split.n_train,
             "windows_calibrated": artifact.split.n_calibration,
+            "windows_faulty": artifact.fit.faulty,
             "warnings": list(artifact.fit.warnings),
         }
         for artifact in artifacts
@@ -94,8 +98,9 @@ def _report(artifacts: list[Artifact], out: Path, as_json: bool) -> None:
         return
     for artifact in artifacts:
         name = ", ".join(artifact.assets or ()) or "all assets"
+        faulty = f" ({artifact.fit.faulty} labelled faulty)" if artifact.fit.faulty else ""
         sys.stdout.write(
-            f"{name}: {artifact.ref.kind} {artifact.ref.version}, trained on {artifact.split.n_train} windows, "
+            f"{name}: {artifact.ref.kind} {artifact.ref.version}, trained on {artifact.split.n_train} windows{faulty}, "
             f"calibrated on {artifact.split.n_calibration}\n"
         )
     sys.stdout.write(f"wrote {out}\n")

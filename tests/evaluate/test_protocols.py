@@ -33,7 +33,7 @@ FIGURES = {
     "smap-msl": {"f1", "far", "mar", "ap", "vus_pr", "incidents", "point_adjusted"},
     "cwru": {"auc", "auc_min", "per_fault", "ap", "f1", "fpr"},
     "femto": {"lasting_alarm", "first_alarm"},
-    "nsl-kdd": {"auc", "ap", "f1", "fpr", "recall_per_category", "recall_unseen_attacks"},
+    "nsl-kdd": {"auc", "ap", "f1", "fpr", "recall_per_category", "recall_unseen_attacks", "categories"},
     "kdd99": {"auc", "ap", "f1", "fpr", "recall_per_category"},
     "creditcard": {"auc", "ap", "f1", "fpr", "later"},
     "yahoo-s5": {"f1", "far", "mar", "ap", "vus_pr", "incidents"},
@@ -112,6 +112,36 @@ def test_skab_finds_a_plain_fault(tmp_path, capsys):
     assert found["ap"] > 0.9
     assert found["baselines"]["always-alarm"]["far"] == 1
     assert 0 <= found["healthy_far"] <= 1
+
+
+@pytest.mark.parametrize("kind", ["classifier", "deep-sad"])
+def test_attacks_are_told_by_category_beside_an_unsupervised_detector(kind, tmp_path, capsys):
+    """Seen and new types apart, in JSON and as a table; attacks of the training file train, and only those."""
+    root = str(data.nsl_kdd(tmp_path / "data"))
+    argv = ["nsl-kdd", "--data", root, "--config", str(quick("nsl-kdd", tmp_path)), "--detector", kind]
+    found = evaluate(capsys, *argv, "--baselines", "mahalanobis")
+    assert (found["train_rows"], found["train_faulty_rows"]) == (300, 30)
+    for row in (found, found["baselines"]["mahalanobis"]):
+        dos = row["categories"]["dos"]
+        assert [dos[which]["attacks"] for which in ("seen", "unseen", "all")] == [20, 20, 40]
+        assert dos["seen"]["recall"] == row["recall_seen_attacks"]
+        assert dos["unseen"]["recall"] == row["recall_unseen_attacks"]
+    assert found["auc"] > 0.9
+    assert main(["evaluate", *argv, "--baselines", "mahalanobis", "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[4] for line in lines if "dos, unseen" in line] == ["20"]
+
+
+def test_what_labels_were_learnt_from_is_not_judged(tmp_path, capsys):
+    """Transactions up to the last normal one that trains all train; whoever judges, judges the later ones alone."""
+    root, quick_one = str(data.creditcard(tmp_path / "data")), str(quick("creditcard", tmp_path))
+    argv = ["creditcard", "--data", root, "--config", quick_one]
+    own = evaluate(capsys, *argv, "--detector", "classifier", "--baselines", "pca")
+    assert own["train_rows"] + own["rows"] == 400
+    assert own["train_faulty_rows"] == 20
+    beside = evaluate(capsys, *argv, "--detector", "pca", "--baselines", "classifier")
+    assert own["baselines"]["pca"]["ap"] == beside["ap"]
+    assert own["ap"] == beside["baselines"]["classifier"]["ap"] == own["later"]["ap"]
 
 
 def test_kept_detectors_run_live_to_the_same_alerts(tmp_path, capsys):
