@@ -25,6 +25,9 @@ NUISANCES = ("load-steps", "season", "maintenance", "sensor-replaced")
 FAULTS = ("slow-wear", "intermittent", "two-faults")
 #: Share of a scenario's run that trains; nothing happens in it (producers/scenarios.py).
 TRAINED = 0.4
+#: An alarm about a change that is no fault must be over within so many times `adaptation.flat_ms`: flat for that long,
+#: and for twice as long as the change took to come, in blocks, with what its heat takes to settle.
+OVER_AFTER = 6.0
 #: The end of a fault, as a share of it, in which an alarm must still be there.
 TAIL = 0.2
 #: How long a reaction may take that is no fault of the detector: the alarm of a fault may open so much after its end.
@@ -196,8 +199,9 @@ SUITES: Mapping[str, Callable[[Trial], dict[str, Any]]] = {
 
 
 def over_after_ms(config: Config) -> float:
-    """Return the time within which an alarm about a change that is no fault must be over."""
-    return 6.0 * HOUR_MS
+    """Return the time within which an alarm about a change that is no fault must be over; a week where none ends it."""
+    flat_ms = config.adaptation.flat_ms
+    return 7.0 * DAY_MS if flat_ms is None else OVER_AFTER * flat_ms
 
 
 def _fleet(trial: Trial, machines: int, days: float, seed: Sequence[int], trained: float, **options: Any) -> Fleet:
