@@ -332,9 +332,12 @@ class Judging:
         if state is None or model is None:
             return []
         told = self._told(state.threshold, controls.pins.get(sighting.asset))
-        sensors, alert = self._sensing.hear(state.sensors, sighting, model, told)
+        sensors, incident, alert = self._sensing.hear(state.sensors, state.incident, sighting, model, told)
         if sensors is not state.sensors:
-            task.states[sighting.asset] = replace(state, sensors=sensors)
+            adaptation = state.adaptation
+            if incident.opened_ms is not state.incident.opened_ms:
+                adaptation = self._adapting.turned(adaptation, sighting.at_ms)
+            task.states[sighting.asset] = replace(state, sensors=sensors, incident=incident, adaptation=adaptation)
             task.changed.add(sighting.asset)
         return [] if alert is None else [alert]
 

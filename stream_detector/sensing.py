@@ -7,8 +7,8 @@ Update  when the fault turns out another one: what was out of range is pinned th
 Close   after as many windows without the flag as a window is long, and at least `incident.close_after`: until then the
         scores still hold what the sensor said.
 
-While a sensor fault is open, the asset's scores are the sensor's doing and neither alarm nor teach, unless what the
-other channels have in them would be an alarm of its own by `incident.warning_ratio`.
+While a sensor fault is open, the asset's scores are the sensor's doing and neither alarm nor teach, unless most of
+them (SOUND) is the other channels', and that would be an alarm of its own by `incident.warning_ratio`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from stream_detector.threshold import Judgement
 
 _QUIET = IncidentState()
 _OPEN_OUT = 2  # windows in a row out of range
+#: Least share of a score that sound channels must have to alarm beside a broken one.
+SOUND = 0.8
 #: Most faults followed of one asset: its state has 4 kB. Of a machine all of whose sensors freeze, these tell enough.
 MOST_FAULTS = 4
 
@@ -129,25 +131,38 @@ class Sensing:
         return after, incident, alerts, self._mutes(after, scores, row, told[0])
 
     def hear(
-        self, state: SensorState, sighting: Sighting, model: ModelRef, told: tuple[float | None, str, float, int]
-    ) -> tuple[SensorState, Alert | None]:
-        """Return the state after a fault that shows in the messages began or ended, and its alert, if any."""
+        self,
+        state: SensorState,
+        incident: IncidentState,
+        sighting: Sighting,
+        model: ModelRef,
+        told: tuple[float | None, str, float, int],
+    ) -> tuple[SensorState, IncidentState, Alert | None]:
+        """Return the states after a fault that shows in the messages began or ended, and its alert, if any.
+
+        A machine incident that a dropout's filled cells have opened is taken over.
+        """
         asset, channel = sighting.asset, sighting.channel
         there = [
             one for one in state.faults if one.by_log and (one.channel, one.fault) == (channel, sighting.fault)
         ]  # fmt: skip
         if sighting.begins == bool(there) or (sighting.begins and len(state.faults) >= MOST_FAULTS):
-            return state, None
+            return state, incident, None
         if not sighting.begins:
             [fault] = there
             rest = tuple(one for one in state.faults if one is not fault)
-            return replace(state, faults=rest), self._heard("close", fault, sighting, model, told)
+            return replace(state, faults=rest), incident, self._heard("close", fault, sighting, model, told)
+        filled = channel != "" and (incident.first_ms or 0) > sighting.since_ms
+        if filled and incident.incident is not None:
+            fault = SensorFault(channel, sighting.fault, sighting.since_ms, incident.incident, by_log=True)
+            after = replace(state, faults=(*state.faults, fault))
+            return after, _QUIET, self._heard("update", fault, sighting, model, told)
         name = sensor_incident_id(
             self._incidents.stream, asset, sighting.at_ms, model.version, channel, sighting.fault
         )  # fmt: skip
         fault = SensorFault(channel, sighting.fault, sighting.since_ms, name, by_log=True)
         alert = self._heard("open", fault, sighting, model, told)
-        return replace(state, faults=(*state.faults, fault)), alert
+        return replace(state, faults=(*state.faults, fault)), incident, alert
 
     def _heard(
         self,
@@ -239,6 +254,8 @@ class Sensing:
         parts = np.nan_to_num(scores.channels[row].astype(np.float64))
         total = float(parts.sum())
         rest = 1.0 - float(parts[broken].sum()) / total if total > 0 else 0.0
+        if rest < SOUND:
+            return True  # a model that mixes its channels blames sound ones, too
         score = float(scores.score[row])
         return not (level is not None and alarm_ratio(score * rest, level) > self._warning)
 
