@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint bench check-configs reference clean
+.PHONY: help install demo test chaos soak lint bench check-configs reference clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -34,6 +34,9 @@ test: install ## Run the tests (ARGS='-k window')
 
 chaos: install ## Workers under seeded faults on Apache Kafka and Redis, judged by a verifier: half an hour (ARGS='--short', '--seed 2', '--minutes 5')
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: install ## Ten times more than a worker can do, for ten minutes: its memory stays (ARGS='--seconds 60 --after 20')
+	$(BIN)/python -m tests.benchmarks.overload --json $(ARGS)
 
 lint: install ## Check style (ruff), types (mypy --strict) and the direction of imports
 	$(BIN)/ruff check .

@@ -29,8 +29,10 @@ from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.features import Preprocess, column_channels
 from stream_detector.labels import FAULTY, LEFT_OUT, Labels, Marker
+from stream_detector.logs import event
 from stream_detector.models import DETECTORS, DivergedError, FitReport, Labelled, Progress, fit_all
 from stream_detector.norms import Norms, NormsLearner, norms_of
+from stream_detector.precision import coarse_columns
 from stream_detector.records import WindowBatch
 from stream_detector.scorer import window_seeds
 
@@ -104,6 +106,7 @@ class _History:
 
     asset: str
     norms: NormsLearner
+    newest: list[NDArray[np.float32]] = field(default_factory=list)  # each (n, C): raw values of the last cells
     physical: list[Tensor] = field(default_factory=list)  # each (n, K, C) float64
     seeds: list[Tensor] = field(default_factory=list)     # each (n,) int64; empty for detectors that don't draw
     end_ms: list[NDArray[np.int64]] = field(default_factory=list)
@@ -151,6 +154,7 @@ def _gather(
             history.times_sha.update(end_ms.tobytes())
             history.values_sha.update(values.tobytes())
             history.end_ms.append(end_ms)
+            history.newest.append(values[:, -1].copy())
             faulty = marks == FAULTY
             history.faulty.append(faulty)
             if marker is not None:
@@ -256,6 +260,7 @@ def _artifact(
 ) -> Artifact:
     for warning in fitted.report.warnings:
         log.warning("%s%s", place, warning)
+    _tell_coarse(config, histories)
     return Artifact.create(
         detector=fitted.detector.eval(),
         preprocess=fitted.preprocess.eval(),
@@ -267,6 +272,19 @@ def _artifact(
         fit=fitted.report,
         norms=_norms(config, histories),
     )
+
+
+def _tell_coarse(config: Config, histories: list[_History]) -> None:
+    numbers = np.array([channel.kind == "number" for channel in column_channels(config.channels)], np.bool_)
+    for history in histories:
+        for found in coarse_columns(np.concatenate(history.newest), numbers):
+            name = config.columns[found.column]
+            log.warning(
+                "asset %r: channel %s lies near %.9g and varies by %.3g only, but windows hold float32, here in steps "
+                "of %.3g: send it less a constant (its usual value, say), or what is small in it is lost",
+                history.asset, name, found.median, found.spread, found.step,
+                extra=event("coarse-channel", asset=history.asset, channel=name),
+            )  # fmt: skip
 
 
 def _norms(config: Config, histories: list[_History]) -> Norms:

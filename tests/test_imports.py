@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 #: Rooms by floor: a room may import from its own floor and from those below. A module `kafka_io/sink.py` is in the room
 #: `kafka_io`. A new module belongs on the lowest floor on which its imports allow it to stand.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tuning", "logs", "pace", "redaction"),
+    ("errors", "tuning", "logs", "pace", "precision", "redaction"),
     ("records",),
     ("config", "config_adaptation", "config_base", "config_baselines", "config_budget", "config_kafka",
      "config_model", "config_sensors", "norms"),
@@ -46,7 +46,7 @@ ONLY_IN = {
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
 PURE = {
     "verdicts", "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "pace",
-    "sensor_checks", "sensing", "adaptation", "presence",
+    "sensor_checks", "sensing", "adaptation", "presence", "precision",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys",

@@ -6,9 +6,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kafka import AsyncConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.net.wakeup_notifier import WakeupNotifier
 
@@ -25,6 +27,7 @@ from stream_detector.records import MessageBatch, Partition, Position
 _CLOSE_TIMEOUT_MS = 5_000
 _PARTITION_FETCH_BYTES = 4 * 2**20
 _FETCH_WAIT_MS = 100
+_ENDS_EVERY_S, _ENDS_WAIT_MS = 10.0, 500
 _SILENT_S = 3.0  # heartbeats without an answer for so long: the broker is away. There is one every second or more often
 
 
@@ -53,6 +56,8 @@ class KafkaSource:
         """Of the transactions that carry this member's offsets; also its client id: so others know that it is alive."""
         self._membership: Any = None  # as of the last assignment
         self._turns = Turns()
+        self._seen_ends: dict[TopicPartition, int] = {}
+        self._looked_s = 0.0
         self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
 
     def open(self, listener: RebalanceListener) -> None:
@@ -98,6 +103,7 @@ class KafkaSource:
         The messages are the client's own records, unconverted. Returns nothing while no broker can be reached
         (flushes and commits raise then). Raises what the listener raised, BrokerError.
         """
+        self._look_for_ends()
         with translated(self._kafka, "reading"):
             self._turns.unpark(self._consumer)
             polled = self._turns.poll(self._consumer, self._lag(), max_messages) if self._turns.due() else {}
@@ -163,17 +169,26 @@ class KafkaSource:
     def lag(self) -> dict[Partition, int]:
         """Return, of each assigned partition, how many messages lie between the read position and its end.
 
-        The end is the one the last fetch saw, so this asks nobody and may be called in every loop; a partition not
-        fetched yet is absent.
+        The end is the one the last fetch saw, or `poll` some seconds ago, so this asks nobody and may be called in
+        every loop; a partition not fetched yet is absent.
         """
         return {self._names[name]: behind for name, behind in self._lag().items()}
+
+    def _look_for_ends(self) -> None:
+        """Ask where partitions end now and then: while a large fetch is worked off, nothing else would tell."""
+        now = time.monotonic()
+        if now - self._looked_s < _ENDS_EVERY_S or not self._owned or self.trouble():
+            return
+        self._looked_s = now
+        with suppress(kafka_errors.KafkaError):  # polls and commits say what is wrong
+            self._seen_ends = self._consumer.end_offsets(list(self._owned), timeout_ms=_ENDS_WAIT_MS)
 
     def _lag(self) -> dict[TopicPartition, int]:
         lag: dict[TopicPartition, int] = {}
         for name in self._owned:
             read, end = self._consumer.position(name, timeout_ms=0), self._consumer.highwater(name)
             if read is not None and end is not None:
-                lag[name] = max(0, end - read)
+                lag[name] = max(0, max(end, self._seen_ends.get(name, 0)) - read)
         return lag
 
     def trouble(self) -> str | None:

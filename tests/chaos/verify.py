@@ -92,11 +92,15 @@ class Progress(NamedTuple):
 def progress(config: Path) -> Progress:
     """Return how far the workers of a set-up are."""
     settings = yaml.safe_load(config.read_text())
-    topic = settings["kafka"]["inputs"][0]["topic"]
+    topics = [entry["topic"] for entry in settings["kafka"]["inputs"]]
     asking = consumer(settings["kafka"]["bootstrap_servers"], group_id=settings["kafka"]["group"],
                       isolation_level="read_committed")  # fmt: skip
     try:
-        partitions = [TopicPartition(topic, index) for index in sorted(asking.partitions_for_topic(topic) or [])]
+        partitions = [
+            TopicPartition(topic, index)
+            for topic in topics
+            for index in sorted(asking.partitions_for_topic(topic) or [])
+        ]
         read = 0
         for partition in partitions:
             found = asking.committed(partition, metadata=True, timeout_ms=60_000)

@@ -1,0 +1,55 @@
+"""Several input topics joined by co-partitioned tasks, exactly once, on Apache Kafka: killed workers change nothing."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from datetime import datetime
+
+import pytest
+import yaml
+
+from stream_detector.codec import encode_reading
+from stream_detector.kafka_io import MessageWriter, ensure_topics
+from tests.integration.plant import FINE
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("servers", ["kafka+redis"], indirect=True)]
+
+APART = [["vibration"], ["temperature", "current"]]
+
+
+def add_topic(plant) -> list[str]:
+    """Let the set-up read a second topic; return both."""
+    settings = yaml.safe_load(plant.config_path.read_text())
+    topics = [plant.topic, f"{plant.topic}.slow"]
+    settings["kafka"]["inputs"] = [{"topic": topic} for topic in topics]
+    plant.config_path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    ensure_topics(plant.config.kafka, {topics[1]: plant.partitions})
+    return topics
+
+
+def fill(plant, topics, files) -> None:
+    """Write the recordings side by side in time, each channel to its topic."""
+    rows = []
+    for path in files:
+        with path.open(newline="") as file:
+            rows += [(row["timestamp"], path.stem, row) for row in csv.DictReader(file)]
+    with MessageWriter(plant.config.kafka) as writer:
+        for timestamp, asset, row in sorted(rows, key=lambda one: one[:2]):
+            ts = round(datetime.fromisoformat(timestamp).timestamp() * 1_000)
+            for topic, channels in zip(topics, APART, strict=True):
+                if values := {name: float(row[name]) for name in channels if row[name]}:
+                    writer.send(topic, asset.encode(), encode_reading(asset, ts, values))
+
+
+def test_two_topics_and_workers_that_are_killed(make_plant, material):
+    """A channel on a topic, two on another: three workers killed in commits, then two at work, as the backtest."""
+    plant = make_plant(fill=False)
+    topics = add_topic(plant)
+    fill(plant, topics, material.files)
+    for moment in ("flushed", "saved", "committed"):
+        worker = plant.start(f"{moment}:2:SIGKILL")
+        assert -signal.SIGKILL == worker.process.wait(60), worker.said()
+    workers = [plant.start(), plant.start()]
+    assert FINE == plant.finish(*workers)
+    assert 0 == sum(worker.metric("dead_letters_total") for worker in workers)
