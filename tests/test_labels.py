@@ -200,3 +200,14 @@ def test_a_broken_list_is_named(text, message, plant, tmp_path, caplog, capsys):
     assert main([*argv, "--quiet"]) == 2
     captured = capsys.readouterr()
     assert re.search(message, captured.err + caplog.text)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "deep-sad"])
+def test_evaluate_trains_on_the_labels_of_the_first_part(kind, plant, capsys):
+    """Windows of one's own table: faults among the training rows train, the later one is judged, and found."""
+    argv = ["evaluate", "csv", "--data", str(plant / "history.csv"), "--config", str(plant / f"{kind}.yaml")]
+    options = ["--label-column", "broken", "--train", "0.6", "--baselines", "none", "--json", "--quiet"]
+    assert main([*argv, *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["incidents"]["faults"], found["incidents"]["caught"]) == (1, 1)
+    assert found["ap"] > 0.9
