@@ -186,7 +186,7 @@ class ThresholdConfig(Section):
     budget: BudgetConfig | None = None
     """spot, dspot: at most so many incidents in so long, instead of a risk: each asset's risk is set by what its
     scores do, beginning with `risk`'s place taken by the budget at once. `margin` counts as 1 then."""
-    margin: float = Field(default=1.5, ge=1, le=100)
+    margin: float = Field(default=1.7, ge=1, le=100)
     """Alarm only above margin times the adaptive level: room for conditions that a short history did not show. Scores
     between the two neither alarm nor are learnt."""
     learn_after: int = Field(default=60, ge=0, le=400)
@@ -231,11 +231,11 @@ class IncidentConfig(Section):
     """... of the last so many windows were anomalous ..."""
     min_duration_ms: float = Field(default=0.0, ge=0)
     """... and the first anomalous one of the run is so long ago, event time."""
-    close_after: int = Field(default=20, ge=1)
+    close_after: int = Field(default=25, ge=1)
     """Close after so many quiet windows in a row."""
-    exit_ratio: float = Field(default=0.35, gt=0, le=1)
+    exit_ratio: float = Field(default=0.2, gt=0, le=1)
     """A window of an open incident is quiet when its score is at most exit_ratio times the alarm level ..."""
-    exit_peak_share: float = Field(default=0.3, ge=0, lt=1)
+    exit_peak_share: float = Field(default=0.2, ge=0, lt=1)
     """... or below this share of the incident's highest score, even above the level: what went wrong is over, though
     the machine is not as it was. 0: never."""
     rearm_factor: float = Field(default=4.0, ge=1)

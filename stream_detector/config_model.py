@@ -82,6 +82,29 @@ class GANConfig(Section):
     """Weight of the penalty on the discriminator's gradient at training windows."""
 
 
+class MetricConfig(Section):
+    """Metric learning on patches: score = distance to the nearest training windows in a space learnt for it."""
+
+    model_config = NAMED
+
+    kind: Literal["metric"] = "metric"
+    """Family of the detector."""
+    hidden: list[Width] = Field(default=[32, 64], min_length=1)
+    """Channels of the convolutions, each of which halves the window's length."""
+    kernel: int = Field(default=7, ge=1)
+    """Kernel width of the convolutions, odd."""
+    embedding: int = Field(default=32, ge=2)
+    """Numbers that a window becomes."""
+    normalise: Literal["instance", "none"] = "instance"
+    """`instance`: of each window only its shape counts, not its level and its size; `none`: all of it."""
+    radius: int = Field(default=4, ge=1)
+    """Windows so near in time are taught to be alike."""
+    neighbours: int = Field(default=3, ge=1, le=100)
+    """Windows of the bank that the distance is averaged over."""
+    references: int = Field(default=500, ge=10, le=20_000)
+    """Most training windows kept in the bank; they make up the artifact's size."""
+
+
 class ClassifierConfig(NetworkConfig):
     """Supervised: the log-odds of the faults that training labels name. Finds those; of others it promises nothing."""
 
@@ -119,5 +142,6 @@ class DeepSADConfig(NetworkConfig):
 
 
 ModelConfig = Annotated[
-    AEConfig | VAEConfig | GANConfig | ClassifierConfig | DeepSADConfig | BaselineConfig, Field(discriminator="kind")
+    AEConfig | VAEConfig | GANConfig | MetricConfig | ClassifierConfig | DeepSADConfig | BaselineConfig,
+    Field(discriminator="kind"),
 ]

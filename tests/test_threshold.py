@@ -370,3 +370,13 @@ def test_judging_costs_a_few_microseconds(method: ThresholdMethod):
         run(method, state, scores)
         best = min(best, (time.perf_counter() - began) / len(scores))
     assert best < 20e-6
+
+
+def test_a_level_far_above_all_scores_is_no_overflow():
+    """A level a thousand tails away cuts nothing off: the quantile is what it is without it."""
+    method = make_method(ThresholdConfig(method="quantile", risk=1e-3))
+    state = method.calibrate(np.append(np.full(200, 1.0), 1e6))
+    for score in [1.0, 1.0 + 1e-6] * 400:
+        state = method.update(state, score)
+    assert state.level is not None
+    assert math.isfinite(state.level)

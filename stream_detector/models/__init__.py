@@ -21,6 +21,7 @@ from stream_detector.models.knn import KNN
 from stream_detector.models.labelled import Labelled
 from stream_detector.models.loda import LODA
 from stream_detector.models.mahalanobis import Mahalanobis
+from stream_detector.models.metric import Metric
 from stream_detector.models.pca import PCA
 from stream_detector.models.robust_z import RobustZ
 from stream_detector.models.stacked_fit import DivergedError, fit_all
@@ -31,7 +32,7 @@ __all__ = [
     "build", "build_whole", "cross_fit", "fit_all", "members",
 ]  # fmt: skip
 
-_NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN)
+_NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN, Metric)
 _LABELLED: tuple[type[Detector], ...] = (Classifier, DeepSAD)
 _BASELINES: tuple[type[Detector], ...] = (
     RobustZ, Mahalanobis, PCA, GMM, KNN, IsolationForest, HalfSpaceTrees, LODA,

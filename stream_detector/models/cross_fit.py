@@ -16,7 +16,7 @@ The channels' gauge g (ensemble.py) is of the same kind: measured on parts that 
 of block k, on the other blocks alone. Center and spread of a member's input are of its own rows. Every pass is made,
 and the last weights, by training loss the best, are kept: nothing is chosen by looking at a row left out.
 
-Detectors that learn without passes (`Learnt`) stay one detector, fitted to all rows; its calibration scores come from
+Detectors that learn without passes (`Learnt`), or keep windows (`metric`), stay one detector, fitted to all rows; its calibration scores come from
 K others, each without one block.
 Source: Kim, Xu & Barber, "Predictive inference is free with the jackknife+-after-bootstrap", NeurIPS 2020; for series,
 with blocks: Xu & Xie, "Conformal prediction interval for dynamic time-series", ICML 2021.
@@ -38,8 +38,11 @@ from stream_detector.models.base import Detector
 from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.learnt import Learnt
+from stream_detector.models.metric import Metric
 from stream_detector.models.stacked_fit import fit_all
 
+#: Families of which one detector is fitted to all rows: they keep windows, or learn in one go.
+STAYS_ONE = (Learnt, Metric)
 #: Windows judged at once; an ensemble holds a copy for each member.
 CHUNK = 1024
 #: (q90 - q10) of a Gaussian in standard deviations, as in features.Scale.
@@ -66,7 +69,7 @@ def members(kind: type[Detector], folds: int) -> int:
     >>> members(DETECTORS["ae"], 5), members(DETECTORS["pca"], 5)
     (10, 1)
     """
-    return 1 if issubclass(kind, Learnt) else folds * (folds - 1) // 2
+    return 1 if issubclass(kind, STAYS_ONE) else folds * (folds - 1) // 2
 
 
 @dataclass(slots=True)
@@ -136,7 +139,7 @@ def cross_fit(
     (F,) is true for the features that have a spread to measure, and false for those of categories.
     """
     kind = type(build())
-    if issubclass(kind, Learnt):
+    if issubclass(kind, STAYS_ONE):
         return _one(build, x, fold, config, numbers, scaling, progress)
     making = CrossFitting.of(build, x, fold, seeds, config, numbers, scaling)
     return making.result(fit_all(making.members, making.windows, making.windows, making.seeds, config, progress))

@@ -50,7 +50,7 @@ class Quantile(Rolling):
         scale, missing = mean, 0.0
         if share > 0.0 and mean > 0.0 and cut > u:
             scale = _untruncated(mean, cut - u, share)
-            missing = share * above / math.expm1((cut - u) / scale)
+            missing = share * above / _expm1((cut - u) / scale)
         rank = (1.0 - self.risk) * (m + missing + 1.0)
         if rank < m:
             below = int(rank)
@@ -68,8 +68,13 @@ def _untruncated(mean: float, width: float, share: float) -> float:
     low, high = mean, max(mean, width / math.log(2.0))  # at most half of the tail is believed to be missing
     for _ in range(24):
         middle = 0.5 * (low + high)
-        if middle - share * width / math.expm1(width / middle) < mean:
+        if middle - share * width / _expm1(width / middle) < mean:
             low = middle
         else:
             high = middle
     return low
+
+
+def _expm1(x: float) -> float:
+    """Return exp(x) - 1, capped before it overflows: nothing is cut off of a tail so much shorter than the level."""
+    return math.expm1(min(x, 700.0))

@@ -19,7 +19,7 @@ from stream_detector.config_baselines import (
     PCAConfig,
     RobustZConfig,
 )
-from stream_detector.config_model import ClassifierConfig, DeepSADConfig, GANConfig, VAEConfig
+from stream_detector.config_model import ClassifierConfig, DeepSADConfig, GANConfig, MetricConfig, VAEConfig
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.models import DETECTORS, Detector, FitReport, Labelled, Progress, build
 
@@ -39,6 +39,7 @@ CASES: dict[str, tuple[ModelConfig, int, int]] = {
     "gan-vector": (GANConfig(hidden=[16], latent=2), 1, 5),
     "gan-features": (GANConfig(hidden=[32], latent=4, score="encoder+features"), 6, 5),
     "gan-conv": (GANConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
+    "metric": (MetricConfig(hidden=[16, 16], embedding=8, normalise="none"), 12, 5),
     "classifier-vector": (ClassifierConfig(), 1, 5),
     "classifier-conv": (ClassifierConfig(body="conv", hidden=[8, 16]), 13, 5),
     "classifier-recurrent": (ClassifierConfig(body="recurrent", hidden=[12], fault_weight=2), 9, 5),
