@@ -16,8 +16,8 @@ The channels' gauge g (ensemble.py) is of the same kind: measured on parts that 
 of block k, on the other blocks alone. Center and spread of a member's input are of its own rows. Every pass is made,
 and the last weights, by training loss the best, are kept: nothing is chosen by looking at a row left out.
 
-Detectors that learn without passes (`Learnt`), or keep windows (`metric`), stay one detector, fitted to all rows; its calibration scores come from
-K others, each without one block.
+Detectors that learn without passes (`Learnt`), or keep windows (`metric`), stay one detector, fitted to all rows; its
+calibration scores come from K others, each without one block.
 Source: Kim, Xu & Barber, "Predictive inference is free with the jackknife+-after-bootstrap", NeurIPS 2020; for series,
 with blocks: Xu & Xie, "Conformal prediction interval for dynamic time-series", ICML 2021.
 """
