@@ -43,15 +43,14 @@ def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = Fa
     if role == "monitor":
         rights = [KafkaRight("topic", config.alert_topic, ("READ",), "follows the alerts")]
         if config.audit:
-            rights.append(KafkaRight("topic", config.audit_topic, ("READ",), "thresholds history and rollback"))
+            rights.append(KafkaRight("topic", config.audit_topic, ("READ",), "`thresholds history` and `rollback`"))
         return rights
     if role == "producer":
         return [KafkaRight("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
     if role == "verdict":
         return [KafkaRight("topic", config.verdict_topic, ("WRITE",), "sends verdicts")]
     exact = config.delivery == "exactly_once"
-    told = "changes of thresholds, which `thresholds history` reads"
-    audit = KafkaRight("topic", config.audit_topic, ("READ", "WRITE", *create), told)
+    audit = KafkaRight("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds")
     letters = ("READ", "WRITE") if exact else ("WRITE",)
     why = "unusable messages; at the start, whether one of an aborted transaction can be read" if exact else (
         "unusable messages"
@@ -66,8 +65,6 @@ def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = Fa
         KafkaRight("group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe",
                    "prefixed"),
     ]  # fmt: skip
-    if config.audit:
-        rights.insert(2, KafkaRight("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds"))
     if exact:
         rights.append(
             KafkaRight("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
