@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -138,32 +140,14 @@ class Artifact:
         draft = cls(
             detector, preprocess, calibration, config, assets, data, split, fit, _package_versions(), unnamed, norms
         )
-        return draft._named(_digest(draft._content(), draft._tensors()))
+        return draft._named(digest(draft.content(), draft.tensors()))
 
     def save(self, path: Path) -> None:
         """Write the file atomically: after a crash there is the old file or the new one, nothing between.
 
         Raises ArtifactError when it can't be written.
         """
-        tensors, content = self._tensors(), self._content()
-        envelope = {"content": content, "version": self.ref.version, "checksum": _digest(content, tensors)}
-        blob = safetensors.torch.save(tensors, {METADATA_KEY: _canonical(envelope)})
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # or the rename may be lost with the power
-            finally:
-                os.close(folder)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise ArtifactError(f"the artifact {path} can't be written: {error.strerror}") from error
+        write_file(path, self.content(), self.tensors(), self.ref.version)
 
     def mismatches(self, config: Config) -> list[str]:
         """Say where `config` asks for other windows than this detector was trained on: one `key: ...` each."""
@@ -193,7 +177,8 @@ class Artifact:
             name = f"the artifact {path}" if path is not None else f"the artifact {self.ref.version}"
             raise ArtifactError(f"{name} doesn't fit the configuration: {'; '.join(found)}; train again or set it back")
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors of the file by name."""
         parts = {"detector": self.detector, "preprocess": self.preprocess}
         tensors = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
         tensors["calibration"] = torch.from_numpy(np.ascontiguousarray(self.calibration, np.float64))
@@ -201,7 +186,8 @@ class Artifact:
             tensors["norms"] = torch.from_numpy(np.ascontiguousarray(self.norms.table, np.float64))
         return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
 
-    def _content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """Return what the file says beside its tensors."""
         return {
             "format": FORMAT,
             "kind": self.config.model.kind,
@@ -221,91 +207,130 @@ class Artifact:
         return Artifact(**{**fields, "ref": ref})
 
 
+def write_file(path: Path, content: Mapping[str, Any], tensors: dict[str, Tensor], version: str) -> None:
+    """Write content and tensors atomically, with a checksum. Raises ArtifactError when that can't be done."""
+    envelope = {"content": content, "version": version, "checksum": digest(content, tensors)}
+    blob = safetensors.torch.save(tensors, {METADATA_KEY: canonical(envelope)})
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # or the rename may be lost with the power
+        finally:
+            os.close(folder)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ArtifactError(f"the artifact {path} can't be written: {error.strerror}") from error
+
+
 def load(path: Path, max_bytes: int = MAX_BYTES, sha256: str | None = None) -> Artifact:
     """Read and verify an artifact; with `sha256`, only if the file has that SHA-256.
 
     Raises ArtifactError naming the file, what is wrong with it and what to do.
     """
     try:
-        blob = _read(path, max_bytes)
-        if sha256 is not None and (found := hashlib.sha256(blob).hexdigest()) != sha256:
-            raise _UnusableError(f"its SHA-256 is {found}, but artifact_sha256 pins {sha256}; {_DAMAGED}")
-        return _parse(blob)
-    except _UnusableError as error:
+        return _parse(read_file(path, max_bytes, sha256))
+    except UnusableError as error:
         raise ArtifactError(f"the artifact {path} can't be used: {error}") from error
 
 
 def file_sha256(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """Return the SHA-256 of a file. Raises ArtifactError when it can't be read, or is too large to be an artifact."""
     try:
-        return hashlib.sha256(_read(path, max_bytes)).hexdigest()
-    except _UnusableError as error:
+        return hashlib.sha256(read_file(path, max_bytes)).hexdigest()
+    except UnusableError as error:
         raise ArtifactError(f"the artifact {path} can't be used: {error}") from error
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
     """What is wrong with a file, before its name is known."""
 
 
 _DAMAGED = "copy it again or train again"
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def read_file(path: Path, max_bytes: int, sha256: str | None = None) -> bytes:
+    """Return a file's bytes. Raises UnusableError when it can't be read, is too large or not the one with `sha256`."""
     try:
         with path.open("rb") as file:
             # No more than there is: a read of the limit would take the limit's memory first.
             blob = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except OSError as error:
-        raise _UnusableError(f"{error.strerror}; give the path that `stream-detector train` wrote") from error
+        raise UnusableError(f"{error.strerror}; give the path that `stream-detector train` wrote") from error
     if len(blob) > max_bytes:
-        raise _UnusableError(f"it is larger than {max_bytes} bytes; check the path, or raise the limit")
+        raise UnusableError(f"it is larger than {max_bytes} bytes; check the path, or raise the limit")
+    if sha256 is not None and (found := hashlib.sha256(blob).hexdigest()) != sha256:
+        raise UnusableError(f"its SHA-256 is {found}, but artifact_sha256 pins {sha256}; {_DAMAGED}")
     return blob
 
 
 def _parse(blob: bytes) -> Artifact:
+    envelope, tensors = verified(blob)
+    if "fleet" in envelope["content"]:
+        raise UnusableError("it is a fleet's, with a detector an asset; it is read as a set-up's artifact")
+    with described():
+        artifact = rebuilt(envelope["content"], tensors)
+    if artifact.ref.version != envelope.get("version"):
+        raise UnusableError(f"its version {envelope.get('version')!r} doesn't match its content; {_DAMAGED}")
+    return artifact
+
+
+def verified(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a file's envelope and its tensors. Raises UnusableError when they are not what was written."""
     envelope = _envelope(blob)
     try:
         tensors = safetensors.torch.load(blob)
     except Exception as error:  # the library documents no error types; whatever it finds means the file is damaged
-        raise _UnusableError(f"it is damaged ({error}); {_DAMAGED}") from error
-    content = envelope["content"]
+        raise UnusableError(f"it is damaged ({error}); {_DAMAGED}") from error
     try:
-        digest = _digest(content, tensors)
+        found = digest(envelope["content"], tensors)
     except (RecursionError, TypeError, ValueError, RuntimeError) as error:
-        raise _UnusableError(f"its content is not valid ({type(error).__name__}); {_DAMAGED}") from error
-    if digest != envelope.get("checksum"):
-        raise _UnusableError(f"its checksum doesn't match its content: it is damaged; {_DAMAGED}")
+        raise UnusableError(f"its content is not valid ({type(error).__name__}); {_DAMAGED}") from error
+    if found != envelope.get("checksum"):
+        raise UnusableError(f"its checksum doesn't match its content: it is damaged; {_DAMAGED}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise _UnusableError(f"its tensor {name!r} holds values that are no finite numbers; train again")
+            raise UnusableError(f"its tensor {name!r} holds values that are no finite numbers; train again")
+    return envelope, tensors
+
+
+@contextmanager
+def described() -> Iterator[None]:
+    """Turn whatever goes wrong with a file's content into an UnusableError that says so."""
     try:
-        artifact = _build(content, tensors)
+        yield
+    except UnusableError:
+        raise
     except Exception as error:  # somebody else's content: whatever it makes of our code, it can't be used
         detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:500]
-        raise _UnusableError(f"its content is not valid ({detail}); train again with this version") from error
-    if artifact.ref.version != envelope.get("version"):
-        raise _UnusableError(f"its version {envelope.get('version')!r} doesn't match its content; {_DAMAGED}")
-    return artifact
+        raise UnusableError(f"its content is not valid ({detail}); train again with this version") from error
 
 
 def _envelope(blob: bytes) -> dict[str, Any]:
     """Return the JSON of ours in a safetensors header, checked as far as the format's version."""
     size = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or size > min(len(blob) - 8, MAX_HEADER_BYTES):
-        raise _UnusableError(f"it is no safetensors file or cut short ({len(blob)} bytes); {_DAMAGED}")
+        raise UnusableError(f"it is no safetensors file or cut short ({len(blob)} bytes); {_DAMAGED}")
     try:
         header = json.loads(blob[8 : 8 + size])
         envelope = json.loads(header["__metadata__"][METADATA_KEY])
         found = envelope["content"]["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _UnusableError(f"it is not an artifact of stream-detector, or damaged; {_DAMAGED}") from error
+        raise UnusableError(f"it is not an artifact of stream-detector, or damaged; {_DAMAGED}") from error
     if found != FORMAT:
-        raise _UnusableError(f"its format is {found!r}, this version reads {FORMAT}; train again with this version")
+        raise UnusableError(f"its format is {found!r}, this version reads {FORMAT}; train again with this version")
     return dict(envelope)
 
 
-def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
-    config = Snapshot.model_validate_json(_canonical(content["config"]), strict=False)
+def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snapshot | None = None) -> Artifact:
+    """Make an artifact of a file's content; `known` is its configuration where that was read before."""
+    config = known or Snapshot.model_validate_json(canonical(content["config"]), strict=False)
     channels = column_channels(config.channels)
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
     preprocess.load_state_dict(_under("preprocess.", tensors))  # first: it knows how many features there are
@@ -320,8 +345,8 @@ def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
     norms = Norms(tensors["norms"].numpy()) if "norms" in tensors else None
     if norms is not None and norms.table.shape[1] != len(channels):
         raise ValueError(f"its norms are of {norms.table.shape[1]} columns, expected {len(channels)}")
-    known = {"calibration", "norms", *(f"preprocess.{n}" for n in preprocess.state_dict())}
-    if extra := sorted(name for name in tensors if name not in known and not name.startswith("detector.")):
+    names = {"calibration", "norms", *(f"preprocess.{n}" for n in preprocess.state_dict())}
+    if extra := sorted(name for name in tensors if name not in names and not name.startswith("detector.")):
         raise ValueError(f"it holds the unknown tensor {extra[0]!r}")
     fit = content["fit"]
     assets = content["assets"]
@@ -338,7 +363,7 @@ def _build(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
         ref=ModelRef(config.model.kind, ""),
         norms=norms,
     )
-    return draft._named(_digest(content, tensors))
+    return draft if known else draft._named(digest(content, tensors))
 
 
 def _fingerprint(data: dict[str, Any]) -> DataFingerprint:
@@ -366,9 +391,9 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _digest(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def digest(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 over the content's JSON and every tensor's name, type, shape and bytes, as hex."""
-    sha = hashlib.sha256(_canonical(content).encode())
+    sha = hashlib.sha256(canonical(content).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()
         sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -376,7 +401,8 @@ def _digest(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _canonical(value: object) -> str:
+def canonical(value: object) -> str:
+    """Return compact JSON."""
     # channels keep their order (it is the order of the inputs), so keys are not sorted
     return json.dumps(value, separators=(",", ":"))
 
@@ -389,6 +415,7 @@ def _mismatch(key: str, ours: object, theirs: object) -> str:
     return f"{key} is {theirs} in the configuration, but the detector was trained with {ours}"
 
 
+@cache
 def _package_versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

@@ -145,6 +145,10 @@ class TrainConfig(Section):
     """Cross-fitting, for short histories (up to some thousand windows). Instead of a tail held out, each asset's
     history is cut into so many blocks; one network is trained without each two of them, their scores are averaged,
     and each block is calibrated by those that never saw it. 5 makes ten networks. 0: a tail is held out."""
+    short_history: Literal["refuse", "leave-out", "shared"] = "refuse"
+    """`train --per-asset` into one file: what becomes of an asset whose history is too short for a detector of its own.
+    `refuse`: training fails and names it; `leave-out`: it has none and is not judged; `shared`: a detector trained on
+    all assets serves it, and every asset that training never saw."""
     seed: int = 0
     """Seed of initial weights and shuffling."""
 

@@ -1,4 +1,5 @@
-"""The trained detectors of one worker: one for all assets, or one an asset with an optional default."""
+"""The trained detectors of one worker: one for all assets, or one an asset (a folder, or a fleet in
+one file) with an optional default."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from stream_detector.artifact import Artifact, file_sha256, load
+from stream_detector.artifact import Artifact, file_sha256
 from stream_detector.config import Config
 from stream_detector.errors import ArtifactError, ConfigError
+from stream_detector.fleet import Fleet, load
 from stream_detector.records import ModelRef
 
 SUFFIX = ".safetensors"
@@ -79,16 +81,23 @@ class ModelSet:
         if not files:
             raise ArtifactError(f"the folder {path} holds no *{SUFFIX}; run `stream-detector train` for its assets")
         loaded: dict[str, Artifact] = {}
+        fleets: dict[str, Artifact] = {}
+        shared: Artifact | None = None
         pinned = _pins(config, files)
         for file in files:
-            artifact = load(file, sha256=pinned.get(file))
-            artifact.check_compatible(config, file)
-            loaded[file.name] = artifact
+            found = load(file, sha256=pinned.get(file))
+            if isinstance(found, Fleet):
+                next(iter(found.artifacts.values())).check_compatible(config, file)  # all have one configuration
+                fleets.update({asset_file(asset): one for asset, one in found.artifacts.items()})
+                shared = found.shared or shared
+            else:
+                found.check_compatible(config, file)
+                loaded[file.name] = found
         models = cls()
         if path.is_dir():
-            models._fill(loaded.pop(DEFAULT_FILE, None), loaded)
+            models._fill(loaded.pop(DEFAULT_FILE, shared), fleets | loaded)  # an asset's own file goes before its fleet
         else:
-            models._fill(loaded[path.name], {})
+            models._fill(loaded.get(path.name, shared), fleets)
         return models
 
     def __len__(self) -> int:

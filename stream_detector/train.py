@@ -16,7 +16,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -67,9 +67,9 @@ def train(
     Raises DataError when there are too few windows, one holds a value that is no finite number, labels are missing, or
     the fit diverges; ConfigError when the configuration asks for what can't be built.
     """
-    histories = _gather(config, batches, assets, labels)
+    histories = gather(config, batches, assets, labels)
     names = None if assets is None else tuple(sorted(assets))
-    return _train(config, list(histories.values()), names, progress, "")
+    return one_artifact(config, list(histories.values()), names, progress=progress)
 
 
 def train_many(
@@ -86,9 +86,16 @@ def train_many(
     alone, so its scores are those of `train` but for the rounding of sums, about 5 digits.
     Raises what `train` raises, the asset named.
     """
-    histories = _gather(config, batches, assets, labels)
+    histories = gather(config, batches, assets, labels)
     if not histories:
         raise DataError(_too_few(config, 0, 0, 0))
+    return of_each(config, histories, progress)
+
+
+def of_each(
+    config: Config, histories: dict[str, History], progress: Callable[[str], None] | None = None
+) -> dict[str, Artifact]:
+    """Train one detector for each of some histories; see `train_many`."""
     found: dict[str, Artifact] = {}
     names = list(histories)
     for start in range(0, len(names), TOGETHER):
@@ -101,7 +108,7 @@ def train_many(
 
 
 @dataclass(slots=True)
-class _History:
+class History:
     """One asset's windows, prepared up to scaling; the raw ones are not kept, they may be many times as large."""
 
     asset: str
@@ -114,6 +121,17 @@ class _History:
     times_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
     values_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
 
+    def __len__(self) -> int:
+        """Number of windows."""
+        return sum(map(len, self.end_ms))
+
+    def thinned(self, step: int) -> History:
+        """Return every `step`-th window of it, with the norms of all."""
+        end_ms, windows, seeds, faulty = self.ordered()
+        thin = [] if seeds is None else [seeds[::step]]
+        flags = [faulty.numpy()[::step]]
+        return replace(self, physical=[windows[::step]], seeds=thin, end_ms=[end_ms[::step]], faulty=flags)
+
     def ordered(self) -> tuple[NDArray[np.int64], Tensor, Tensor | None, Tensor]:
         """Return end times, windows, seeds and which are faulty, in event-time order."""
         end_ms, windows = np.concatenate(self.end_ms), torch.cat(self.physical)
@@ -125,13 +143,14 @@ class _History:
         return end_ms[order], windows[order], None if seeds is None else seeds[order], faulty[order]
 
 
-def _gather(
+def gather(
     config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None, labels: Labels | None
-) -> dict[str, _History]:
+) -> dict[str, History]:
+    """Return the windows of each asset, or of `assets` only, by name in order. Raises DataError when one has none."""
     marker = _marker(config, labels)
     preprocess = _preprocess(config)
     draws = DETECTORS[config.model.kind].draws
-    histories: dict[str, _History] = {}
+    histories: dict[str, History] = {}
     for batch in batches:
         rows_of: dict[str, list[int]] = {}
         for row, asset in enumerate(batch.assets):
@@ -147,7 +166,7 @@ def _gather(
                     continue
             if (history := histories.get(asset)) is None:
                 learner = NormsLearner(len(config.columns), config.window.cell_ms)
-                history = histories[asset] = _History(asset, learner)
+                history = histories[asset] = History(asset, learner)
             values = np.ascontiguousarray(batch.values[rows], np.float32)
             end_ms = np.ascontiguousarray(batch.end_ms[rows], np.int64)
             _check_finite(config, asset, end_ms, values)
@@ -188,20 +207,21 @@ def _marker(config: Config, labels: Labels | None) -> Marker | None:
     return Marker(labels, config)
 
 
-def _train(
+def one_artifact(
     config: Config,
-    histories: list[_History],
+    histories: list[History],
     names: tuple[str, ...] | None,
-    progress: Progress | None,
-    place: str,
+    place: str = "",
+    progress: Progress | None = None,
 ) -> Artifact:
+    """Train one detector on some assets' histories; `place` begins what is said of it."""
     with _reproducible(config):
         way = _way(config, histories, place, progress)
         fitted = way.result(_fit(config, way.nets, progress))
     return _artifact(config, histories, names, fitted, place)
 
 
-def _way(config: Config, histories: list[_History], place: str, progress: Progress | None = None) -> Way:
+def _way(config: Config, histories: list[History], place: str, progress: Progress | None = None) -> Way:
     if config.train.folds:
         return CrossFitted(config, _blocks(config, histories, place))
     parts = _split(config, histories, place)
@@ -214,7 +234,7 @@ def _fit(config: Config, nets: Nets, progress: Progress | None = None) -> list[F
     return fit_all(nets.detectors, nets.x_train, nets.x_val, nets.seeds, config.train, progress)
 
 
-def _train_together(config: Config, histories: list[_History]) -> dict[str, Artifact]:
+def _train_together(config: Config, histories: list[History]) -> dict[str, Artifact]:
     places = [f"asset {history.asset!r}: " for history in histories]
     ways: list[Way] = []
     for history, place in zip(histories, places, strict=True):
@@ -256,7 +276,7 @@ def _fit_together(config: Config, ways: list[Way], alike: list[int], places: lis
 
 
 def _artifact(
-    config: Config, histories: list[_History], names: tuple[str, ...] | None, fitted: Fitted, place: str
+    config: Config, histories: list[History], names: tuple[str, ...] | None, fitted: Fitted, place: str
 ) -> Artifact:
     for warning in fitted.report.warnings:
         log.warning("%s%s", place, warning)
@@ -274,7 +294,7 @@ def _artifact(
     )
 
 
-def _tell_coarse(config: Config, histories: list[_History]) -> None:
+def _tell_coarse(config: Config, histories: list[History]) -> None:
     numbers = np.array([channel.kind == "number" for channel in column_channels(config.channels)], np.bool_)
     for history in histories:
         for found in coarse_columns(np.concatenate(history.newest), numbers):
@@ -287,7 +307,7 @@ def _tell_coarse(config: Config, histories: list[_History]) -> None:
             )  # fmt: skip
 
 
-def _norms(config: Config, histories: list[_History]) -> Norms:
+def _norms(config: Config, histories: list[History]) -> Norms:
     observed = np.concatenate(
         [
             part[:, -1].numpy()[~faulty]
@@ -295,11 +315,13 @@ def _norms(config: Config, histories: list[_History]) -> Norms:
             for part, faulty in zip(history.physical, history.faulty, strict=True)
         ]
     )
+def _norms(config: Config, histories: list[History]) -> Norms:
+    observed = np.concatenate([part[:, -1].numpy() for history in histories for part in history.physical])
     numbers = [channel.kind == "number" for channel in column_channels(config.channels)]
     return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
 
 
-def _blocks(config: Config, histories: list[_History], place: str) -> Blocks:
+def _blocks(config: Config, histories: list[History], place: str) -> Blocks:
     found = [history.ordered() for history in histories]
     fold = [np.arange(len(end_ms)) * config.train.folds // max(len(end_ms), 1) for end_ms, *_ in found]
     count = sum(map(len, fold))
@@ -320,6 +342,14 @@ def _blocks(config: Config, histories: list[_History], place: str) -> Blocks:
     )
 
 
+def enough(config: Config, histories: list[History], place: str) -> None:
+    """Raise DataError, beginning with `place`, when histories are too short for a detector."""
+    if config.train.folds:
+        _blocks(config, histories, place)
+    else:
+        _split(config, histories, place)
+
+
 def _across(end_ms: NDArray[np.int64], fold: NDArray[np.int64], reach_ms: float) -> int:
     """Return how many windows share cells with one of another block."""
     before = np.searchsorted(end_ms, end_ms - reach_ms, side="right")  # the first that ends after this one's start
@@ -335,7 +365,7 @@ def _reach_ms(config: Config) -> float:
     return 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
 
 
-def _split(config: Config, histories: list[_History], place: str) -> Parts:
+def _split(config: Config, histories: list[History], place: str) -> Parts:
     train: list[Tensor] = []
     held_out: list[Tensor] = []
     seeds: list[Tensor] = []
@@ -388,7 +418,7 @@ def _reproducible(config: Config) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fingerprint(config: Config, histories: list[_History]) -> DataFingerprint:
+def _fingerprint(config: Config, histories: list[History]) -> DataFingerprint:
     sha = hashlib.sha256()
     for history in histories:
         name = history.asset.encode()

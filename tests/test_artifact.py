@@ -36,7 +36,7 @@ def rewrite(path: Path, change, *, sign: bool = True) -> None:
     envelope, tensors = envelope_of(path), safetensors.torch.load_file(path)
     change(envelope["content"], tensors)
     if sign:
-        envelope["checksum"] = module._digest(envelope["content"], tensors)
+        envelope["checksum"] = module.digest(envelope["content"], tensors)
     safetensors.torch.save_file(tensors, path, {METADATA_KEY: json.dumps(envelope)})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,11 @@ def add_parser(subparsers: Subparsers) -> None:
     data.add_options(parser)
     labels.add_option(parser)
     parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder with --per-asset (default: artifact)")
-    parser.add_argument("--per-asset", action="store_true", help="one detector an asset, in a folder")
+    parser.add_argument(
+        "--per-asset",
+        action="store_true",
+        help="one detector an asset: all in one file when --out ends with .safetensors, else a file each in a folder",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object about what was trained")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
@@ -54,15 +59,26 @@ def run(args: argparse.Namespace) -> int:
     recordings = data.recordings(args, config)
     known = labels.labels(args, recordings, config)
     history = windows(config, data.encoded(recordings))
+    left_out: Mapping[str, str] = {}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
         TimeElapsedColumn(), console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
     ) as bars:  # fmt: skip
-        if args.per_asset:
-            fleet = bars.add_task("assets", total=len(recordings), loss="")
+        if args.per_asset and out.suffix == ".safetensors" and not out.is_dir():
+            from stream_detector.train_fleet import train_fleet
+
+            every = bars.add_task("assets", total=len(recordings), loss="")
+            fleet = train_fleet(
+                config, history, progress=lambda asset: bars.update(every, advance=1), labels=known
+            )
+            fleet.save(out)
+            artifacts = [*fleet.artifacts.values(), *([fleet.shared] if fleet.shared else [])]
+            left_out = fleet.left_out
+        elif args.per_asset:
+            whole = bars.add_task("assets", total=len(recordings), loss="")
 
             def one_more(asset: str) -> None:
-                bars.update(fleet, advance=1, description=f"asset {asset}")
+                bars.update(whole, advance=1, description=f"asset {asset}")
 
             trained = train_many(config, history, progress=one_more, labels=known)
             save_all(trained, out)
@@ -76,11 +92,11 @@ def run(args: argparse.Namespace) -> int:
             artifact = train(config, history, progress=epoch, labels=known)
             artifact.save(out)
             artifacts = [artifact]
-    _report(artifacts, out, as_json=args.json)
+    _report(artifacts, out, left_out, as_json=args.json)
     return 0
 
 
-def _report(artifacts: list[Artifact], out: Path, as_json: bool) -> None:
+def _report(artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], as_json: bool) -> None:
     rows = [
         {
             "assets": list(artifact.assets or ()),
@@ -94,7 +110,7 @@ def _report(artifacts: list[Artifact], out: Path, as_json: bool) -> None:
         for artifact in artifacts
     ]
     if as_json:
-        sys.stdout.write(json.dumps({"path": str(out), "artifacts": rows}) + "\n")
+        sys.stdout.write(json.dumps({"path": str(out), "artifacts": rows, "short_history": list(left_out)}) + "\n")
         return
     for artifact in artifacts:
         name = ", ".join(artifact.assets or ()) or "all assets"
