@@ -315,8 +315,6 @@ def _norms(config: Config, histories: list[History]) -> Norms:
             for part, faulty in zip(history.physical, history.faulty, strict=True)
         ]
     )
-def _norms(config: Config, histories: list[History]) -> Norms:
-    observed = np.concatenate([part[:, -1].numpy() for history in histories for part in history.physical])
     numbers = [channel.kind == "number" for channel in column_channels(config.channels)]
     return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
 
