@@ -7,14 +7,15 @@ current, heat) inputs wander far while offsets stay at 0, so a shift made of off
 explain.
 
 Quiet      offsets of quiet windows are averaged over blocks of `block` windows. A block is learnt once the next one was
-           quiet too, so that the beginning of a fault is not: `usual` moves most of the way to the block's mean, the
-           shift to `usual`, at most `follow` away from the anchor (where training, or the last regime change, had it).
+           quiet too, so that the beginning of a fault is not: its mean becomes `usual`, and the shift goes there, at
+           most `follow` away from the anchor (where training, or the last regime change, had it).
 Incident   nothing is learnt. Each block's mean offset, and the mean logarithm of its scores, are held against those of
            the block since which the incident has been flat; a block that differs begins a new flat stretch. A regime
            change is an incident flat for `flat_ms` and for twice as long as it took to come: the time from the last
            quiet block that lay by its anchor. A slow fault that takes hours to be seen would have to stand still for
            twice as many, and while it grows it never does. Where `follow` is null, healthy drift has no bound and
            growth tells nothing: each block's place is held against the last one's, and only leaps begin a new stretch.
+           There an incident that never got beyond severity `info` is drift that got ahead: it is followed as if quiet.
 Regime     the block's mean becomes shift and anchor. Where the offsets are as they were, so that only the scores have
            grown (noise, not place), the threshold is calibrated anew on the incident's newest scores instead. The
            incident closes re-armed (incident.py): until its scores are quiet, only worse ones alarm, and the blocks
@@ -38,8 +39,6 @@ from stream_detector.config import AdaptationConfig
 from stream_detector.records import Adaptation
 
 EVERY = 4
-#: How far `usual` moves to a block's mean.
-WEIGHT = 0.75
 #: A shift is moved only when some channel is to move by more: a smaller step is the noise of a block's mean.
 LEAST_STEP = 0.1
 #: A flat stretch ends where the distance from normal has changed by this share of it, or the scores' logarithm by this.
@@ -61,7 +60,8 @@ class Adapting:
         """`stride_ms`: from one window's end to the next; `columns`: N, numeric ones."""
         self._config = config
         self._follow = np.float32(math.inf if config.follow is None else config.follow)
-        self._roams = config.follow is None
+        self.roams = config.follow is None
+        """Whether drift has no bound: then it is followed through incidents of severity `info`, too."""
         self._by_anchor = max(float(self._follow), config.flat_within)
         self._step_ms = stride_ms
         self._samples = max(2, config.block // EVERY)
@@ -90,10 +90,10 @@ class Adapting:
         mean = state.sums / np.float32(state.count)
         calm = float(np.abs(mean - state.anchor).max(initial=0.0)) <= self._by_anchor
         usual, shift = state.usual, state.shift
-        if self._roams and not len(usual):
+        if self.roams and not len(usual):
             usual = shift = mean  # the block right after training: nothing came before it that could have begun a fault
         elif len(state.waiting):
-            usual = usual + np.float32(WEIGHT) * (state.waiting - usual) if len(usual) else state.waiting
+            usual = state.waiting
             shift = np.clip(usual, state.anchor - self._follow, state.anchor + self._follow)
         moved = float(np.abs(shift - state.shift).max(initial=0.0)) > LEAST_STEP
         calm_ms = end_ms if calm or state.calm_ms is None else state.calm_ms
@@ -129,7 +129,7 @@ class Adapting:
         if end_ms - state.flat_ms < max(
             self._config.flat_ms, PATIENCE * (opened_ms - calm_ms), SHARE * (end_ms - calm_ms)
         ):
-            return replace(state, waiting=mean) if self._roams else state, None
+            return replace(state, waiting=mean) if self.roams else state, None
         # the newest block is no better than the one the stretch began with: halfway is the best estimate of both
         return replace(state, waiting=np.float32(0.5) * (mean + state.waiting), asked=True), "regime-change"
 
@@ -153,7 +153,7 @@ class Adapting:
         change = np.abs(mean - state.waiting)
         away = np.abs(state.waiting[:-1] - state.shift)
         still = bool((change[:-1] <= self._config.flat_within + GROWTH * away).all())
-        return not (still and (self._roams or float(change[-1]) <= LOG_GROWTH))
+        return not (still and (self.roams or float(change[-1]) <= LOG_GROWTH))
 
 
 def _filled(state: Adaptation, offset: Floats) -> Adaptation:

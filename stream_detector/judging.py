@@ -241,7 +241,8 @@ class Judging:
         """Return the adaptation after the window in `place` of `scores`."""
         assert scores.offset is not None
         offset = scores.offset[place]
-        if incident.opened_ms is None:
+        creeps = self._adapting.roams and incident.severity == "info"
+        if incident.opened_ms is None or creeps:
             return self._adapting.quiet(adaptation, offset, end)
         return self._adapting.during(adaptation, offset, float(scores.score[place]), end, incident.opened_ms)
 

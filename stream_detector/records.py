@@ -335,7 +335,7 @@ class Adaptation:
     anchor: NDArray[np.float32] = field(default_factory=_empty)
     """The shift that training, or the last regime accepted, gave."""
     usual: NDArray[np.float32] = field(default_factory=_empty)
-    """Moving average of the offsets of quiet blocks."""
+    """Mean offset of the newest quiet block that was learnt."""
     waiting: NDArray[np.float32] = field(default_factory=_empty)
     """Mean of the last quiet block, not learnt yet; during an incident (N + 1,) of the block since which it is flat."""
     sums: NDArray[np.float32] = field(default_factory=_empty)

@@ -61,7 +61,7 @@ def test_quiet_drift_is_followed_one_block_behind():
     machine.quiet(np.full(5, 3.0))
     assert [] == machine.changes
     machine.quiet(np.full(5, 3.0))
-    assert [2.25] == machine.state.shift.tolist()
+    assert [3.0] == machine.state.shift.tolist()
     machine.quiet(np.full(40, 3.0))
     assert 3.0 == pytest.approx(machine.state.shift[0], abs=0.1)
 
@@ -102,8 +102,7 @@ def test_a_step_that_stays_is_a_regime_change_after_its_time():
     machine = Machine(columns=2, flat_ms=10 * MINUTE, follow=0.5)
     machine.quiet(np.stack([noise(100), noise(100, 1)], axis=1))
     machine.alarm(np.stack([8.0 + noise(400, 2), noise(400, 3)], axis=1))
-    ((change, at),) = machine.changes
-    assert "regime-change" == change
+    (at,) = [at for change, at in machine.changes if change == "regime-change"]
     assert 10 * MINUTE <= at - machine.opened <= 12 * MINUTE
     state, scores = machine.rules.accepted(machine.state, machine.now)
     assert scores is None
