@@ -83,7 +83,8 @@ def latency(kafka: str, redis: str, folder: Path, delivery: str, seconds: float,
     if not Path(str(settings["artifact"])).exists():
         train(config, windows(config, (calm(i) for i in range(20_000)))).save(Path(str(settings["artifact"])))
     topic = config.inputs[0].topic
-    ensure_topics(config.kafka, {topic: PARTITIONS, config.alert_topic: PARTITIONS, config.dead_letter_topic: 1})
+    outputs = {config.alert_topic: PARTITIONS, config.dead_letter_topic: 1, config.audit_topic: 1}
+    ensure_topics(config.kafka, {topic: PARTITIONS, **outputs})
     worker = subprocess.Popen([sys.executable, "-m", "stream_detector", "run", str(path)])
     try:
         with MessageWriter(config.kafka) as writer, AlertReader(config, from_beginning=True) as reader:

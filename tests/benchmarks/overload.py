@@ -112,7 +112,7 @@ def soak(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str
     ensure_topics(config.kafka, {topic: PARTITIONS})
     for delivery in DELIVERIES:
         name = f"soak-{delivery.replace('_', '-')}"
-        ensure_topics(config.kafka, {f"{name}.alerts": PARTITIONS, f"{name}.dead-letter": 1})
+        ensure_topics(config.kafka, {f"{name}.alerts": PARTITIONS, f"{name}.dead-letter": 1, f"{name}.audit": 1})
     workers = {}
     for delivery in DELIVERIES:
         workers[delivery] = start(folder, kafka, store.url, artifact, delivery, topic, args.slow_ms)
