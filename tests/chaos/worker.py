@@ -80,7 +80,8 @@ def at_moments(reached: Callable[[str], None]) -> None:
             reached(moment)
 
     def flushing(self: Any) -> None:
-        full[0] = bool(self._waiting or self._sent)
+        sent = [one for one, _ in self._sent]
+        full[0] = any(one.topic == self._config.alert_topic for one in [*self._waiting, *sent])
         tell("alerts")
         flush(self)
         tell("flushed")
