@@ -96,7 +96,7 @@ def _loop(pipeline: Pipeline, stop: Event, health: Health) -> None:
 
 def _assemble(config: Config, partitions: int | None, closing: ExitStack, health: Health) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
-    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_rights
+    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_outputs, require_rights
     from stream_detector.metrics import HealthServer, Metrics
     from stream_detector.model_set import ModelSet
     from stream_detector.pipeline import Pipeline
@@ -114,6 +114,7 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, health
         outputs = {config.alert_topic: partitions, config.dead_letter_topic: 1, **audited}
         ensure_topics(config.kafka, {**inputs, **outputs})
     require_rights(config)
+    require_outputs(config)
     store.require_rights()
     source = KafkaSource(config)
     sink = make_sink(config, source)

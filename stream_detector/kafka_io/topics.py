@@ -10,7 +10,7 @@ from typing import Any
 from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 
-from stream_detector.config import KafkaConfig
+from stream_detector.config import Config, KafkaConfig
 from stream_detector.errors import BrokerError, BrokerRightsError, ConfigError
 from stream_detector.kafka_io.settings import client_settings, connect_consumer, plain, servers, translated
 from stream_detector.records import Partition
@@ -95,6 +95,19 @@ def require_topics(kafka: KafkaConfig, topics: list[str]) -> dict[str, int]:
             "create it (its partitions set the most workers that can share the work) or run with --create-topics"
         )
     return counts
+
+
+def require_outputs(config: Config) -> None:
+    """Raise ConfigError when a topic that the worker writes to doesn't exist: each write would wait for it in vain."""
+    audited = [config.audit_topic] if config.audit else []
+    wanted = [config.alert_topic, config.dead_letter_topic, *audited]
+    counts = partition_counts(config.kafka, wanted)
+    if missing := [name for name in wanted if name not in counts]:
+        hint = "; or set audit: false" if missing == audited else ""
+        raise ConfigError(
+            f"Kafka at {servers(config.kafka)} has no topic {', '.join(map(repr, missing))}, which the worker writes to; "
+            f"create it, or run with --create-topics{hint}"
+        )
 
 
 def end_offsets(kafka: KafkaConfig, topics: Iterable[str]) -> dict[Partition, int]:

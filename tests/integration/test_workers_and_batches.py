@@ -65,7 +65,8 @@ def test_alerts_depend_on_neither_workers_nor_batches(make_plant, unique, worker
     for batch in BATCHES:
         path = group_config(plant, unique("batches"), batch)
         config = load(path, env={})
-        ensure_topics(config.kafka, {config.alert_topic: PARTITIONS, config.dead_letter_topic: 1})
+        outputs = (config.alert_topic, config.dead_letter_topic, config.audit_topic)
+        ensure_topics(config.kafka, dict.fromkeys(outputs, PARTITIONS))
         with ExitStack() as closing:
             threads = [Thread(config, closing) for _ in range(workers)]
             for thread in threads:
