@@ -105,7 +105,7 @@ def require_outputs(config: Config) -> None:
     if missing := [name for name in wanted if name not in counts]:
         hint = "; or set audit: false" if missing == audited else ""
         raise ConfigError(
-            f"Kafka at {servers(config.kafka)} has no topic {', '.join(map(repr, missing))}, which the worker writes to; "
+            f"Kafka at {servers(config.kafka)} has no topic {', '.join(map(repr, missing))}, where the worker writes; "
             f"create it, or run with --create-topics{hint}"
         )
 

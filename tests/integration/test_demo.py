@@ -42,7 +42,7 @@ def test_simulated_machines(tmp_path):
 
 
 def test_a_recording(tmp_path):
-    """Three files of the Skoltech Anomaly Benchmark: most anomalies are detected (of all sixteen of valve1, fifteen)."""
+    """Three files of the Skoltech Anomaly Benchmark: most anomalies are detected (15 of all 16 of valve1)."""
     if not SKAB.is_dir():
         pytest.skip(f"the recordings are not at {SKAB}")
     for name in ("0.csv", "1.csv", "2.csv"):
