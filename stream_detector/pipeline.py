@@ -121,7 +121,7 @@ class Pipeline:
             self._score()
         if now - self._controls_ms >= CONTROLS_EVERY_MS:
             self._look_at_controls()
-        if due and not self._scoring.waiting:  # else the loop turns on, and reads nothing more before the commit
+        if due and not self._scoring.pending:  # else the loop turns on, and reads nothing more before the commit
             self.commit()
         return bool(batches) or self._scoring.full
 
@@ -178,7 +178,7 @@ class Pipeline:
         All partitions while the scorer has enough to do, or a commit is due that must wait for it; of several topics
         those far ahead of their task's others. Polls go on and keep the membership.
         """
-        all_of_them = self._scoring.full or (self._scoring.waiting and self._clock() >= self._commit_due_ms())
+        all_of_them = self._scoring.full or (self._scoring.pending and self._clock() >= self._commit_due_ms())
         tasks = self._tasks.values()
         full = {p for task in tasks for p in task.partitions if all_of_them or task.full(p)}
         if full == self._paused:
@@ -222,7 +222,7 @@ class Pipeline:
     def commit(self) -> None:
         """Make everything processed so far durable. Raises BrokerError when Kafka can't be reached."""
         self._committed_ms = self._clock()
-        while self._scoring.waiting:
+        while self._scoring.pending:
             self._score()
         self._alerted_ms = None
         self._note_progress()

@@ -106,6 +106,11 @@ class Scoring:
         return self._queue.count
 
     @property
+    def pending(self) -> bool:
+        """Whether anything waits that a commit must not pass over: windows, or what messages told."""
+        return bool(self._queue)
+
+    @property
     def ahead_ms(self) -> float:
         """How long what waits is expected to take."""
         return self._pace.takes_ms(self._queue.count)

@@ -53,6 +53,10 @@ class Queue:
         self.count += sign * len(windows)
         self.size += sign * int(windows.values.nbytes + windows.filled.nbytes)
 
+    def __bool__(self) -> bool:
+        """Whether anything waits: windows, or only what messages told."""
+        return bool(self._waiting)
+
     @property
     def due_ms(self) -> float:
         """When to score: `scorer.max_wait_ms` after the oldest came, at once when a batch is full."""
@@ -65,7 +69,8 @@ class Queue:
     def take(self, tasks: dict[int, Task], limit: int) -> list[Waiting]:
         """Return the oldest windows of these tasks, at most `limit` (1 or more); those of others are forgotten."""
         taken: list[Waiting] = []
-        while self._waiting and limit:
+        # what was told after the last window goes with it, or a commit would pass it over
+        while self._waiting and (limit or not len(self._waiting[0].windows)):
             one = self._waiting.popleft()
             self._count(one.windows, -1)
             if tasks.get(one.task.index) is not one.task:

@@ -200,3 +200,16 @@ def test_checks_can_be_switched_off(trained):
     assert told(Hall((off, models), with_fault("stuck")).run(1_000)) == []
     quiet = config.model_copy(update={"sensors": config.sensors.model_copy(update={"silent": False})})
     assert told(Hall((quiet, models), with_fault("silent")).run(1_000)) == []
+
+
+def test_what_messages_told_after_the_last_window_is_told_before_a_commit(trained):
+    """A fault read off messages that complete no window is not passed over by the commit of a stop or a rebalance."""
+    hall = Hall(trained, rows(4, 600))
+    hall.run(5_000)
+    partition = Partition(hall.config.inputs[0].topic, 0)
+    for n in range(8):
+        time = 599.5 + 0.01 * n
+        one = message(10_000 + n, (time, "pump-1", time, {"flow": 900.0, "heat": 20.0, "mode": 0.0}))
+        hall.log.append(partition, one.key, one.value, one.headers, one.timestamp)
+    found = [one[:3] for one in told([*hall.run(5_000), *hall.run(5_000)])]
+    assert [("open", "out-of-range", "flow")] == found

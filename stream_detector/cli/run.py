@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stream_detector import settings
 from stream_detector.cli.verdict_worker import VerdictWorker
 from stream_detector.config import Config
-from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError
+from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError, FencedError
 from stream_detector.health import Health
 from stream_detector.logs import Output, event
 from stream_detector.tuning import tune_gc
@@ -78,6 +78,8 @@ def _loop(pipeline: Pipeline, stop: Event, health: Health) -> None:
             pipeline.step()
         except BrokerLoginError:
             raise  # a secret that was replaced is read at the start only
+        except FencedError as error:  # the pipeline has let its tasks go, and takes them over anew
+            log.warning("another worker has taken over: %s", error, extra=event("fenced"))
         except BrokerError as error:
             if isinstance(error, BrokerRightsError) and not worked:
                 raise
@@ -96,7 +98,7 @@ def _loop(pipeline: Pipeline, stop: Event, health: Health) -> None:
 
 def _assemble(config: Config, partitions: int | None, closing: ExitStack, health: Health) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
-    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_outputs, require_rights
+    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_all_topics, require_rights
     from stream_detector.metrics import HealthServer, Metrics
     from stream_detector.model_set import ModelSet
     from stream_detector.pipeline import Pipeline
@@ -114,7 +116,7 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, health
         outputs = {config.alert_topic: partitions, config.dead_letter_topic: 1, **audited}
         ensure_topics(config.kafka, {**inputs, **outputs})
     require_rights(config)
-    require_outputs(config)
+    require_all_topics(config)
     store.require_rights()
     source = KafkaSource(config)
     sink = make_sink(config, source)

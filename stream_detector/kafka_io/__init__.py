@@ -24,7 +24,7 @@ from stream_detector.kafka_io.reader import AlertReader, AlertRecord, TopicReade
 from stream_detector.kafka_io.settings import client_settings
 from stream_detector.kafka_io.sink import KafkaSink
 from stream_detector.kafka_io.source import KafkaSource
-from stream_detector.kafka_io.topics import end_offsets, ensure_topics, partition_counts, require_outputs
+from stream_detector.kafka_io.topics import end_offsets, ensure_topics, partition_counts, require_all_topics
 from stream_detector.kafka_io.transactional import TransactionalSink
 from stream_detector.kafka_io.writer import MessageWriter
 
@@ -41,7 +41,7 @@ __all__ = [
     "ensure_topics",
     "make_sink",
     "partition_counts",
-    "require_outputs",
+    "require_all_topics",
     "require_rights",
     "require_transactions",
 ]

@@ -97,16 +97,16 @@ def require_topics(kafka: KafkaConfig, topics: list[str]) -> dict[str, int]:
     return counts
 
 
-def require_outputs(config: Config) -> None:
-    """Raise ConfigError when a topic that the worker writes to doesn't exist: each write would wait for it in vain."""
+def require_all_topics(config: Config) -> None:
+    """Raise ConfigError when a topic that a worker reads or writes doesn't exist: each write would wait in vain."""
     audited = [config.audit_topic] if config.audit else []
-    wanted = [config.alert_topic, config.dead_letter_topic, *audited]
+    wanted = [*(entry.topic for entry in config.inputs), config.alert_topic, config.dead_letter_topic, *audited]
     counts = partition_counts(config.kafka, wanted)
     if missing := [name for name in wanted if name not in counts]:
         hint = "; or set audit: false" if missing == audited else ""
         raise ConfigError(
-            f"Kafka at {servers(config.kafka)} has no topic {', '.join(map(repr, missing))}, where the worker writes; "
-            f"create it, or run with --create-topics{hint}"
+            f"Kafka at {servers(config.kafka)} has no topic {', '.join(map(repr, missing))}; create it (the partitions "
+            f"of the input set the most workers that can share the work) or run with --create-topics{hint}"
         )
 
 
