@@ -182,7 +182,7 @@ class Member:
         return sum(map(len, self.read.values()))
 
 
-def until(done: Callable[[], object], *steps: Callable[[], object], seconds: float = 20) -> None:
+def until(done: Callable[[], object], *steps: Callable[[], object], seconds: float = 60) -> None:
     """Take the steps in turn until done."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -204,7 +204,7 @@ def write_config(path: Path, name: str, artifact: Path, kafka: dict[str, Any], r
     """
     topics = {
         "alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter", "audit_topic": f"{name}.audit",
-        "group": name,
+        "verdict_topic": f"{name}.verdicts", "group": name,
     }  # fmt: skip
     settings = {
         "stream": "plant",

@@ -10,6 +10,7 @@ import yaml
 
 from stream_detector.cli.run import _assemble
 from stream_detector.errors import BrokerError
+from stream_detector.health import Health
 from stream_detector.kafka_io import ensure_topics
 from stream_detector.settings import load
 from tests.chaos import verify
@@ -28,7 +29,7 @@ class Thread(threading.Thread):
     def __init__(self, config, closing):
         super().__init__(daemon=True)
         self.stopping, self.failure = threading.Event(), None
-        self.pipeline = _assemble(config, None, closing, [0.0])  # as `stream-detector run` wires it
+        self.pipeline = _assemble(config, None, closing, Health())  # as `stream-detector run` wires it
 
     def run(self):
         """Step until told to stop."""
