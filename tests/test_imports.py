@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "tuning", "logs", "pace", "precision", "redaction"),
     ("records",),
-    ("config", "config_adaptation", "config_base", "config_baselines", "config_budget", "config_kafka",
-     "config_model", "config_sensors", "norms"),
+    ("config", "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models", "stacked", "rights", "verdicts"),
     ("artifact", "fleet", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation", "join",

@@ -18,7 +18,7 @@ def markdown() -> str:
         [
             "# Configuration",
             "",
-            "<!-- Made by `stream-detector check --reference`; change the docstrings of stream_detector/config*.py -->",
+            "<!-- Made by `stream-detector check --reference`; change the docstrings of stream_detector/config/ -->",
             "",
             "One YAML file is one set-up. `stream-detector check CONFIG` validates it and prints what a worker would",
             "run with; `stream-detector check --schema` prints its JSON Schema, which the files in `configs/` name for",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_detector.config import ModelConfig
-from stream_detector.config_model import AEConfig
+from stream_detector.config.model import AEConfig
 from stream_detector.models.base import Detector
 from stream_detector.models.bodies import make_decoder, make_encoder
 

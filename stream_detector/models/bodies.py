@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stream_detector.config_model import GANConfig, NetworkConfig
+from stream_detector.config.model import GANConfig, NetworkConfig
 from stream_detector.errors import ConfigError
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_model import ClassifierConfig
+from stream_detector.config.model import ClassifierConfig
 from stream_detector.models.bodies import make_encoder
 from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.labelled import CHUNK, Labelled, minimise, with_faults

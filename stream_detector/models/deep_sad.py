@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_model import DeepSADConfig
+from stream_detector.config.model import DeepSADConfig
 from stream_detector.models.bodies import make_decoder, make_encoder
 from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
 from stream_detector.models.labelled import CHUNK, Labelled, minimise, with_faults

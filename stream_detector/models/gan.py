@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_model import GANConfig
+from stream_detector.config.model import GANConfig
 from stream_detector.models.ae import residual_weights
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.bodies import make_decoder, make_encoder

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_baselines import HalfSpaceTreesConfig
+from stream_detector.config.baselines import HalfSpaceTreesConfig
 from stream_detector.models.learnt import Gauged, require
 
 #: The range cut reaches so many training ranges beyond what was seen, on either side.

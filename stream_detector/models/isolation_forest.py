@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_baselines import IsolationForestConfig
+from stream_detector.config.baselines import IsolationForestConfig
 from stream_detector.models.learnt import Gauged, require
 
 _EULER = 0.5772156649015329

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_baselines import KNNConfig
+from stream_detector.config.baselines import KNNConfig
 from stream_detector.models.learnt import Learnt, require
 
 #: Most numbers kept in all training windows: 64 MB.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_baselines import LODAConfig
+from stream_detector.config.baselines import LODAConfig
 from stream_detector.models.learnt import Gauged, require
 
 #: Density where no training window fell.

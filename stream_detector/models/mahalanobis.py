@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_baselines import MahalanobisConfig
+from stream_detector.config.baselines import MahalanobisConfig
 from stream_detector.errors import ConfigError
 from stream_detector.models.learnt import Learnt
 from stream_detector.models.whitening import by_channel, corr_max, floored

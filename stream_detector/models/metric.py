@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_model import MetricConfig
+from stream_detector.config.model import MetricConfig
 from stream_detector.errors import ConfigError
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.fitting import FitReport, Progress, check_finite

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_baselines import RobustZConfig
+from stream_detector.config.baselines import RobustZConfig
 from stream_detector.models.learnt import SMALLEST_DEVIATION, Learnt, require
 
 #: (q90 - q10) of a Gaussian is 2.563 standard deviations.

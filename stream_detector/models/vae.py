@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_model import VAEConfig
+from stream_detector.config.model import VAEConfig
 from stream_detector.models.base import Detector
 from stream_detector.models.bodies import make_decoder, make_encoder
 from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import IncidentConfig
-from stream_detector.config_budget import PERIOD_MS, BudgetConfig
+from stream_detector.config.budget import PERIOD_MS, BudgetConfig
 from stream_detector.records import BudgetState, ThresholdState
 from stream_detector.threshold.spot import Spot
 

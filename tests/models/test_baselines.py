@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
-from stream_detector.config_baselines import (
+from stream_detector.config.baselines import (
     GMMConfig,
     HalfSpaceTreesConfig,
     IsolationForestConfig,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import AEConfig, ModelConfig, TrainConfig
-from stream_detector.config_baselines import (
+from stream_detector.config.baselines import (
     GMMConfig,
     HalfSpaceTreesConfig,
     IsolationForestConfig,
@@ -19,7 +19,7 @@ from stream_detector.config_baselines import (
     PCAConfig,
     RobustZConfig,
 )
-from stream_detector.config_model import ClassifierConfig, DeepSADConfig, GANConfig, MetricConfig, VAEConfig
+from stream_detector.config.model import ClassifierConfig, DeepSADConfig, GANConfig, MetricConfig, VAEConfig
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.models import DETECTORS, Detector, FitReport, Labelled, Progress, build
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stream_detector.config import AEConfig, ModelConfig, TrainConfig
-from stream_detector.config_baselines import MahalanobisConfig
-from stream_detector.config_model import GANConfig, VAEConfig
+from stream_detector.config.baselines import MahalanobisConfig
+from stream_detector.config.model import GANConfig, VAEConfig
 from stream_detector.models import CrossFit, build, cross_fit
 from stream_detector.models.ensemble import Ensemble
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from stream_detector.artifact import load
 from stream_detector.config import TrainConfig
-from stream_detector.config_model import GANConfig
+from stream_detector.config.model import GANConfig
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.models import build
 from stream_detector.models.gan import GAN

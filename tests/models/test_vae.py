@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_detector.config import ScorerConfig, TrainConfig
-from stream_detector.config_model import VAEConfig
+from stream_detector.config.model import VAEConfig
 from stream_detector.model_set import ModelSet
 from stream_detector.models import build
 from stream_detector.models.vae import FEATURE_FLOOR, VAE

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stream_detector.config_base import Section
+from stream_detector.config.base import Section
 
 
 class AdaptationConfig(Section):

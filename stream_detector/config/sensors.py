@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stream_detector.config_base import Section
+from stream_detector.config.base import Section
 
 
 class SensorsConfig(Section):

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from stream_detector.config_base import Section
-from stream_detector.config_baselines import BaselineConfig
+from stream_detector.config.base import Section
+from stream_detector.config.baselines import BaselineConfig
 
 Width = Annotated[int, Field(ge=1)]
 

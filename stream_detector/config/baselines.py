@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from stream_detector.config_base import Section
+from stream_detector.config.base import Section
 
 _NAMED = ConfigDict(json_schema_extra={"required": ["kind"]})
 

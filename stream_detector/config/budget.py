@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stream_detector.config_base import Section
+from stream_detector.config.base import Section
 
 #: Lengths of the periods, ms.
 PERIOD_MS = {"day": 86_400_000.0, "week": 604_800_000.0, "month": 2_592_000_000.0}
