@@ -49,7 +49,7 @@ bench: install ## Measure messages per second from poll to alert beside a bare p
 check-configs: install ## Validate every set-up in configs/
 	@for config in configs/*.yaml; do $(BIN)/stream-detector check $$config >/dev/null || exit; echo "$$config: valid"; done
 
-reference: install ## Make docs/configuration.md and the JSON Schema anew from config.py
+reference: install ## Make docs/configuration.md and the JSON Schema anew from stream_detector/config
 	$(BIN)/stream-detector check --reference > docs/configuration.md
 	$(BIN)/stream-detector check --schema > stream_detector/schemas/config.schema.json
 

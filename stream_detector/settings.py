@@ -1,6 +1,6 @@
 """Settings from a YAML file, the environment and the command line into one checked `Config`.
 
-Later ones win: the defaults in config.py, the file, `STREAM_DETECTOR__…` variables, overrides from the command line.
+Later ones win: the defaults, the file, `STREAM_DETECTOR__…` variables, overrides from the command line.
 
 Environment: `STREAM_DETECTOR__WINDOW__STRIDE=4` sets `window.stride`. Two underscores separate the steps of the path;
 upper and lower case are the same, and an underscore stands for any character a variable's name can't hold
@@ -228,7 +228,7 @@ def _problem(detail: ErrorDetails, data: object, document: strict_yaml.Document,
         steps += (detail["ctx"]["discriminator"].strip("'"),)
     text = _explained(detail, parts, secret)
     if detail["type"] == "value_error" and (first := re.split(r"[ :.]", text, maxsplit=1)[0]) in _members(parts, None):
-        steps, text = (*steps, first), text[len(first) :]  # config.py says which of the section's keys is wrong
+        steps, text = (*steps, first), text[len(first) :]  # the section says which of the section's keys is wrong
     set_by = next((source for path, source in origins.items() if path == steps[: len(path)]), None)
     line = document.line(steps)
     origin = f" (from {set_by})" if set_by else f" (line {line})" if line else ""
