@@ -1,0 +1,128 @@
+"""How the store is reached: addresses, logins, certificates, and what goes wrong there said in our words."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from stream_detector.config import RedisConfig
+from stream_detector.errors import ConfigError, DecodeError, StoreAccessError, StoreError
+
+
+class Connection:
+    """The client of one stream's store, its keys, and its errors translated. Connects on first use."""
+
+    def __init__(self, config: RedisConfig, stream: str) -> None:
+        """Reads the password; connects to nothing yet. Raises ConfigError when it, or a certificate, is missing."""
+        self.name = config.url
+        self.base = f"{config.prefix}:{{{stream}}}"
+        options: dict[str, Any] = {
+            "username": config.username,
+            "password": config.password.reveal() if config.password is not None else None,
+            "socket_timeout": config.timeout_ms / 1_000,
+            "socket_connect_timeout": config.timeout_ms / 1_000,
+            # A pooled connection that the server closed meanwhile is found out by using it: try once more, at once.
+            # All our calls may be repeated. A timeout is not tried again: the caller was promised `timeout_ms`.
+            "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            "retry_on_timeout": False,
+        }
+        # No CLIENT SETINFO: one command more that the user would need, which Redis knows from 7.2 on only.
+        new = hasattr(redis.connection, "DriverInfo")
+        options |= {"driver_info": None} if new else {"lib_name": None, "lib_version": None}
+        if config.url.startswith("rediss://"):
+            options |= _tls(config)
+        if config.url.startswith("unix://"):
+            del options["socket_connect_timeout"]
+        self.client: Any = redis.Redis.from_url(config.url, **options)  # Any: its types are unions with coroutines
+
+    def key(self, name: str) -> str:
+        """Return a key of the stream, all but those of tasks."""
+        return f"{self.base}:{name}"
+
+    def task(self, task: int) -> str:
+        """Return the key of a task's hash, which those of its versions begin with."""
+        return f"{self.base}:task:{task}"
+
+    def not_allowed(self, what: str) -> str:
+        """Say which right is missing, and what prints those to grant."""
+        return (
+            f"the store at {self.name} doesn't allow its user to {what}; grant it. "
+            "`stream-detector check CONFIG --rights` prints the user's ACL"
+        )
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn whatever the client raises into a StoreError that names the server and what to look at."""
+        try:
+            yield
+        except redis.exceptions.NoPermissionError as error:
+            raise StoreAccessError(self.not_allowed(f"do it: {error}")) from error
+        except redis.AuthenticationError as error:
+            raise StoreAccessError(
+                f"the store at {self.name} refused the login: {error}; look at redis.username and redis.password"
+            ) from error
+        except redis.TimeoutError as error:
+            raise StoreError(f"the store at {self.name} did not answer within redis.timeout_ms") from error
+        except (redis.ConnectionError, OSError) as error:
+            if (refusal := _certificate(error)) is not None:
+                raise StoreAccessError(f"the store at {self.name}: {refusal}") from error
+            ended = self.name.startswith("rediss://") and "EOF" in str(error)
+            hint = "; if it asks clients for certificates, look at redis.cert_file" if ended else ""
+            raise StoreError(f"the store at {self.name} can't be reached: {error}{hint}") from error
+        except redis.ResponseError as error:
+            # Inside a script it is no NOPERM, but a text, and another one in Redis 7.0 than before and after.
+            what = "run multi" if "without MULTI" in str(error) else f"do it: {error}"
+            if any(words in str(error) for words in ("permission", "user executing the script", "without MULTI")):
+                raise StoreAccessError(self.not_allowed(what)) from error
+            raise StoreError(f"the store at {self.name} refused: {error}") from error
+        except redis.RedisError as error:
+            raise StoreError(f"the store at {self.name} refused: {error}") from error
+
+    @contextmanager
+    def decoding(self, what: str) -> Iterator[None]:
+        """Turn what reading stored bytes raises into a StoreError that says where they are."""
+        try:
+            yield
+        except (DecodeError, ValueError, KeyError) as error:
+            raise StoreError(
+                f"what the store at {self.name} holds for {what} under {self.base} can't be read: {error}"
+            ) from error
+
+
+def _tls(config: RedisConfig) -> dict[str, Any]:
+    """Return the client's TLS options. Raises ConfigError when a file or a secret can't be read."""
+    options: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": config.verify_hostname}
+    for key, path in (("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)):
+        if path is not None:
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise ConfigError(f"redis.{key} ({path}) can't be read: {error.strerror}") from error
+    if config.ca_file is not None:
+        options["ssl_ca_certs"] = str(config.ca_file)
+    if config.cert_file is not None:
+        options |= {"ssl_certfile": str(config.cert_file), "ssl_keyfile": str(config.key_file or config.cert_file)}
+        # Without one an encrypted key is an error, not a question on the terminal.
+        options["ssl_password"] = config.key_password.reveal() if config.key_password is not None else ""
+    return options
+
+
+def _certificate(error: BaseException | None) -> str | None:
+    """Say which certificate was refused, by whom; None when that is not what went wrong."""
+    found: list[BaseException] = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    for each in found:
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {each.verify_message}; look at redis.ca_file"
+    text = " ".join(map(str, found)).upper()
+    if "CERTIFICATE" in text or "UNKNOWN_CA" in text:
+        return f"it refused this client's certificate, or lacks one ({found[-1]}); look at redis.cert_file"
+    return None

@@ -1,0 +1,123 @@
+"""The writing calls as Lua scripts: each is atomic and one round trip. What they keep is said in the package."""
+
+# The answer is a text: Lua numbers are doubles, and the client would read them back as integers anyway.
+ACQUIRE = """
+local time = redis.call('TIME')
+local token = time[1] * 1000000 + time[2]
+local last = tonumber(redis.call('HGET', KEYS[1], 'token') or '0')
+if token <= last then token = last + 1 end
+local text = string.format('%.0f', token)
+redis.call('HSET', KEYS[1], 'token', text)
+redis.call('SADD', KEYS[2], ARGV[1])
+return text
+"""
+
+# ARGV: token, epoch, positions, epoch known, then asset, state, asset, state, ...
+SAVE = """
+local meta, new, old = KEYS[1], KEYS[2], KEYS[3]
+local epoch = tonumber(ARGV[2])
+local found = redis.call('HMGET', meta, 'token', 'epoch', 'positions')
+local last = tonumber(found[2] or '-1')
+if found[1] and found[1] ~= ARGV[1] then return {'fenced', found[1]} end
+if not found[1] or last < tonumber(ARGV[4]) then return {'lost', found[2] or 'none'} end
+local function epoch_of(version)
+  return tonumber(string.match(version, '^(%d+):'))
+end
+if last >= epoch then
+  local versions = redis.call('HGETALL', new)
+  for i = 1, #versions, 2 do
+    if epoch_of(versions[i + 1]) >= epoch then
+      local before = redis.call('HGET', old, versions[i])
+      if before and epoch_of(before) < epoch then
+        redis.call('HSET', new, versions[i], before)
+      else
+        redis.call('HDEL', new, versions[i])
+        redis.call('HDEL', old, versions[i])
+      end
+    end
+  end
+elseif last >= 0 then
+  redis.call('HSET', meta, 'old_epoch', found[2], 'old_positions', found[3])
+end
+for i = 5, #ARGV, 2 do
+  local version = redis.call('HGET', new, ARGV[i])
+  if version then redis.call('HSET', old, ARGV[i], version) end
+  redis.call('HSET', new, ARGV[i], ARGV[2] .. ':' .. ARGV[i + 1])
+end
+redis.call('HSET', meta, 'epoch', ARGV[2], 'positions', ARGV[3])
+local before = redis.call('HGET', meta, 'old_epoch')
+if before and tonumber(before) >= epoch then redis.call('HDEL', meta, 'old_epoch', 'old_positions') end
+return {'saved', redis.call('GET', KEYS[4]) or '0'}
+"""
+
+# Every command that the other scripts use; returns those that the user may not. Servers say so in several ways.
+TRY = """
+local refused = {}
+local function try(name, ...)
+  local answer = redis.pcall(name, ...)
+  if type(answer) == 'table' and answer.err and
+     (string.find(answer.err, 'permission') or string.find(answer.err, "can't run")) then
+    refused[#refused + 1] = name
+  end
+end
+try('TIME')
+try('DEL', KEYS[1], KEYS[2])
+try('HSET', KEYS[1], 'a', 'b')
+try('HGET', KEYS[1], 'a')
+try('HMGET', KEYS[1], 'a')
+try('HGETALL', KEYS[1])
+try('HDEL', KEYS[1], 'a')
+try('SADD', KEYS[1], 'a')
+try('INCR', KEYS[2])
+try('GET', KEYS[2])
+try('DEL', KEYS[1], KEYS[2])
+try('ZADD', KEYS[1], 0, 'a')
+try('ZCARD', KEYS[1])
+try('ZRANGE', KEYS[1], 0, 0)
+try('ZREM', KEYS[1], 'a')
+try('DEL', KEYS[1], KEYS[2])
+return refused
+"""
+# ARGV: how many to keep, then alert, ms, partition, offset, JSON, alert, ...
+RECORD = """
+for i = 2, #ARGV, 5 do
+  local alert, ms, place, offset = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local kept = redis.call('HGET', KEYS[1], alert)
+  local newer = true
+  if kept then
+    local a, b, c = string.match(kept, '^(-?%d+):(%d+):(%d+):')
+    a, b, c = tonumber(a), tonumber(b), tonumber(c)
+    if a ~= ms then newer = ms > a elseif b ~= place then newer = place > b else newer = offset >= c end
+  end
+  if newer then
+    redis.call('HSET', KEYS[1], alert, table.concat({ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]}, ':'))
+    redis.call('ZADD', KEYS[2], ARGV[i + 1], alert)
+  end
+end
+local surplus = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[1])
+if surplus > 0 then
+  for _, alert in ipairs(redis.call('ZRANGE', KEYS[2], 0, surplus - 1)) do
+    redis.call('HDEL', KEYS[1], alert)
+    redis.call('ZREM', KEYS[2], alert)
+  end
+end
+"""
+PIN = "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return redis.call('INCR', KEYS[2])"
+UNPIN = """
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('INCR', KEYS[2])
+return 1
+"""
+RESET = """
+local time = redis.call('TIME')
+if ARGV[1] == '*' then redis.call('DEL', KEYS[1]) end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%016.0f', time[1] * 1000000 + time[2]))
+return redis.call('INCR', KEYS[2])
+"""
+# ARGV: asset, what stands after the token
+MARK = """
+local time = redis.call('TIME')
+local token = string.format('%016.0f', time[1] * 1000000 + time[2])
+redis.call('HSET', KEYS[1], ARGV[1], token .. ARGV[2])
+return redis.call('INCR', KEYS[2])
+"""
