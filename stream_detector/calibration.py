@@ -24,11 +24,13 @@ from stream_detector.models import (
     DETECTORS,
     CrossFitting,
     Detector,
+    Ensemble,
     FitReport,
     Labelled,
     Progress,
     build,
     cross_fit,
+    joint_report,
     members,
 )
 from stream_detector.scorer import SCORE_BITS, round_mantissa
@@ -94,17 +96,20 @@ class HoldOut:
     """Fit on the first part; stop early by the rest, and score that."""
 
     def __init__(self, config: Config, parts: Parts) -> None:
-        """Fit the scaler and build the detector, its weights drawn by torch's generator."""
+        """Fit the scaler and build the networks, their weights drawn by torch's generator."""
         self.parts = parts
         self.preprocess = _preprocess(config)
         self.preprocess.scaler.fit(parts.train)
-        detector = build(config.model, self.preprocess.length, self.preprocess.columns)
+        count, columns = members(DETECTORS[config.model.kind], config.train), self.preprocess.columns
+        detectors = [build(config.model, self.preprocess.length, columns) for _ in range(count)]
         x_train, x_val = (_scaled(self.preprocess, part).float() for part in (parts.train, parts.held_out))
-        self.nets = Nets([detector], [x_train], [x_val], [config.train.seed])
+        seeds = [config.train.seed * count + index for index in range(count)]
+        self.nets = Nets(detectors, [x_train] * count, [x_val] * count, seeds)
 
     def result(self, reports: list[FitReport]) -> Fitted:
         """Score the held-out windows."""
-        (detector,), (report,) = self.nets.detectors, reports
+        detectors, report = self.nets.detectors, joint_report(reports)
+        detector = detectors[0] if len(detectors) == 1 else Ensemble.of(detectors, self.preprocess.columns)
         scores = _scores(detector, _scaled(self.preprocess, self.parts.held_out), self.parts.seeds)
         return Fitted(self.preprocess, detector, scores, report, self.parts.split)
 
@@ -158,7 +163,7 @@ class CrossFitted:
         self.preprocess.scaler.fit(blocks.windows)
         self._making: CrossFitting | None = None
         self.nets = Nets([], [], [], [])
-        if members(DETECTORS[config.model.kind], config.train.folds) > 1:
+        if members(DETECTORS[config.model.kind], config.train) > 1:
             numbers, x = self._numbers(), _scaled(self.preprocess, blocks.windows)
             self._making = CrossFitting.of(
                 self._build, x, blocks.fold, blocks.seeds, config.train, numbers, config.features.scaling

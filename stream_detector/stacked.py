@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,32 @@ class Stack(nn.Module):
             return cast(Tensor, functional_call(self._template[0], tensors, parts))
 
         return vmap(one)(own, *inputs)
+
+
+class Method(nn.Module):
+    """One method of a module as a function of the module's tensors."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        """`name`: of the method."""
+        super().__init__()
+        self.module = module
+        self._name = name
+
+    def forward(self, *inputs: Any) -> Any:
+        """Call the method."""
+        return getattr(self.module, self._name)(*inputs)
+
+    def of(self, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
+        """Call the method as the module with these tensors, named as in its state, would."""
+        return functional_call(self, {f"module.{name}": tensor for name, tensor in tensors.items()}, inputs)
+
+    def of_each(self, tensors: Mapping[str, Tensor], *inputs: Any, shared: tuple[Any, ...] = ()) -> Any:
+        """Call it in one batched product as M modules: tensors and inputs (M, …), but those `shared` by all."""
+
+        def one(own: dict[str, Tensor], *parts: Any) -> Any:
+            return self.of(own, *parts, *shared)
+
+        return vmap(one)(dict(tensors), *inputs)
 
 
 def stacked(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

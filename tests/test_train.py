@@ -9,6 +9,7 @@ import torch
 from stream_detector.config import ScorerConfig
 from stream_detector.errors import DataError
 from stream_detector.model_set import ModelSet
+from stream_detector.models import Ensemble
 from stream_detector.scorer import Scorer
 from stream_detector.train import MIN_CALIBRATION, MIN_TRAIN, train, train_many
 from tests.trained import CELL_MS, LENGTH, artifact, joined, make_config, take, windows
@@ -44,6 +45,19 @@ def test_another_seed_or_history_gives_another_version():
     changed.values[0, 0, 0] += 1e-3
     refs = {artifact().ref, artifact(1).ref, train(make_config(), [changed]).ref}
     assert len(refs) == 3
+
+
+def test_the_score_of_several_networks_is_their_mean():
+    """Each from its own beginning: one network alone would be any of them."""
+    three, history = train(make_config(train={"epochs": 4, "members": 3}), [windows(200)]), windows(60, seed=3)
+    detector = three.detector
+    assert isinstance(detector, Ensemble)
+    weights = next(detector.parameters()).detach()
+    assert len({weights[m].numpy().tobytes() for m in range(3)}) == 3
+    x = three.preprocess(torch.from_numpy(history.values))
+    with torch.no_grad():
+        alone = detector.double().of_members(x)[0].mean(dim=2)
+        torch.testing.assert_close(detector.score(x), alone.mean(dim=0))
 
 
 def test_the_caller_s_random_state_is_left_alone():
@@ -159,6 +173,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "cross-fit": {"train": {"epochs": 4, "folds": 3}},
     "cross-fit-vae": {"model": {"kind": "vae", "hidden": [8], "latent": 2}, "train": {"epochs": 4, "folds": 3}},
     "cross-fit-pca": {"model": {"kind": "pca"}, "train": {"folds": 3}},
+    "members": {"train": {"epochs": 4, "members": 3}},
+    "members-gan": {"model": {"kind": "gan", "hidden": [8], "latent": 2}, "train": {"epochs": 4, "members": 2}},
+    "cross-fit-members": {"train": {"epochs": 4, "folds": 3, "members": 2}},
     "early": {"train": {"epochs": 40, "patience": 2, "learning_rate": 0.02}},
 }
 

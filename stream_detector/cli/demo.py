@@ -7,12 +7,10 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +23,7 @@ from producers.readers import FORMATS, read
 from producers.recording import Recording
 from producers.simulate import simulate
 from stream_detector import settings
-from stream_detector.cli import data
+from stream_detector.cli import data, processes
 from stream_detector.cli.show import alert_line
 from stream_detector.config import Config
 from stream_detector.embedded import free_port
@@ -111,12 +109,12 @@ def run(args: argparse.Namespace) -> int:
         plan = _plan(args, exits)
         rows = sum(map(len, plan.recordings))
         console.print(f"1/4  {len(plan.recordings)} recordings, {rows} readings", style="bold")
-        environment = _servers(args, exits)
+        environment = processes.servers(args.kafka, args.redis, exits)
         environment["STREAM_DETECTOR__STREAM"] = f"demo-{os.getpid()}-{int(time.time())}"
         environment["STREAM_DETECTOR__ARTIFACT"] = str(plan.out / "model")
         environment["STREAM_DETECTOR__METRICS__PORT"] = str(free_port())
         config = settings.load(plan.config_path, env={**os.environ, **environment})
-        _create(config)
+        processes.create(config, PARTITIONS)
         _train(plan, config, console)
         alerts, counts = _replay(args, plan, config, environment, exits, console)
         summary = _summary(plan, config, alerts, counts)
@@ -155,35 +153,6 @@ def _plan(args: argparse.Namespace, exits: ExitStack) -> _Plan:
     return _Plan(config_path, files, "csv", recordings, history, truth, out)
 
 
-def _servers(args: argparse.Namespace, exits: ExitStack) -> dict[str, str]:
-    """Return the environment that names broker and store, started here where none was given."""
-    environment: dict[str, str] = {}
-    kafka, redis = args.kafka, args.redis
-    if kafka is None or redis is None:
-        from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
-
-        embedded = exits.enter_context(Embedded())
-        if kafka is None:
-            kafka = embedded.bootstrap_servers
-            environment["STREAM_DETECTOR__KAFKA__SESSION_TIMEOUT_MS"] = str(SESSION_TIMEOUT_MS)
-        redis = redis or embedded.redis_url
-    environment["STREAM_DETECTOR__KAFKA__BOOTSTRAP_SERVERS"] = json.dumps(str(kafka).split(","))
-    environment["STREAM_DETECTOR__REDIS__URL"] = str(redis)
-    return environment
-
-
-def _create(config: Config) -> None:
-    """Make the topics, and see whether broker and store are there at all: before time goes into training."""
-    from stream_detector.kafka_io import ensure_topics
-    from stream_detector.redis_store import RedisStore
-
-    with closing(RedisStore(config.redis, config.stream)) as store:
-        store.controls_version()
-    inputs = config.inputs[0].topic
-    outputs = [config.alert_topic, config.audit_topic]
-    ensure_topics(config.kafka, {inputs: PARTITIONS, **dict.fromkeys(outputs, PARTITIONS), config.dead_letter_topic: 1})
-
-
 def _train(plan: _Plan, config: Config, console: Console) -> None:
     from stream_detector.model_set import save_all
     from stream_detector.offline import windows
@@ -210,10 +179,10 @@ def _replay(
     from stream_detector.kafka_io import AlertReader
 
     env = {**os.environ, **environment}
-    python, path = sys.executable, str(plan.config_path)
-    producer = [python, "-m", "producers", "replay", *map(str, plan.files), "--format", plan.format, "--config", path]
-    sent = _Process([*producer, "--speed", args.speed, "--quiet"], env, exits)
-    worker = _Process([python, "-m", "stream_detector", "--log-level", "warning", "run", path], env, exits)
+    path = str(plan.config_path)
+    producer = ["producers", "replay", *map(str, plan.files), "--format", plan.format, "--config", path]
+    sent = processes.Child([*producer, "--speed", args.speed, "--quiet"], env, exits)
+    worker = processes.Child(["stream_detector", "--log-level", "warning", "run", path], env, exits)
     console.print("3/4  replaying; alerts as they come:", style="bold")
     alerts: list[Alert] = []
     reader = exits.enter_context(AlertReader(config, from_beginning=True))
@@ -225,8 +194,8 @@ def _replay(
         if sent_to is None and sent.ended():
             if sent.process.returncode:
                 raise DetectorError(f"the replay ended with status {sent.process.returncode}")
-            sent_to = _ends(config)
-        if sent_to is not None and _processed(config, sent_to):
+            sent_to = processes.ends(config)
+        if sent_to is not None and processes.processed(config, sent_to):
             break
     counts = _counts(config)
     worker.stop()
@@ -246,27 +215,6 @@ def _counts(config: Config) -> dict[str, int]:
     return {name: int(sum(sample.value for sample in samples if sample.name == name)) for name in names}
 
 
-class _Process:
-    """A child process that ends with the demo."""
-
-    def __init__(self, command: Sequence[str], env: dict[str, str], exits: ExitStack) -> None:
-        self.process = subprocess.Popen(command, env=env, stdout=sys.stderr)
-        exits.callback(self.stop)
-
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def stop(self) -> None:
-        """Ask it to stop, and wait."""
-        if not self.ended():
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
 def _show(reader: AlertReader, alerts: list[Alert], console: Console) -> None:
     from stream_detector.codec import decode_alert
 
@@ -274,26 +222,6 @@ def _show(reader: AlertReader, alerts: list[Alert], console: Console) -> None:
         alerts.append(decode_alert(record.value))
         style = {"info": "", "warning": "yellow", "critical": "red"}[alerts[-1].severity]
         console.print(alert_line(record.value), style=style, markup=False, soft_wrap=True)
-
-
-def _ends(config: Config) -> dict[int, int]:
-    from stream_detector.kafka_io import end_offsets
-
-    ends = end_offsets(config.kafka, [config.inputs[0].topic])
-    return {partition.index: end for partition, end in ends.items() if end}
-
-
-def _processed(config: Config, ends: dict[int, int]) -> bool:
-    """Whether the worker has committed all up to the ends."""
-    from stream_detector.redis_store import RedisStore
-
-    store = RedisStore(config.redis, config.stream)
-    try:
-        return all(
-            any(position.read >= end for position in store.load(task).positions.values()) for task, end in ends.items()
-        )
-    finally:
-        store.close()
 
 
 def _summary(

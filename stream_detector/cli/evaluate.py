@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stream_detector import settings
-from stream_detector.cli import evaluate_simulated
+from stream_detector.cli import evaluate_live, evaluate_simulated
 from stream_detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write signal, score and alarms of every file")
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="write the first seed's detectors, set-up and alerts, to run them live"
+    )
+    parser.add_argument(
+        "--live", action="store_true",
+        help="run the first seed again through a broker and a worker started here; status 1 if alerts differ",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     table = parser.add_argument_group("csv")
@@ -119,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
             own_config=args.config is not None,
         )
         outcome = protocol.run(asked)
+        live = evaluate_live.run(outcome.first, tell) if args.live else None
     if args.report is not None:
         from stream_detector.evaluate.report import write
 
@@ -128,11 +133,15 @@ def run(args: argparse.Namespace) -> int:
 
         keep(outcome.first, args.keep)
     plain = {"protocol": outcome.protocol, "detector": outcome.detector, **outcome.figures}
+    if live is not None:
+        plain["live"] = live
     if args.json:
         sys.stdout.write(json.dumps(_finite(plain)) + "\n")
     else:
         _print(protocol, outcome)
-    return 0
+        if live is not None:
+            Console().print(_told(live))
+    return 0 if live is None or live["equal"] else 1
 
 
 def _config(protocol: Protocol, given: Path | None, kind: str | None) -> Config:
@@ -217,6 +226,16 @@ def _print(protocol: Protocol, outcome: Outcome) -> None:
             f"{incidents['already_open']:.3g} by an incident open before; {incidents['false']:.3g} false incidents in "
             f"{incidents['days']:.3g} days; in alarm {incidents['alarm_share']:.1%} of the time"
         )
+
+
+def _told(live: Mapping[str, Any]) -> str:
+    """Say how a run through a broker compares."""
+    told = f"live, through a broker: {live['alerts']} alerts of {live['recordings']} recordings, "
+    if live["equal"]:
+        return told + "the same bytes as the evaluation's"
+    if not live["missing"] + live["unexpected"]:
+        return told + "the same as the evaluation's, in another order"
+    return told + f"{live['missing']} of them missing, {live['unexpected']} others"
 
 
 def _categories(outcome: Outcome) -> Table:

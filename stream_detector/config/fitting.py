@@ -26,6 +26,10 @@ class TrainConfig(Section):
     """Cross-fitting, for short histories (up to some thousand windows). Instead of a tail held out, each asset's
     history is cut into so many blocks; one network is trained without each two of them, their scores are averaged,
     and each block is calibrated by those that never saw it. 5 makes ten networks. 0: a tail is held out."""
+    members: int = Field(default=1, ge=1, le=20)
+    """`ae`, `vae`, `gan`: so many networks, each from other initial weights, share the judging, and their mean is the
+    score: what one seed does by luck cancels out. It costs as many trainings. With `folds` so many for each two blocks
+    left out. Other families stay one."""
     short_history: Literal["refuse", "leave-out", "shared"] = "refuse"
     """`train --per-asset` into one file: what becomes of an asset whose history is too short for a detector of its own.
     `refuse`: training fails and names it; `leave-out`: it has none and is not judged; `shared`: a detector trained on

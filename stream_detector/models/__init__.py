@@ -12,7 +12,7 @@ from stream_detector.models.classifier import Classifier
 from stream_detector.models.cross_fit import CrossFit, CrossFitting, cross_fit, members
 from stream_detector.models.deep_sad import DeepSAD
 from stream_detector.models.ensemble import Ensemble
-from stream_detector.models.fitting import FitReport, Progress
+from stream_detector.models.fitting import FitReport, Progress, joint_report
 from stream_detector.models.gan import GAN
 from stream_detector.models.gmm import GMM
 from stream_detector.models.half_space_trees import HalfSpaceTrees
@@ -28,8 +28,8 @@ from stream_detector.models.stacked_fit import DivergedError, fit_all
 from stream_detector.models.vae import VAE
 
 __all__ = [
-    "DETECTORS", "CrossFit", "CrossFitting", "Detector", "DivergedError", "FitReport", "Judged", "Labelled", "Progress",
-    "build", "build_whole", "cross_fit", "fit_all", "members",
+    "DETECTORS", "CrossFit", "CrossFitting", "Detector", "DivergedError", "Ensemble", "FitReport", "Judged", "Labelled",
+    "Progress", "build", "build_whole", "cross_fit", "fit_all", "joint_report", "members",
 ]  # fmt: skip
 
 _NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN, Metric)
@@ -50,7 +50,7 @@ def build(config: ModelConfig, length: int, features: int) -> Detector:
 
 
 def build_whole(config: ModelConfig, train: TrainConfig, length: int, features: int) -> Detector:
-    """Return an unfitted detector in the shape that training under `train` leaves: with `train.folds`, an ensemble."""
+    """Return an unfitted detector in the shape that training under `train` leaves: of one network or several."""
     one = build(config, length, features)
-    count = members(DETECTORS[config.kind], train.folds) if train.folds else 1
+    count = members(DETECTORS[config.kind], train)
     return one if count == 1 else Ensemble(one, count, features)

@@ -36,13 +36,14 @@ from torch import Tensor
 from stream_detector.config import TrainConfig
 from stream_detector.models.base import Detector
 from stream_detector.models.ensemble import Ensemble
-from stream_detector.models.fitting import FitReport, Progress
+from stream_detector.models.fitting import FitReport, Progress, joint_report
+from stream_detector.models.labelled import Labelled
 from stream_detector.models.learnt import Learnt
 from stream_detector.models.metric import Metric
 from stream_detector.models.stacked_fit import fit_all
 
-#: Families of which one detector is fitted to all rows: they keep windows, or learn in one go.
-STAYS_ONE = (Learnt, Metric)
+#: Families of which one detector is fitted to all rows: they keep windows, learn in one go, or from labels.
+STAYS_ONE = (Learnt, Metric, Labelled)
 #: Windows judged at once; an ensemble holds a copy for each member.
 CHUNK = 1024
 #: (q90 - q10) of a Gaussian in standard deviations, as in features.Scale.
@@ -62,14 +63,18 @@ class CrossFit:
     report: FitReport
 
 
-def members(kind: type[Detector], folds: int) -> int:
-    """Return how many members a family's cross-fitted detector has; 1: it stays one detector.
+def members(kind: type[Detector], config: TrainConfig) -> int:
+    """Return how many networks a detector of some family is; 1: it stays one.
 
     >>> from stream_detector.models import DETECTORS
-    >>> members(DETECTORS["ae"], 5), members(DETECTORS["pca"], 5)
+    >>> members(DETECTORS["ae"], TrainConfig(folds=5)), members(DETECTORS["pca"], TrainConfig(folds=5))
     (10, 1)
+    >>> members(DETECTORS["ae"], TrainConfig(members=3)), members(DETECTORS["ae"], TrainConfig(folds=5, members=3))
+    (3, 30)
     """
-    return 1 if issubclass(kind, STAYS_ONE) else folds * (folds - 1) // 2
+    if issubclass(kind, STAYS_ONE):
+        return 1
+    return config.members * (config.folds * (config.folds - 1) // 2 if config.folds else 1)
 
 
 @dataclass(slots=True)
@@ -97,7 +102,8 @@ class CrossFitting:
         scaling: Scaling,
     ) -> CrossFitting:
         """Build the members; arguments as of `cross_fit`."""
-        left_out = list(combinations(range(int(fold.max()) + 1), 2))
+        pairs = combinations(range(int(fold.max()) + 1), 2)
+        left_out = [pair for pair in pairs for _ in range(config.members)]
         members: list[Detector] = []
         windows: list[Tensor] = []
         units: list[tuple[Tensor, Tensor]] = []
@@ -120,7 +126,7 @@ class CrossFitting:
         """Join the members, now fitted."""
         self.ensemble.take(self.members)
         scores = _calibrate(self.ensemble.double(), self.history, self.fold, self.draws, self.unseeing)
-        return CrossFit(self.ensemble.float().eval(), scores, _joint(reports))
+        return CrossFit(self.ensemble.float().eval(), scores, joint_report(reports))
 
 
 def cross_fit(
@@ -208,21 +214,3 @@ def _unit(x: Tensor, numbers: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]
     found = np.stack([center, np.where(spread > NO_SPREAD, spread, 1.0)])
     kept = torch.from_numpy(found.astype(np.float32)).double()  # as the artifact stores them
     return torch.where(numbers, kept[0], 0.0), torch.where(numbers, kept[1], 1.0)
-
-
-def _joint(reports: list[FitReport]) -> FitReport:
-    """Return one report of the members' fits: means, as far as all of them went, and each warning once."""
-    least = min(report.epochs for report in reports)
-    losses, val_losses = (
-        tuple(np.mean([getattr(report, name)[:least] for report in reports], axis=0).tolist())
-        for name in ("losses", "val_losses")
-    )
-    said: dict[str, list[int]] = {}
-    for index, report in enumerate(reports):
-        for warning in report.warnings:
-            said.setdefault(warning, []).append(index + 1)
-    of = len(reports)
-    warnings = tuple(f"member {', '.join(map(str, who))} of {of}: {what}" for what, who in said.items())
-    best = min(least, round(sum(report.best_epoch for report in reports) / of))
-    first = max(report.first_choice for report in reports)
-    return FitReport(least, best, losses, val_losses, first, warnings)

@@ -1,11 +1,12 @@
-"""Ensemble: detectors of one family that learnt from different parts of one history, judged side by side.
+"""Ensemble: detectors of one family that learnt one history from different beginnings, judged side by side.
 
     part_c = g_c · 1/M Σ_m part_mc((x − a_m)/b_m),   score = mean over c of part_c,   x̂ = 1/M Σ_m (b_m x̂_m + a_m)
     g_c    = u / max(u, e_c)
 
-a_m, b_m are center and spread of what member m was shown. e_c is the mean of part_c on windows that the members had
-not seen, u what it is on windows they had (`Detector.usual_part`): a channel that the networks restore by heart, and
-new windows of which they miss, counts less. How members are fitted, and e_c measured: cross_fit.py.
+Members differ in their initial weights and in the order of their minibatches; cross-fitted ones in their windows, too.
+Then a_m, b_m are center and spread of what member m was shown, e_c is the mean of part_c on windows that the members
+had not seen, u what it is on windows they had (`Detector.usual_part`): a channel that the networks restore by heart,
+and new windows of which they miss, counts less (cross_fit.py). Else a = 0, b = 1, g = 1.
 
 Each tensor of the members has a leading dimension M, and `torch.func.vmap` turns the family's own `judge` into batched
 products: ten members cost much less than ten detectors. Recurrent bodies have no such form: theirs is a loop.
@@ -15,27 +16,16 @@ Source: Breiman, "Bagging predictors", Machine Learning 24, 1996; of networks: L
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from stream_detector.config import ModelConfig
 from stream_detector.models.base import Detector, Judged
-
-
-class _Judging(nn.Module):
-    """Makes `judge` what `functional_call` calls."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, x: Tensor, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
-        judged = self.detector.judge(x, seeds)
-        return judged.parts, judged.expected
+from stream_detector.stacked import Method
 
 
 class Ensemble(Detector):
@@ -61,13 +51,20 @@ class Ensemble(Detector):
         self.register_buffer("gauge", torch.ones(features))             # (F,) g_c
         self.register_buffer("center", torch.zeros(members, features))  # (M, F) a_m
         self.register_buffer("scale", torch.ones(members, features))    # (M, F) b_m
-        self._judging = [_Judging(member)]  # in a list: its tensors are registered once, as the stack's
+        self._judging = [Method(member, "judge")]  # in a list: its tensors are registered once, as the stack's
         self._loops = any(isinstance(module, nn.RNNBase) for module in member.modules())
 
     @classmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
         """Raise NotImplementedError: an ensemble is made of a detector, not of a section of the settings."""
         raise NotImplementedError("make the member first")
+
+    @classmethod
+    def of(cls, fitted: Sequence[Detector], features: int) -> Self:
+        """Join M detectors fitted to windows of so many features on one scale."""
+        ensemble = cls(copy.deepcopy(fitted[0]), len(fitted), features)
+        ensemble.take(fitted)
+        return ensemble
 
     def take(self, fitted: Sequence[Detector]) -> None:
         """Take the tensors of M fitted members."""
@@ -78,17 +75,12 @@ class Ensemble(Detector):
     def of_members(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return each member's parts, not gauged, and its expected last cell, both (M, B, F), for x (B, T, F)."""
         z = (x[None] - self.center[:, None, None]) / self.scale[:, None, None]
-        tensors = {f"detector.{name}": tensor for name, tensor in self.stack.state_dict().items()}
-
-        def judge(own: dict[str, Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
-            found: tuple[Tensor, Tensor] = functional_call(self._judging[0], own, (windows, seeds))
-            return found
-
+        tensors, judge = self.stack.state_dict(), self._judging[0]
         if self._loops:
-            found = [judge({name: t[m] for name, t in tensors.items()}, z[m]) for m in range(self.members)]
-            parts, expected = (torch.stack(one) for one in zip(*found, strict=True))
+            found = [judge.of({name: t[m] for name, t in tensors.items()}, z[m], seeds) for m in range(self.members)]
+            _, parts, expected = (torch.stack(one) for one in zip(*found, strict=True))
         else:
-            parts, expected = vmap(judge)(tensors, z)
+            _, parts, expected = judge.of_each(tensors, z, shared=(seeds,))
         return parts, expected * self.scale[:, None] + self.center[:, None]
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:

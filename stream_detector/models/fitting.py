@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +83,26 @@ def fit_by_gradient(
     with torch.no_grad():
         torch._foreach_copy_(weights, kept)
     return FitReport(len(losses), best_epoch, tuple(losses), tuple(val_losses))
+
+
+def joint_report(reports: Sequence[FitReport]) -> FitReport:
+    """Return one report of the members' fits: means, as far as all of them went, and each warning once."""
+    if len(reports) == 1:
+        return reports[0]
+    least = min(report.epochs for report in reports)
+    losses, val_losses = (
+        tuple(np.mean([getattr(report, name)[:least] for report in reports], axis=0).tolist())
+        for name in ("losses", "val_losses")
+    )
+    said: dict[str, list[int]] = {}
+    for index, report in enumerate(reports):
+        for warning in report.warnings:
+            said.setdefault(warning, []).append(index + 1)
+    of = len(reports)
+    warnings = tuple(f"member {', '.join(map(str, who))} of {of}: {what}" for what, who in said.items())
+    best = min(least, round(sum(report.best_epoch for report in reports) / of))
+    first = max(report.first_choice for report in reports)
+    return FitReport(least, best, losses, val_losses, first, warnings)
 
 
 def check_finite(epoch: int, loss: float, config: TrainConfig) -> None:

