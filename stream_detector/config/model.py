@@ -80,9 +80,9 @@ class GANConfig(Section):
     `discriminator`: -log D(x), as the literature has it, but weak and sometimes inverted: for comparison."""
     r1: float = Field(default=1.0, ge=0)
     """Weight of the penalty on the discriminator's gradient at training windows."""
-    restore: float = Field(default=1.0, ge=0)
-    """Weight of (x - G(E(x)))² in the generator's loss: the generator must be able to make rare windows, too. 0: the
-    game alone, and the encoder after it."""
+    restore: float = Field(default=0.0, ge=0)
+    """Weight of (x - G(E(x)))² in the generator's loss: the generator must be able to make rare windows, too. 1 suits
+    records; 0: the game alone, and the encoder after it."""
 
 
 class MetricConfig(Section):

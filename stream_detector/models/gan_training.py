@@ -1,6 +1,7 @@
 """How a GAN is fitted: the game between generator and discriminator, then the encoder for the generator it left.
 
-    passes 1 … a        generator and encoder against discriminator, a = 70 % of train.epochs
+    passes 1 … a        generator (with encoder, where `restore` asks for it) against discriminator, a = 70 % of
+                        train.epochs
     passes a + 1 … n    encoder, G and D fixed; its best pass on the held-out windows is kept, and `train.patience`
                         ends it early
 

@@ -99,9 +99,9 @@ def cwru(root: Path) -> Path:
     """A healthy bearing at 48 kHz, a fault at each rate: noise of another size and colour."""
     rng = np.random.default_rng(3)
     (root / "x").mkdir(parents=True)
-    tone = np.sin(np.arange(48_000) / 7)
-    np.savez(root / "x" / "Normal_DE48.npz", DE=tone + 0.1 * rng.normal(size=48_000))
-    np.savez(root / "x" / "IR_DE48.npz", DE=tone[:16_000] + rng.normal(size=16_000))
+    tone = np.sin(np.arange(192_000) / 7)
+    np.savez(root / "x" / "Normal_DE48.npz", DE=tone + 0.1 * rng.normal(size=192_000))
+    np.savez(root / "x" / "IR_DE48.npz", DE=tone[:16_000] + 9 * rng.normal(size=16_000))
     np.savez(root / "x" / "OR_DE12.npz", DE=3 * rng.normal(size=8_000))
     return root
 
