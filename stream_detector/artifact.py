@@ -1,19 +1,13 @@
 """A trained detector on disk: one safetensors file with weights, scaler, calibration scores and all that explains them.
 
-The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms`. The safetensors metadata has one entry,
-`stream_detector`: JSON with `content` (see `Artifact`), `version` and `checksum`, a SHA-256 over the content and every
-tensor. Nothing in a file can run: no pickle, and a model is built only from a validated configuration. The checksum
-finds damage, not forgery; whoever may write the file may write another.
-The same training gives the same bytes: nothing here depends on the clock, a file's path or a dictionary's order.
+The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms`; how they are sealed: artifact_file.py. A model
+is built only from a validated configuration. The same training gives the same bytes: nothing here depends on the clock,
+a file's path or a dictionary's order.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -22,11 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_detector.artifact_file import (
+    DAMAGED,
+    FORMAT,
+    MAX_BYTES,
+    UnusableError,
+    canonical,
+    described,
+    digest,
+    read_file,
+    verified,
+    write_file,
+)
 from stream_detector.config import (
     ChannelConfig,
     Config,
@@ -42,12 +47,6 @@ from stream_detector.models import Detector, FitReport, build_whole
 from stream_detector.norms import Norms
 from stream_detector.records import ModelRef
 
-FORMAT = 1
-METADATA_KEY = "stream_detector"
-#: Largest file `load` reads unless told otherwise.
-MAX_BYTES = 256 * 1024 * 1024
-#: Largest safetensors header taken; ours are a few kB, a fleet's asset names included a few hundred.
-MAX_HEADER_BYTES = 16 * 1024 * 1024
 #: Packages whose version may change what the same training gives.
 PACKAGES = ("stream-detector", "torch", "numpy", "safetensors")
 
@@ -207,28 +206,6 @@ class Artifact:
         return Artifact(**{**fields, "ref": ref})
 
 
-def write_file(path: Path, content: Mapping[str, Any], tensors: dict[str, Tensor], version: str) -> None:
-    """Write content and tensors atomically, with a checksum. Raises ArtifactError when that can't be done."""
-    envelope = {"content": content, "version": version, "checksum": digest(content, tensors)}
-    blob = safetensors.torch.save(tensors, {METADATA_KEY: canonical(envelope)})
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # or the rename may be lost with the power
-        finally:
-            os.close(folder)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise ArtifactError(f"the artifact {path} can't be written: {error.strerror}") from error
-
-
 def load(path: Path, max_bytes: int = MAX_BYTES, sha256: str | None = None) -> Artifact:
     """Read and verify an artifact; with `sha256`, only if the file has that SHA-256.
 
@@ -240,36 +217,6 @@ def load(path: Path, max_bytes: int = MAX_BYTES, sha256: str | None = None) -> A
         raise ArtifactError(f"the artifact {path} can't be used: {error}") from error
 
 
-def file_sha256(path: Path, max_bytes: int = MAX_BYTES) -> str:
-    """Return the SHA-256 of a file. Raises ArtifactError when it can't be read, or is too large to be an artifact."""
-    try:
-        return hashlib.sha256(read_file(path, max_bytes)).hexdigest()
-    except UnusableError as error:
-        raise ArtifactError(f"the artifact {path} can't be used: {error}") from error
-
-
-class UnusableError(Exception):
-    """What is wrong with a file, before its name is known."""
-
-
-_DAMAGED = "copy it again or train again"
-
-
-def read_file(path: Path, max_bytes: int, sha256: str | None = None) -> bytes:
-    """Return a file's bytes. Raises UnusableError when it can't be read, is too large or not the one with `sha256`."""
-    try:
-        with path.open("rb") as file:
-            # No more than there is: a read of the limit would take the limit's memory first.
-            blob = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
-    except OSError as error:
-        raise UnusableError(f"{error.strerror}; give the path that `stream-detector train` wrote") from error
-    if len(blob) > max_bytes:
-        raise UnusableError(f"it is larger than {max_bytes} bytes; check the path, or raise the limit")
-    if sha256 is not None and (found := hashlib.sha256(blob).hexdigest()) != sha256:
-        raise UnusableError(f"its SHA-256 is {found}, but artifact_sha256 pins {sha256}; {_DAMAGED}")
-    return blob
-
-
 def _parse(blob: bytes) -> Artifact:
     envelope, tensors = verified(blob)
     if "fleet" in envelope["content"]:
@@ -277,55 +224,8 @@ def _parse(blob: bytes) -> Artifact:
     with described():
         artifact = rebuilt(envelope["content"], tensors)
     if artifact.ref.version != envelope.get("version"):
-        raise UnusableError(f"its version {envelope.get('version')!r} doesn't match its content; {_DAMAGED}")
+        raise UnusableError(f"its version {envelope.get('version')!r} doesn't match its content; {DAMAGED}")
     return artifact
-
-
-def verified(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a file's envelope and its tensors. Raises UnusableError when they are not what was written."""
-    envelope = _envelope(blob)
-    try:
-        tensors = safetensors.torch.load(blob)
-    except Exception as error:  # the library documents no error types; whatever it finds means the file is damaged
-        raise UnusableError(f"it is damaged ({error}); {_DAMAGED}") from error
-    try:
-        found = digest(envelope["content"], tensors)
-    except (RecursionError, TypeError, ValueError, RuntimeError) as error:
-        raise UnusableError(f"its content is not valid ({type(error).__name__}); {_DAMAGED}") from error
-    if found != envelope.get("checksum"):
-        raise UnusableError(f"its checksum doesn't match its content: it is damaged; {_DAMAGED}")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UnusableError(f"its tensor {name!r} holds values that are no finite numbers; train again")
-    return envelope, tensors
-
-
-@contextmanager
-def described() -> Iterator[None]:
-    """Turn whatever goes wrong with a file's content into an UnusableError that says so."""
-    try:
-        yield
-    except UnusableError:
-        raise
-    except Exception as error:  # somebody else's content: whatever it makes of our code, it can't be used
-        detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:500]
-        raise UnusableError(f"its content is not valid ({detail}); train again with this version") from error
-
-
-def _envelope(blob: bytes) -> dict[str, Any]:
-    """Return the JSON of ours in a safetensors header, checked as far as the format's version."""
-    size = int.from_bytes(blob[:8], "little")
-    if len(blob) < 8 or size > min(len(blob) - 8, MAX_HEADER_BYTES):
-        raise UnusableError(f"it is no safetensors file or cut short ({len(blob)} bytes); {_DAMAGED}")
-    try:
-        header = json.loads(blob[8 : 8 + size])
-        envelope = json.loads(header["__metadata__"][METADATA_KEY])
-        found = envelope["content"]["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnusableError(f"it is not an artifact of stream-detector, or damaged; {_DAMAGED}") from error
-    if found != FORMAT:
-        raise UnusableError(f"its format is {found!r}, this version reads {FORMAT}; train again with this version")
-    return dict(envelope)
 
 
 def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snapshot | None = None) -> Artifact:
@@ -389,22 +289,6 @@ def _split(data: dict[str, Any]) -> Split:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def digest(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over the content's JSON and every tensor's name, type, shape and bytes, as hex."""
-    sha = hashlib.sha256(canonical(content).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
-        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
-def canonical(value: object) -> str:
-    """Return compact JSON."""
-    # channels keep their order (it is the order of the inputs), so keys are not sorted
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _compare(key: str, ours: object, theirs: object) -> list[str]:

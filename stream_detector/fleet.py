@@ -21,17 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stream_detector.artifact import (
+from stream_detector.artifact import Artifact, Snapshot, rebuilt
+from stream_detector.artifact_file import (
     FORMAT,
     MAX_BYTES,
-    Artifact,
-    Snapshot,
     UnusableError,
     canonical,
     described,
     digest,
     read_file,
-    rebuilt,
     verified,
     write_file,
 )

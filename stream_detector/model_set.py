@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from stream_detector.artifact import Artifact, file_sha256
+from stream_detector.artifact import Artifact
+from stream_detector.artifact_file import file_sha256
 from stream_detector.config import Config
 from stream_detector.errors import ArtifactError, ConfigError
 from stream_detector.fleet import Fleet, load

@@ -9,9 +9,10 @@ from stream_detector.artifact import Artifact
 from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.fleet import Fleet
+from stream_detector.history import History, gather
 from stream_detector.labels import Labels
 from stream_detector.records import WindowBatch
-from stream_detector.train import History, enough, gather, of_each, one_artifact
+from stream_detector.train import enough, of_each, one_artifact
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from stream_detector import artifact as module
-from stream_detector.artifact import FORMAT, METADATA_KEY, load
+from stream_detector import artifact_file as module
+from stream_detector.artifact import load
+from stream_detector.artifact_file import FORMAT, METADATA_KEY
 from stream_detector.errors import ArtifactError
 from stream_detector.model_set import ModelSet
 from stream_detector.scorer import Scorer

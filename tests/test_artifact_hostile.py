@@ -15,8 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from stream_detector import artifact as module
-from stream_detector.artifact import METADATA_KEY, load
+from stream_detector import artifact_file as module
+from stream_detector.artifact import load
+from stream_detector.artifact_file import METADATA_KEY
 from stream_detector.config import Config
 from stream_detector.errors import ArtifactError
 from stream_detector.model_set import ModelSet

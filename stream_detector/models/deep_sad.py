@@ -19,16 +19,15 @@ taken as normal: n counts the normal, m the faulty ones).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from stream_detector.config import ModelConfig, TrainConfig
+from stream_detector.config import TrainConfig
 from stream_detector.config.model import DeepSADConfig
-from stream_detector.models.bodies import make_decoder, make_encoder
+from stream_detector.models.bodies import make_decoder
 from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
-from stream_detector.models.labelled import CHUNK, Labelled, minimise, with_faults
+from stream_detector.models.labelled import Labelled
 
 #: ε: keeps the loss of a fault at the centre finite.
 EPSILON = 1e-6
@@ -45,17 +44,10 @@ class DeepSAD(Labelled):
 
     def __init__(self, config: DeepSADConfig, length: int, features: int) -> None:
         """Build for windows (B, length, features)."""
-        super().__init__(features)
-        self.body = make_encoder(config, length, features, config.latent)
+        super().__init__(config, length, features)
         self._config, self._length, self._features = config, length, features
         self.register_buffer("center", torch.zeros(config.latent))  # c
         self.register_buffer("spread", torch.ones(()))              # mean of d² over the normal training windows
-
-    @classmethod
-    def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
-        """Return an unfitted detector. Raises ConfigError when the convolution's kernel is even."""
-        assert isinstance(config, DeepSADConfig)
-        return cls(config, length, features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return d², (B, T, F) -> (B,)."""
@@ -87,7 +79,7 @@ class DeepSAD(Labelled):
         done = 0 if before is None else before.epochs
         with torch.no_grad():
             self.learn_usual(normal)
-            center = torch.cat([self.body(chunk) for chunk in torch.split(normal, CHUNK)]).mean(dim=0)
+            center = self.of_all(self.body, normal).mean(dim=0)
             off_zero = torch.where(center < 0, -OFF_ZERO, OFF_ZERO)
             self.center.copy_(torch.where(center.abs() < OFF_ZERO, off_zero, center))
 
@@ -100,10 +92,9 @@ class DeepSAD(Labelled):
                 progress(done + epoch, config.epochs, loss, validation)
 
         rest = config.model_copy(update={"epochs": config.epochs - passes})
-        val = with_faults(x_train, faulty_train, x_val, faulty_val)
-        report = minimise(self, loss, (x_train, faulty_train), val, rest, later)
+        report = self.minimise(loss, x_train, faulty_train, x_val, faulty_val, rest, later)
         with torch.no_grad():
-            found = torch.cat([self(chunk) for chunk in torch.split(normal, CHUNK)]).double().mean()
+            found = self.of_all(self, normal).double().mean()
             self.spread.copy_(found.clamp_min(EPSILON))
         if before is None:
             return report

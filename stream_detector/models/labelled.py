@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from stream_detector.config import TrainConfig
+from stream_detector.config import ModelConfig, TrainConfig
+from stream_detector.config.model import NetworkConfig
 from stream_detector.errors import DataError
 from stream_detector.models.base import Detector, Judged
+from stream_detector.models.bodies import make_encoder
 from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
 
 #: Most numbers in the windows of one pass of occlusion.
@@ -37,10 +40,17 @@ class Labelled(Detector):
 
     usual: Tensor
 
-    def __init__(self, features: int) -> None:
-        """Register what is usual of each feature."""
+    def __init__(self, config: NetworkConfig, length: int, features: int) -> None:
+        """Build the body, for windows (B, length, features), and register what is usual of each feature."""
         super().__init__()
+        self.body = make_encoder(config, length, features, config.latent)
         self.register_buffer("usual", torch.zeros(features))  # (F,) median of the normal training windows' last cells
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
+        """Return an unfitted detector. Raises ConfigError when the convolution's kernel is even."""
+        assert isinstance(config, NetworkConfig)
+        return cls(config, length, features)
 
     @abstractmethod
     def raw(self, x: Tensor) -> Tensor:
@@ -99,16 +109,34 @@ class Labelled(Detector):
         """Set what is usual from normal training windows (N, T, F)."""
         self.usual.copy_(normal[:, -1].median(dim=0).values)
 
+    @staticmethod
+    def of_all(net: nn.Module, windows: Tensor) -> Tensor:
+        """Return what a network makes of windows (N, T, F), some thousand at a time."""
+        return torch.cat([net(chunk) for chunk in torch.split(windows, CHUNK)])
 
-def minimise(
-    model: torch.nn.Module,
+    def minimise(
+        self,
+        loss: LabelledLoss,
+        x_train: Tensor,
+        faulty_train: Tensor,
+        x_val: Tensor,
+        faulty_val: Tensor,
+        config: TrainConfig,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Minimise a loss of windows and labels by `fit_by_gradient`; windows as of `fit_labelled`."""
+        val = with_faults(x_train, faulty_train, x_val, faulty_val)
+        return _minimise(self, loss, (x_train, faulty_train), val, config, progress)
+
+
+def _minimise(
+    model: nn.Module,
     loss: LabelledLoss,
     train: tuple[Tensor, Tensor],
     val: tuple[Tensor, Tensor],
     config: TrainConfig,
-    progress: Progress | None = None,
+    progress: Progress | None,
 ) -> FitReport:
-    """Minimise a loss of windows and labels by `fit_by_gradient`; `train`, `val`: (N, T, F) and (N,)."""
     features = train[0].shape[2]
 
     def joined(x: Tensor, faulty: Tensor) -> Tensor:
