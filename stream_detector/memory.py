@@ -124,6 +124,8 @@ class MemorySource:
         self._fixed: set[Partition] | None = None
         self._turn = 0
         self._joined = False  # polled at least once since it joined
+        self.joining = False
+        """In a test's hands: whether commits have to wait."""
 
     def open(self, listener: RebalanceListener) -> None:
         """Join the group. Partitions arrive through the listener during later polls."""
@@ -241,6 +243,10 @@ class MemorySource:
         """Return, of each assigned partition, how many messages lie between the read position and its end."""
         self._log.check()
         return {p: max(0, self._log.end(p) - offset) for p, offset in sorted(self._owned.items())}
+
+    def settled(self) -> bool:
+        """Whether positions can be committed now."""
+        return not self.joining
 
     def trouble(self) -> str | None:
         """Why no messages can come; None when they can."""

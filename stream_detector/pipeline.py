@@ -36,6 +36,7 @@ from stream_detector.task import Cut, Task, counting_state
 log = logging.getLogger(__name__)
 
 CONTROLS_EVERY_MS = 500.0  # operators' settings are looked for this often: a pin takes effect within a second
+SETTLE_MS = 10_000.0       # longest wait for the group, when a worker stops, before it leaves uncommitted
 RETRY_EVERY_MS = 1_000.0   # how often a task whose state could not be loaded is tried again
 
 
@@ -127,7 +128,10 @@ class Pipeline:
 
     def close(self) -> None:
         """Commit what there is and leave the group."""
+        deadline = self._clock() + SETTLE_MS
         try:
+            while not self._source.settled() and self._clock() < deadline:
+                self._source.poll(100, 1)  # not taken: the next owner reads it
             self.commit()
         finally:
             self._source.close()
@@ -163,11 +167,20 @@ class Pipeline:
         return max(0, math.ceil(min(timeout_ms, max(due, 0.0))))
 
     def _commit_due_ms(self) -> float:
-        """When to commit: exactly-once, alerts can't be read before; at once when too much waits for it."""
-        if self._sink.waiting_bytes() >= self._config.kafka.max_unsent_mb * 2**20:
+        """When to commit: exactly-once, alerts can't be read before; at once when too much waits for it.
+
+        Not while the group hands out partitions anew: it would be refused at any moment.
+        """
+        if not self._source.settled():
+            return np.inf
+        if self._overfull:
             return -np.inf
         alerted = np.inf if self._alerted_ms is None else self._alerted_ms + self._config.alert_delay_ms
         return float(min(self._committed_ms + self._config.commit_interval_ms, alerted))
+
+    @property
+    def _overfull(self) -> bool:
+        return self._sink.waiting_bytes() >= self._config.kafka.max_unsent_mb * 2**20
 
     def _has_more(self, partition: Partition) -> bool:
         return self._lag.get(partition, 1) > 0  # unknown: not fetched yet
@@ -175,10 +188,11 @@ class Pipeline:
     def _hold_back(self) -> None:
         """Pause what should not be read on for now, and resume what should.
 
-        All partitions while the scorer has enough to do, or a commit is due that must wait for it; of several topics
-        those far ahead of their task's others. Polls go on and keep the membership.
+        All partitions while the scorer has enough to do, or a commit is due that must wait for it or for the group; of
+        several topics those far ahead of their task's others. Polls go on and keep the membership.
         """
-        all_of_them = self._scoring.full or (self._scoring.pending and self._clock() >= self._commit_due_ms())
+        due = self._clock() >= self._commit_due_ms()
+        all_of_them = self._scoring.full or self._overfull or (self._scoring.pending and due)
         tasks = self._tasks.values()
         full = {p for task in tasks for p in task.partitions if all_of_them or task.full(p)}
         if full == self._paused:
@@ -220,7 +234,12 @@ class Pipeline:
     # Commit ---------------------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Make everything processed so far durable. Raises BrokerError when Kafka can't be reached."""
+        """Make everything processed so far durable. Raises BrokerError when Kafka can't be reached.
+
+        Nothing is done while the group hands out partitions anew.
+        """
+        if not self._source.settled():
+            return
         self._committed_ms = self._clock()
         while self._scoring.pending:
             self._score()
@@ -322,7 +341,8 @@ class Pipeline:
 
     def _let_go(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
-            self._tasks.pop(partition.index, None)
+            if self._tasks.pop(partition.index, None) is not None:
+                log.info("task %d: let go", partition.index, extra=event("task-let-go", task=partition.index))
             self._paused.discard(partition)
             if partition.index in self._wanted:
                 self._wanted[partition.index].discard(partition)

@@ -66,6 +66,12 @@ class Source(Protocol):
         Cheap, for every turn of the loop: the end is the one last seen. A partition whose end is unknown is absent.
         """
 
+    def settled(self) -> bool:
+        """Whether positions can be committed now: not while the group is handing out partitions anew.
+
+        Asks nobody; only `poll` changes it.
+        """
+
     def trouble(self) -> str | None:
         """Why no messages can come (no broker answers, the group is not joined yet); None when they can.
 

@@ -29,6 +29,7 @@ def verdict_config(config: Config) -> Config:
             "dead_letter_topic": config.dead_letter_topic,
             "start_from": "earliest",
             "instance_id": None,
+            "rebalance": "eager",  # each step commits, so a commit must be possible whenever something was read
         }
     )
     return config.model_copy(update={"kafka": kafka})

@@ -346,3 +346,47 @@ def test_dead_letters_are_counted_once_though_read_again():
     assert workers[1].metric("messages_total", topic=TOPIC) > 3
 
 
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_while_the_group_is_joined_anew_nothing_is_committed_and_all_is_read(undisturbed, delivery):
+    """A commit would be refused at any moment: readings and windows go on without one, and it comes afterwards."""
+    plant = Plant(config(delivery=delivery, kafka={"max_unsent_mb": 0.0002}), partitions=2)
+    plant.write(MESSAGES)
+    worker = plant.worker(8)
+    for turn in range(1_000):
+        worker.source.joining = turn % 50 > 10
+        taken, commits = worker.pipeline.messages, worker.faults.steps.count("commit")
+        worker.pipeline.step(0)
+        plant.clock.now += 20
+        if worker.source.joining:
+            assert commits == worker.faults.steps.count("commit")
+            overfull = worker.sink.waiting_bytes() > 400
+            assert overfull or worker.pipeline.messages > taken or worker.pipeline.messages == len(MESSAGES)
+    worker.source.joining = False
+    plant.run(worker)
+    assert ids(undisturbed.alerts) == ids(plant.alerts)
+    assert undisturbed.states() == plant.states()
+
+
+def test_a_worker_that_stops_waits_for_its_group(undisturbed):
+    """Stopped while the group is joined anew, it commits once that is done, and the next one repeats nothing."""
+    plant = Plant(config(), partitions=2)
+    plant.write(MESSAGES)
+    worker = plant.worker(16)
+    for _ in range(40):
+        worker.pipeline.step(0)
+        plant.clock.now += 20
+    worker.source.joining = True
+    polled = worker.source.poll
+
+    def poll(*args):
+        worker.source.joining = False
+        return polled(*args)
+
+    worker.source.poll = poll
+    commits = worker.faults.steps.count("committed")
+    worker.pipeline.close()
+    assert commits + 1 == worker.faults.steps.count("committed")
+    plant.run(plant.worker(16))
+    assert ids(undisturbed.alerts) == ids(plant.alerts)

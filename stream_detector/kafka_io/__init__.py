@@ -7,6 +7,8 @@
     access    whether this user has the rights of a worker
     topics    partition counts, creation, end offsets
     source    the input topics as a group member (ports.Source)
+    assignor  which worker gets which task: sticky, topics together
+    cooperation  what the client lacks of cooperative rebalances
     turns     partitions far behind take turns with those that are not
     sink      alerts, dead letters, commits (ports.Sink): at least once
     transactional  the same in transactions: exactly once

@@ -60,7 +60,10 @@ def _leftovers(kafka: KafkaConfig, group: str, own: str) -> list[str]:
             names = {name for name in names if name.rpartition("#")[0] == group and name != own}
             if not names:
                 return []
-            described = client.describe_groups([group])[group]
+            try:
+                described = client.describe_groups([group])[group]
+            except ValueError as error:  # a broker that leaves out what is allowed: the client can't read that
+                raise BrokerError(f"describing the group {group}: the broker doesn't say what is allowed") from error
             if described["error"]:
                 raise BrokerError(f"describing the group {group}: {described['error']}")
             return sorted(names - {member["client_id"] for member in described["members"]})

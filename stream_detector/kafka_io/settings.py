@@ -154,6 +154,11 @@ def translated(kafka: KafkaConfig, doing: str) -> Iterator[None]:
         ) from error
     except _RIGHTS as error:
         raise _no_right(kafka, doing, error) from error
+    except kafka_errors.InconsistentGroupProtocolError as error:
+        raise BrokerError(
+            f"Kafka at {servers(kafka)}: the group's other workers hand partitions out another way, as older "
+            "versions do. Stop them all, or start this one with kafka.rebalance: eager (docs/delivery.md, Members)"
+        ) from error
     except (kafka_errors.KafkaError, OSError) as error:
         text = plain(error)
         if text.startswith("Unable to bootstrap"):

@@ -17,6 +17,8 @@ from kafka.net.wakeup_notifier import WakeupNotifier
 from stream_detector.codec import decode_metadata, encode_metadata
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, FencedError
+from stream_detector.kafka_io.assignor import TaskAssignor
+from stream_detector.kafka_io.cooperation import cooperate, joining, keep_joins, put_out
 from stream_detector.kafka_io.leftovers import end_leftovers
 from stream_detector.kafka_io.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
 from stream_detector.kafka_io.topics import end_offsets, require_topics
@@ -34,9 +36,13 @@ _SILENT_S = 3.0  # heartbeats without an answer for so long: the broker is away.
 class KafkaSource:
     """`ports.Source` on Kafka.
 
-    Partitions with the same index of all input topics go to the same worker: the range assignor does so when the
-    topics have equally many, which `open` checks. The sticky assignors don't. Every rebalance takes all partitions
-    back before it hands any out, so a worker that was away too long can't hold on to one that has a new owner.
+    Partitions with the same index of all input topics go to the same worker: `assignor` deals tasks, and the range
+    assignor of eager rebalances does so when the topics have equally many, which `open` checks.
+
+    Cooperative rebalances take back only what goes to another worker; the rest is read on, while the group is joined
+    anew, too. Offsets carry the generation of the last join that was completed, and none are committed (`settled`)
+    while one is under way. A member that learns that it was put out of the group gives up all it had before it joins
+    again, so a worker that was away too long can't hold on to a partition that has a new owner.
 
     The rebalance listener is called on a thread of its own while `poll` waits: never at the same time as anything
     else the caller does, and free to commit, seek and look up offsets. What it raises, `poll` raises.
@@ -55,6 +61,8 @@ class KafkaSource:
         self.transactional_id = f"{config.group}#{config.kafka.instance_id or uuid.uuid4().hex}"
         """Of the transactions that carry this member's offsets; also its client id: so others know that it is alive."""
         self._membership: Any = None  # as of the last assignment
+        self._cooperative = config.kafka.rebalance == "cooperative"
+        self._joining_since: float | None = None
         self._turns = Turns()
         self._seen_ends: dict[TopicPartition, int] = {}
         self._looked_s = 0.0
@@ -80,7 +88,7 @@ class KafkaSource:
             # Only for a position that retention has deleted: go on at the oldest message there is, whatever
             # start_from says. Where a new group starts is settled in `_assigned` and `seek`.
             auto_offset_reset="earliest",
-            partition_assignment_strategy=[RangePartitionAssignor],
+            partition_assignment_strategy=self._assignors(),
             max_poll_records=self._kafka.max_poll_records,
             session_timeout_ms=session,
             # Members learn of a rebalance by heartbeat: seldom ones make every rebalance slow.
@@ -91,11 +99,25 @@ class KafkaSource:
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             fetch_max_bytes=max(_PARTITION_FETCH_BYTES, int(self._kafka.max_fetch_mb * 2**20)),
         )
+        keep_joins(self._consumer)
+        if self._cooperative:
+            cooperate(self._consumer)
         self._listener = listener
         with translated(self._kafka, "subscribing"):
             self._consumer.subscribe(topics=self._topics, listener=_Bridge(self, self._consumer._net))
             for topic in self._topics:  # known before joining: a leader that doesn't know a topic hands out none of it
                 self._consumer.partitions_for_topic(topic)
+
+    def _assignors(self) -> list[Any]:
+        """Return what this member can be dealt partitions by, best first."""
+        tasks = TaskAssignor(lambda: self._consumer.assignment() or (), self._join_ended, self._cooperative)
+        # Eager ones can be in a group with workers that know only the range assignor, and with cooperative ones: so a
+        # group is taken from one to the other worker by worker.
+        return [tasks] if self._cooperative else [RangePartitionAssignor, tasks]
+
+    def _join_ended(self) -> None:
+        """Note the generation that offsets carry from now on; on the client's thread, before partitions come or go."""
+        self._membership = self._consumer.group_metadata()
 
     def poll(self, timeout_ms: int, max_messages: int) -> list[MessageBatch]:
         """Return what is there, at most `max_messages` in all; wait up to `timeout_ms` only when nothing is.
@@ -109,6 +131,7 @@ class KafkaSource:
             polled = self._turns.poll(self._consumer, self._lag(), max_messages) if self._turns.due() else {}
             if not polled and self._failure is None:
                 polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
+        self._joining_since = None if self.settled() else self._joining_since or time.monotonic()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             for partition, records in polled.items():  # not handed out, so not passed over
@@ -185,7 +208,7 @@ class KafkaSource:
 
     def _lag(self) -> dict[TopicPartition, int]:
         lag: dict[TopicPartition, int] = {}
-        for name in self._owned:
+        for name in self._owned & (self._consumer.assignment() or set()):  # not those that are just being given up
             read, end = self._consumer.position(name, timeout_ms=0), self._consumer.highwater(name)
             if read is not None and end is not None:
                 lag[name] = max(0, max(end, self._seen_ends.get(name, 0)) - read)
@@ -198,19 +221,28 @@ class KafkaSource:
             return "it has not joined its group yet"
         coordinator = consumer._coordinator
         if not coordinator.stable():
+            since = time.monotonic() - (self._joining_since or time.monotonic())
+            reads_on = self._cooperative and self._owned and not put_out(consumer)
+            if reads_on and since * 1000 < self._kafka.session_timeout_ms:
+                return None
             return "its group is being joined, or is handing out partitions anew"
         beat = coordinator.heartbeat
         silent = time.monotonic() - max(beat.last_receive, beat.last_reset)
         return f"no broker has answered for {silent:.0f} s" if silent > _SILENT_S else None
+
+    def settled(self) -> bool:
+        """Whether positions can be committed now: not while the group is joined anew; `poll` until it is."""
+        return self._consumer is None or not joining(self._consumer)
 
     def group_metadata(self) -> Any:
         """Return the membership as it is now."""
         return self._consumer.group_metadata()
 
     def membership(self, partitions: Iterable[Partition]) -> Any:
-        """Return what fences the offsets of these partitions in a transaction: the membership they were assigned under.
+        """Return what fences the offsets of these partitions in a transaction: the membership as of the last join.
 
         Not the one of now: a member that was put out has none for a while, and a broker lets offsets without one pass.
+        What it had then was this member's all along, or was given up.
         Raises FencedError when a partition isn't this worker's any more.
         """
         if gone := sorted({TopicPartition(*partition) for partition in partitions} - self._owned):

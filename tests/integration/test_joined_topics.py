@@ -28,25 +28,26 @@ def add_topic(plant) -> list[str]:
     return topics
 
 
-def fill(plant, topics, files) -> None:
-    """Write the recordings side by side in time, each channel to its topic."""
-    rows = []
+def rows(topics, files):
+    """Yield topic, key and value of the recordings side by side in time, each channel on its topic."""
+    read = []
     for path in files:
         with path.open(newline="") as file:
-            rows += [(row["timestamp"], path.stem, row) for row in csv.DictReader(file)]
-    with MessageWriter(plant.config.kafka) as writer:
-        for timestamp, asset, row in sorted(rows, key=lambda one: one[:2]):
-            ts = round(datetime.fromisoformat(timestamp).timestamp() * 1_000)
-            for topic, channels in zip(topics, APART, strict=True):
-                if values := {name: float(row[name]) for name in channels if row[name]}:
-                    writer.send(topic, asset.encode(), encode_reading(asset, ts, values))
+            read += [(row["timestamp"], path.stem, row) for row in csv.DictReader(file)]
+    for timestamp, asset, row in sorted(read, key=lambda one: one[:2]):
+        ts = round(datetime.fromisoformat(timestamp).timestamp() * 1_000)
+        for topic, channels in zip(topics, APART, strict=True):
+            if values := {name: float(row[name]) for name in channels if row[name]}:
+                yield topic, asset.encode(), encode_reading(asset, ts, values)
 
 
 def test_two_topics_and_workers_that_are_killed(make_plant, material):
     """A channel on a topic, two on another: workers killed in commits, then two at work: alerts as the backtest's."""
     plant = make_plant(poll=200, fill=False)
     topics = add_topic(plant)
-    fill(plant, topics, material.files)
+    with MessageWriter(plant.config.kafka) as writer:
+        for topic, key, value in rows(topics, material.files):
+            writer.send(topic, key, value)
     for moment in ("flushed", "saved"):
         worker = plant.start(f"{moment}:2:SIGKILL")
         assert -signal.SIGKILL == worker.process.wait(60), worker.said()

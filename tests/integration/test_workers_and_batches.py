@@ -50,6 +50,7 @@ def group_config(plant, name, batch):
     settings = yaml.safe_load(plant.config_path.read_text())
     settings["kafka"] |= {"group": name, "alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter"}
     settings["kafka"]["max_poll_records"] = max(50, 4 * batch)
+    settings["kafka"]["rebalance"] = ("eager", "cooperative")[BATCHES.index(batch) % 2]
     settings["redis"]["prefix"] = name
     settings["scorer"] = {"max_batch": batch}
     settings["metrics"] = {"port": None}
