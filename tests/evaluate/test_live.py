@@ -123,6 +123,13 @@ def test_a_row_has_the_decision_of_the_newest_window_up_to_it():
     assert [True, False, False, False, False] == np.isnan(rows.level).tolist()
 
 
+def test_the_last_row_keeps_the_decision_before_it():
+    """Its cell ends with a later reading, and there is none; live, nothing is said of it either."""
+    rows = decide(track([10, 30], [True, False]), np.array([1.0, 5.0, 22.0, 28.0, 35.0]), WindowConfig(cell_ms=10))
+    assert [False, True, True, False, False] == rows.alarm.tolist()
+    assert [-np.inf, 0, 0, 1, 1] == rows.score.tolist()
+
+
 def test_without_a_window_nothing_is_alarmed():
     """A recording shorter than a window."""
     rows = decide(track([], []), np.array([1.0, 2.0]), WindowConfig(cell_ms=10))

@@ -72,6 +72,18 @@ def test_alerts_behind_a_broker_are_those_of_the_evaluation(source: str, protoco
     assert live["alerts"] >= 1
 
 
+@pytest.mark.parametrize("kind", ["classifier", "deep-sad"])
+def test_what_learnt_from_labels_runs_behind_a_broker(kind: str, tmp_path: Path) -> None:
+    """Detectors that were shown attacks raise live what they raised in the evaluation."""
+    printed = call(
+        DETECTOR, "evaluate", "nsl-kdd", "--data", data.nsl_kdd(tmp_path / "data"), "--config",
+        quick("nsl-kdd", tmp_path), "--detector", kind, "--baselines", "none", "--live", "--json", "--quiet",
+    )  # fmt: skip
+    found = json.loads(printed)
+    assert (found["live"]["equal"], found["detector"]) == (True, kind)
+    assert found["live"]["alerts"] >= 1
+
+
 @pytest.fixture
 def kept(servers, tmp_path: Path, unique) -> Iterator[Site]:
     """What `evaluate --keep` wrote, on servers of a user's own."""
