@@ -5,7 +5,7 @@ Labels and faults are for training and judging; no message ever carries them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, Literal, NamedTuple
@@ -139,6 +139,18 @@ class Recording:
             marks={name: column[places] for name, column in self.marks.items()},
             details={name: column[places] for name, column in self.details.items()},
         )
+
+    def carrying(self, channels: Iterable[str]) -> Recording:
+        """Return the rows that carry any of some channels: a thermometer's own rows say nothing of vibration."""
+        present = np.zeros(len(self), np.bool_)
+        for name in channels:
+            if name in self.values:
+                column = self.values[name]
+                words = column.dtype == object
+                present |= np.array([value is not None for value in column]) if words else ~np.isnan(column)
+            elif name in self.blocks:
+                present |= np.array([block is not None for block in self.blocks[name]], np.bool_)
+        return self if present.all() else self.take(np.flatnonzero(present))
 
     def decimated(self, factor: int, low_pass: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Recording:
         """Return the recording with every `factor`-th sample of its blocks, filtered by `low_pass` as one waveform.

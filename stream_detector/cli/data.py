@@ -41,13 +41,14 @@ def recordings(args: argparse.Namespace, config: Config) -> list[Recording]:
         columns=args.columns,
         rate_hz=args.rate_hz,
     )
-    for recording in found:
+    for number, recording in enumerate(found):
         if not set(recording.channels) & set(config.channels):
             raise DataError(
                 f"{recording.source or recording.asset}: none of its columns {recording.channels} is a channel of "
                 f"this set-up; channels: expects {list(config.channels)}"
             )
         _check_kinds(recording, config)
+        found[number] = recording.carrying(config.channels)
     return [recording.head(args.rows) for recording in found] if args.rows else found
 
 

@@ -59,6 +59,9 @@ class Recording(Protocol):
     def take(self, places: NDArray[np.int64]) -> Self:
         """Return the rows at these places, in their order."""
 
+    def carrying(self, channels: Iterable[str]) -> Self:
+        """Return the rows that carry any of some channels."""
+
     def decimated(self, factor: int, low_pass: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Self:
         """Return waveforms of every `factor`-th sample after a low-pass filter."""
 

@@ -107,7 +107,7 @@ def cwru(root: Path) -> Path:
 
 
 def femto(root: Path) -> Path:
-    """A bearing of 300 blocks whose vibration grows after two thirds of its life."""
+    """A bearing of 300 blocks whose vibration grows after two thirds of its life, and its thermometer, at 10 Hz."""
     rng = np.random.default_rng(4)
     for number in range(300):
         size = 0.1 * (1 + max(0, number - 200))
@@ -116,6 +116,8 @@ def femto(root: Path) -> Path:
         waves = size * rng.normal(size=(64, 2))
         text = "".join(f"{clock},{i * 39},{h:.4f},{v:.4f}\n" for i, (h, v) in enumerate(waves))
         files.write(root / "Bearing1_1" / f"acc_{number + 1:05d}.csv", text)
+    heat = "".join(f"9,{i // 600},{i // 10 % 60},{i % 10},25.1\n" for i in range(1_200))
+    files.write(root / "Bearing1_1" / "temp_00001.csv", heat)
     return root
 
 

@@ -35,6 +35,19 @@ def decode(recording, channels, fields=None, **options):
     return decoder.decode(MessageBatch(Partition("t", 0), messages))
 
 
+def test_rows_of_other_channels_are_left_out() -> None:
+    """A row stays when it carries any channel asked for: a number, a word or a block."""
+    recording = Recording(
+        asset="a",
+        ts_ms=np.arange(4.0),
+        values={"t": np.array([1.0, np.nan, np.nan, 2.0]), "w": np.array([None, "x", None, None], dtype=object)},
+        blocks={"v": [None, None, np.ones(2), None]},
+        interval_ms=1.0,
+    )
+    asked = (["t"], ["w", "v"], ["nothing"], ["t", "w", "v"])
+    assert [[0, 3], [1, 2], [], [0, 1, 2, 3]] == [recording.carrying(names).ts_ms.tolist() for names in asked]
+
+
 def test_a_row_is_one_json_object_with_the_values_it_has():
     """A missing value is left out of the message; times that are whole ms are integers; labels never travel."""
     expected = [

@@ -28,7 +28,10 @@ def run(request: Request) -> Outcome:
     """Evaluate on FEMTO's bearings. Raises DataError when a recording is too short."""
     share = TRAIN_SHARE if request.train is None else request.train
     cases = []
-    for recording in request.read(request.data, "femto"):
+    for found in request.read(request.data, "femto"):
+        recording = found.carrying(request.config.channels)
+        if not len(recording):
+            raise DataError(f"{found.source}: holds nothing of {', '.join(request.config.channels)}")
         ts_ms = recording.ts_ms
         rows = int(share) if share >= 1 else int(np.searchsorted(ts_ms, ts_ms[0] + share * (ts_ms[-1] - ts_ms[0])))
         if not 0 < rows < len(recording):
