@@ -128,7 +128,7 @@ class KafkaConfig(Section):
     instance_id: str | None = Field(default=None, pattern=r"^[a-zA-Z0-9._-]{1,100}$")
     """Static membership: a name of this worker's own (its pod's, say) that it keeps from start to start. Back within
     the session timeout it finds its partitions as it left them, and nobody else's work is interrupted."""
-    rebalance: Literal["cooperative", "eager"] = "eager"
+    rebalance: Literal["cooperative", "eager"] = "cooperative"
     """What becomes of partitions when a worker comes or goes. `cooperative`: those that move are taken from one and
     given to the other, all others are read on. `eager`: every worker gives up all it has; also the step between, when
     workers of an older version are replaced one by one (docs/delivery.md)."""

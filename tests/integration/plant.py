@@ -23,8 +23,7 @@ class Plant(Site):
         """Start a worker; see tests/chaos/worker.py."""
         port = free_port()
         settings = {
-            "METRICS__PORT": str(port), "KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS),
-            "KAFKA__REBALANCE": "cooperative", **settings,
+            "METRICS__PORT": str(port), "KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), **settings,
         }  # fmt: skip
         env = {f"STREAM_DETECTOR__{name}": value for name, value in settings.items()}
         env |= {"STREAM_DETECTOR_TEST_AT": at, "STREAM_DETECTOR_TEST_BREAK": broken}
