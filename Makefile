@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos soak lint bench check-configs reference clean
+.PHONY: help install demo test chaos soak backlog lint bench check-configs reference clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -37,6 +37,9 @@ chaos: install ## Workers under seeded faults on Apache Kafka and Redis, judged 
 
 soak: install ## Ten times more than a worker can do, for ten minutes: its memory stays (ARGS='--seconds 60 --after 20')
 	$(BIN)/python -m tests.benchmarks.overload --json $(ARGS)
+
+backlog: install ## A worker with a day's backlog, alone and beside live readings: its speed, their delay (ARGS='--hours 2')
+	$(BIN)/python -m tests.benchmarks.backlog --json $(ARGS)
 
 lint: install ## Check style (ruff), types (mypy --strict) and the direction of imports
 	$(BIN)/ruff check .
