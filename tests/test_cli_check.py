@@ -1,5 +1,7 @@
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import yaml
 
 from stream_detector import settings
 from stream_detector.cli import check, reference
+from stream_detector.logs import Output
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,6 +22,7 @@ def command(capsys):
         parser = argparse.ArgumentParser()
         check.add_parser(parser.add_subparsers())
         args = parser.parse_args(["check", *map(str, arguments)])
+        args.output = Output("text", "info")
         status = args.run(args)
         return (status, *capsys.readouterr())
 
@@ -48,6 +52,24 @@ def test_effective_settings_are_printed_as_yaml(command, set_up):
 def test_json_says_the_same_as_yaml(command, set_up):
     """Programs read the same settings as people."""
     assert yaml.safe_load(command(set_up)[1]) == json.loads(command(set_up, "--json")[1])
+
+
+def test_as_json_every_line_is_an_object(set_up, tmp_path):
+    """Problems, and what to look at before going on, are log lines like a worker's."""
+    wrong, without = tmp_path / "wrong.yaml", tmp_path / "without.yaml"
+    wrong.write_text(set_up.read_text() + "window: {stride: 0}\n")
+    without.write_text(set_up.read_text().replace("pump.safetensors", "none.safetensors"))
+    for words, wanted in (
+        (["check", wrong], (2, "error", "failed", "window.stride: got 0")),
+        (["check"], (2, "error", "failed", "CONFIG is missing")),
+        (["check", without], (0, "warning", "warning", "does not exist (yet)")),
+    ):
+        command = [sys.executable, "-m", "stream_detector", "--log-format", "json", *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        line = json.loads(done.stderr)
+        status, level, name, text = wanted
+        assert (status, level, name) == (done.returncode, line["level"], line["event"])
+        assert text in line["message"]
 
 
 def test_problems_go_to_standard_error_with_status_2(command, set_up):

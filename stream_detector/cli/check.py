@@ -17,6 +17,7 @@ from stream_detector import settings
 from stream_detector.cli import reference
 from stream_detector.config import Config, Secret
 from stream_detector.errors import ConfigError
+from stream_detector.logs import Output
 from stream_detector.rights import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_rights, redis_command
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
@@ -57,13 +58,14 @@ def run(args: argparse.Namespace) -> int:
     if args.reference:
         sys.stdout.write(reference.markdown())
         return 0
+    output: Output = args.output
     if args.config is None:
-        sys.stderr.write("stream-detector check: CONFIG is missing: name the YAML file of a set-up\n")
+        output.refuse(ConfigError("stream-detector check: CONFIG is missing: name the YAML file of a set-up"))
         return 2
     try:
         config = settings.load(args.config)
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        output.refuse(error)
         return 2
     if args.rights:
         sys.stdout.write(rights_text(config, args.role, args.principal))
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     plain = settings.effective(config)
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n" if args.json else as_yaml(plain))
     for warning in warnings(config):
-        sys.stderr.write(f"warning: {warning}\n")
+        output.warn(warning)
     return 0
 
 

@@ -11,6 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from stream_detector import settings
+from stream_detector.cli.starting import Start
 from stream_detector.cli.verdict_worker import VerdictWorker
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError, FencedError
@@ -19,6 +20,7 @@ from stream_detector.logs import Output, event
 from stream_detector.tuning import tune_gc
 
 if TYPE_CHECKING:
+    from stream_detector.kafka_io import KafkaSink, TransactionalSink
     from stream_detector.pipeline import Pipeline
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -55,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
     output.bind(stream=config.stream)
     with ExitStack() as closing:
         health = Health()
-        pipeline = _assemble(config, args.create_topics, closing, health)
+        start = Start(config.kafka.start_timeout_ms, health, stop)
+        pipeline = _assemble(config, args.create_topics, closing, health, start)
         tune_gc()
-        pipeline.open()
+        start.reach(pipeline.open)
         topics = ", ".join(entry.topic for entry in config.inputs)
         output.say(log, f"{config.stream}: worker started, reading {topics}", "worker-started", topics=topics)
         try:
@@ -96,7 +99,9 @@ def _loop(pipeline: Pipeline, stop: Event, health: Health) -> None:
             health.kafka(None)
 
 
-def _assemble(config: Config, partitions: int | None, closing: ExitStack, health: Health) -> Pipeline:
+def _assemble(
+    config: Config, partitions: int | None, closing: ExitStack, health: Health, start: Start | None = None
+) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
     from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_all_topics, require_rights
     from stream_detector.metrics import HealthServer, Metrics
@@ -110,30 +115,42 @@ def _assemble(config: Config, partitions: int | None, closing: ExitStack, health
     scorer.warm_up()
     store = RedisStore(config.redis, config.stream)
     closing.callback(store.close)
-    if partitions is not None:
-        inputs = {entry.topic: partitions for entry in config.inputs}
-        audited = {config.audit_topic: partitions} if config.audit else {}
-        outputs = {config.alert_topic: partitions, config.dead_letter_topic: 1, **audited}
-        ensure_topics(config.kafka, {**inputs, **outputs})
-    require_rights(config)
-    require_all_topics(config)
-    store.require_rights()
-    source = KafkaSource(config)
-    sink = make_sink(config, source)
     metrics = Metrics()
     metrics.ready.set_function(lambda: float(health.ready()[0]))
-    pipeline = Pipeline(
-        config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics,
-        norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
-    )  # fmt: skip
     if config.metrics.port is not None:
         server = HealthServer(config.metrics.host, config.metrics.port, metrics, health.ready, health.alive)
         server.start()
         closing.callback(server.stop)
         where = {"host": server.host, "port": server.port}
         log.info("metrics and health on http://%s:%d", *where.values(), extra=event("metrics-served", **where))
+    source = KafkaSource(config)
+
+    def connect() -> KafkaSink | TransactionalSink:
+        if partitions is not None:
+            ensure_topics(config.kafka, _topics(config, partitions))
+        require_rights(config)
+        require_all_topics(config)
+        store.require_rights()
+        return make_sink(config, source)
+
+    sink = connect() if start is None else start.reach(connect)
+    pipeline = Pipeline(
+        config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics,
+        norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
+    )  # fmt: skip
     verdicts = VerdictWorker(config, store, metrics)
     verdicts.start()
     closing.callback(verdicts.stop)
     health.watch(pipeline)
     return pipeline
+
+
+def _topics(config: Config, partitions: int) -> dict[str, int]:
+    """Return the partitions of every topic of a worker, by name: as many of what is read and of what follows it."""
+    topics = dict.fromkeys((*(entry.topic for entry in config.inputs), config.alert_topic), partitions)
+    topics[config.dead_letter_topic] = 1
+    if config.audit:
+        topics[config.audit_topic] = partitions
+    if config.verdicts.enabled:
+        topics[config.verdict_topic] = 1
+    return topics

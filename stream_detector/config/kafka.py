@@ -134,6 +134,9 @@ class KafkaConfig(Section):
     workers of an older version are replaced one by one (docs/delivery.md)."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
     """A worker silent for so long loses its partitions."""
+    start_timeout_ms: float = Field(default=300_000.0, ge=0)
+    """A worker that starts while no broker answers tries on for so long, then ends with exit status 1; 0: it ends at
+    once."""
     max_poll_interval_ms: int = Field(default=300_000, ge=10_000)
     """A worker whose loop hasn't turned for so long leaves the group. Work between two polls is cut to about a second,
     whatever the detector costs, so this is for a machine that stands still."""

@@ -103,10 +103,14 @@ class KafkaSource:
         if self._cooperative:
             cooperate(self._consumer)
         self._listener = listener
-        with translated(self._kafka, "subscribing"):
-            self._consumer.subscribe(topics=self._topics, listener=_Bridge(self, self._consumer._net))
-            for topic in self._topics:  # known before joining: a leader that doesn't know a topic hands out none of it
-                self._consumer.partitions_for_topic(topic)
+        try:
+            with translated(self._kafka, "subscribing"):
+                self._consumer.subscribe(topics=self._topics, listener=_Bridge(self, self._consumer._net))
+                for topic in self._topics:  # known before joining: a leader that doesn't know one hands out none of it
+                    self._consumer.partitions_for_topic(topic)
+        except BaseException:
+            self.close()
+            raise
 
     def _assignors(self) -> list[Any]:
         """Return what this member can be dealt partitions by, best first."""

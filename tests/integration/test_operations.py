@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 
 from stream_detector.embedded import SESSION_TIMEOUT_MS, free_port
+from stream_detector.kafka_io import partition_counts
 from tests.integration.site import DETECTOR, Site, until, write_config
 from tests.servers import KafkaServer
 
@@ -67,3 +68,33 @@ def test_a_worker_from_start_to_stop(material, kafka_server, redis_server, tmp_p
     assert {json.loads(alert)["asset"] for alert in material.alerts} == {line["asset"] for line in alerts}
     assert PASSWORD not in worker.said()
     assert len(material.alerts) <= ours[-1]["alerts"]
+
+
+def test_a_worker_that_starts_before_its_broker_waits_for_it(
+    material, kafka_server, redis_server, tmp_path_factory, tmp_path, unique
+):
+    """It says so once, is alive and not ready meanwhile, and works once the broker is there; with no time it ends."""
+    server = KafkaServer(tmp_path_factory.mktemp("awaited"), kafka_server.jars)
+    kafka = {"bootstrap_servers": server.config.bootstrap_servers, "session_timeout_ms": SESSION_TIMEOUT_MS}
+    name = unique("awaited")
+    path = write_config(tmp_path / "site.yaml", name, material.artifact, kafka, redis_server.url)
+    site = Site.__new__(Site)
+    site.config_path, site.folder, site.partitions, site.programs = path, tmp_path, 2, []
+    try:
+        env = {"STREAM_DETECTOR__KAFKA__START_TIMEOUT_MS": "0"}
+        hasty = site._start("hasty", env, DETECTOR, "run", path)
+        port = free_port()
+        env = {"STREAM_DETECTOR__METRICS__PORT": str(port)}
+        worker = site._start("worker", env, DETECTOR, "run", path, "--create-topics", "2", port=port)
+        until(lambda: "can't be reached yet" in worker.said(), "it waits", 60, worker)
+        assert 503 == ready(port)[0]
+        assert 1 == hasty.process.wait(60)
+        server.start()
+        until(lambda: ready(port) == (200, "2 tasks"), "it works", 60, worker)
+        assert 1 == worker.said().count("can't be reached")
+        counts = partition_counts(server.config, [f"{name}.{topic}" for topic in ("readings", "audit", "verdicts")])
+        assert [2, 2, 1] == list(counts.values())
+        assert 0 == worker.stop(), worker.said()
+    finally:
+        site.close()
+        server.kill()

@@ -20,6 +20,7 @@ from tests.integration.site import DETECTOR, PRODUCERS, ROOT, environment, until
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("revealed")]
 
 WRONG = "sentinel-wrong-4714"
+ALERT = "94c0e7a1-0b0b-5229-8b52-84a5c6626cbc"
 
 
 def leaks(text: str) -> list[str]:
@@ -94,6 +95,7 @@ def test_no_command_says_a_secret(make_secured, fortress, material):
                   ("kafka.bootstrap_servers", [f"user:{WRONG}@127.0.0.1:9092"]))  # fmt: skip
     query = changed(site.config_path, "query", ("redis.url", f"redis://127.0.0.1:1/0?password={WRONG}"))
     debug = ("--log-level", "debug")
+    out = site.folder / "again.safetensors"
     expected = {
         (DETECTOR, *debug, "check", site.config_path): 0,
         (DETECTOR, *debug, "check", site.config_path, "--json"): 0,
@@ -108,6 +110,19 @@ def test_no_command_says_a_secret(make_secured, fortress, material):
         (PRODUCERS, "replay", material.files[0], "--format", "csv", "--config", wrong_kafka): 2,
         (PRODUCERS, "replay", material.files[0], "--format", "csv", "--config", site.config_path, "--speed", "max"): 1,
         **{(DETECTOR, *debug, name, path): 2 for path in (literal, url, query) for name in ("check", "run")},
+        (DETECTOR, *debug, "verdict", site.config_path, ALERT, "false-alarm"): 1,  # its user may not send any
+        (DETECTOR, *debug, "verdict", wrong_kafka, ALERT, "false-alarm"): 2,
+        (DETECTOR, *debug, "verdict", literal, ALERT, "false-alarm"): 2,
+        (DETECTOR, *debug, "verdicts", site.config_path): 0,
+        (DETECTOR, *debug, "verdicts", wrong_redis): 2,
+        (DETECTOR, *debug, "verdicts", url): 2,
+        (DETECTOR, *debug, "train", site.config_path, "--data", material.files[0], "--rows", 720, "--out", out): 0,
+        (DETECTOR, *debug, "train", query, "--data", material.files[0], "--out", out): 2,
+        (DETECTOR, *debug, "evaluate", "skab", "--data", out.parent, "--config", site.config_path): 2,
+        (DETECTOR, *debug, "evaluate", "simulated", "--suite", "nuisance", "--config", literal): 2,
+        (DETECTOR, *debug, "demo", "--headless", "--config", url): 2,
+        (DETECTOR, *debug, "demo", "--headless", "--kafka", f"user:{WRONG}@127.0.0.1:9092"): 2,
+        (DETECTOR, *debug, "demo", "--headless", "--redis", f"redis://user:{WRONG}@127.0.0.1:1/0"): 2,
     }
     found = ran(list(expected))
     assert len(expected) == len(found), found[-1:]

@@ -1,0 +1,54 @@
+"""Waiting for Kafka when a worker starts: machines that lost power together come back in any order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError
+from stream_detector.health import Health
+from stream_detector.logs import event
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_RETRY_S = 1.0
+
+
+class Start:
+    """The time a worker gives its brokers to come up, from its making on."""
+
+    def __init__(self, limit_ms: float, health: Health, stop: Event) -> None:
+        """`stop`: set when the worker is told to end; then it waits no longer."""
+        self._limit_s = limit_ms / 1_000
+        self._deadline = time.monotonic() + self._limit_s
+        self._health, self._stop = health, stop
+        self._told = False
+
+    def reach(self, connect: Callable[[], T]) -> T:
+        """Return what `connect` returns, trying again while no broker can be reached.
+
+        Raises what it raises: at once when a login, a right or a setting is wrong, BrokerError once the time is over.
+        """
+        while True:
+            self._health.turning()
+            try:
+                found = connect()
+            except (BrokerLoginError, BrokerRightsError):
+                raise
+            except BrokerError as error:
+                if self._stop.is_set() or time.monotonic() >= self._deadline:
+                    raise
+                self._health.kafka(error)
+                if not self._told:
+                    self._told = True
+                    log.warning("Kafka can't be reached yet, trying on for %.0f s (kafka.start_timeout_ms): %s",
+                                self._limit_s, error, extra=event("broker-awaited", seconds=self._limit_s))  # fmt: skip
+                self._stop.wait(_RETRY_S)
+            else:
+                self._health.kafka(None)
+                return found
