@@ -82,14 +82,19 @@ class Feed:
         self._thread.start()
 
     def _run(self) -> None:
-        assets = [(f"live-{place}-{index}", DEEP + place) for place in range(LIVE) for index in range(LIVE_ASSETS)]
-        assets += [(f"deep-{partition}", partition) for partition in range(DEEP)]
+        # Clocks of live assets go behind each other by a second, so that some window is complete every second.
+        assets = [
+            (f"live-{place}-{index}", DEEP + place, -index * 1_000)
+            for place in range(LIVE)
+            for index in range(LIVE_ASSETS)
+        ]
+        assets += [(f"deep-{partition}", partition, 0) for partition in range(DEEP)]
         began, turn = time.time(), 0
         with MessageWriter(self._config.kafka) as writer:
             while not self._stop.is_set():
                 ts = (int(began) + turn) * 1_000
-                for name, partition in assets:
-                    writer.send(TOPIC, name.encode(), value_of(name, ts), (), None, partition)
+                for name, partition, behind in assets:
+                    writer.send(TOPIC, name.encode(), value_of(name, ts + behind), (), None, partition)
                 turn += 1
                 self._stop.wait(max(0.0, began + turn - time.time()))
 
