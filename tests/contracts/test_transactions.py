@@ -204,7 +204,10 @@ def test_a_living_workers_transaction_is_left_alone(
     source = log.member()
     two = Member(source, Listener(source))
     source.open(two.listener)
-    until(lambda: len(one.listener.owned) == len(two.listener.owned) == 1, one.poll, two.poll)
+    until(
+        lambda: len(one.listener.owned) == len(two.listener.owned) == 1 and one.source.settled(),
+        one.poll, two.poll,
+    )  # fmt: skip
     sink.commit({only: Position(0, 0, 1) for only in one.listener.owned})
     assert 1 == len(log.alerts(1))
     sink.close()
