@@ -32,14 +32,19 @@ _CHUNK = 4_000  # messages at a time
 class Encoded(NamedTuple):
     """A reading as it would lie on a topic."""
 
-    key: bytes
+    key: bytes | None
     value: bytes
     headers: list[tuple[str, bytes]]
 
 
-def offline(config: Config, batch: int = _CHUNK) -> Config:
-    """Return the set-up reading one topic in memory, with the standard field names, instead of the configured ones."""
+def offline(config: Config, batch: int = _CHUNK, as_sent: bool = False) -> Config:
+    """Return the set-up reading one topic in memory, with the standard field names, instead of the configured ones.
+
+    `as_sent`: with the first configured topic's field names and format.
+    """
     topic = InputConfig(topic=TOPIC, max_message_bytes=2**31)
+    if as_sent:
+        topic = config.inputs[0].model_copy(update={"topic": TOPIC})
     kafka = config.kafka.model_copy(update={"inputs": [topic], "max_poll_records": batch})
     return config.model_copy(update={"kafka": kafka, "delivery": "at_least_once"})  # of one that never fails
 
@@ -82,10 +87,14 @@ class Backtest:
     def __init__(
         self, config: Config, scorer: Scores, calibrations: list[NDArray[np.float64]], batch: int = _CHUNK,
         norms: Sequence[Norms | None] = (), model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        partitions: int = 1, as_sent: bool = False,
     ) -> None:  # fmt: skip
-        """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`."""
-        self._config = offline(config, batch)
-        self._log = MemoryLog({TOPIC: 1})
+        """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`.
+
+        `partitions` of the topic that is read; `as_sent`: its messages are those of the first configured topic.
+        """
+        self._config = offline(config, batch, as_sent)
+        self._log = MemoryLog({TOPIC: partitions})
         source = MemorySource(self._log, [TOPIC])
         self._sink = MemorySink(
             self._log, source, config.alert_topic, config.dead_letter_topic, audit_topic=config.audit_topic
@@ -99,11 +108,11 @@ class Backtest:
         )  # fmt: skip
         self.pipeline.open()
 
-    def run(self, messages: Iterable[Encoded]) -> Iterator[bytes]:
+    def run(self, messages: Iterable[Encoded], partition: int = 0) -> Iterator[bytes]:
         """Take readings through all stages; yield the alerts, the very bytes a worker would publish."""
         for chunk in _chunks(messages):
             for message in chunk:
-                self._log.append(Partition(TOPIC, 0), message.key, message.value, message.headers)
+                self._log.append(Partition(TOPIC, partition), message.key, message.value, message.headers)
             while self.pipeline.step(0):
                 pass
             self.pipeline.commit()
@@ -121,6 +130,11 @@ class Backtest:
     def audits(self) -> Iterator[bytes]:
         """The entries of the audit topic so far, the very bytes a worker would publish."""
         return (entry.value for entry in self._sink.audits if entry.value is not None)
+
+    @property
+    def refused(self) -> Iterator[PlainMessage]:
+        """The dead letters so far, as a worker would publish them."""
+        return iter(self._sink.dead_letters)
 
     @property
     def dead_letters(self) -> Counter[str]:

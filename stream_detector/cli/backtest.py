@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from rich.progress import Progress
 
 from stream_detector import settings
 from stream_detector.cli import data
-from stream_detector.cli.show import alert_line, state_line
+from stream_detector.cli.show import alert_line, letter_line, state_line
 from stream_detector.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,13 +27,20 @@ def add_parser(subparsers: Subparsers) -> None:
         "backtest",
         help="run a recording through the very stages of a worker, in memory",
         description="Run recorded data through the very stages of a worker, without broker or store, and print the "
-        "alerts: with --json the very bytes a worker would publish, an alert a line. A summary goes to standard error.",
+        "alerts: with --json the very bytes a worker would publish, an alert a line. A summary goes to standard error. "
+        "Files are run one after the other; --messages takes what lay on a topic, in its order.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
-    data.add_options(parser)
+    data.add_options(parser, messages=True)
     parser.add_argument("--model", type=Path, metavar="ARTIFACT", help="file or folder (default: artifact)")
     parser.add_argument(
         "--states", type=Path, metavar="FILE", help="write each asset's final state there, as a worker would keep it"
+    )
+    parser.add_argument(
+        "--audit", type=Path, metavar="FILE", help="write the audit topic's entries there, as published, one a line"
+    )
+    parser.add_argument(
+        "--dead-letters", type=Path, metavar="FILE", help="write what can't be used there, with its reason, one a line"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as published")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
@@ -47,23 +55,31 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = {"artifact": args.model.resolve()} if args.model else None
     config = settings.load(args.config, overrides=overrides)
-    recordings = data.recordings(args, config)
+    recordings = [] if args.messages else data.recordings(args, config)
+    if args.messages and len(config.inputs) > 1:
+        raise DataError(f"--messages: the set-up joins {len(config.inputs)} topics, a file has the messages of one")
     models = ModelSet.load(config)
     logging.getLogger("stream_detector.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
     backtest = Backtest(
         config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
         norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
+        partitions=len(args.messages or [None]), as_sent=bool(args.messages),
     )  # fmt: skip
+    parts = [data.lines(path) for path in args.messages] if args.messages else [data.encoded([r]) for r in recordings]
     count = 0
     with Progress(console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty()) as bars:
-        for recording in bars.track(recordings, description="recordings"):
-            for alert in backtest.run(data.encoded([recording])):
+        for place, messages in enumerate(bars.track(parts, description="recordings")):
+            for alert in backtest.run(messages, place if args.messages else 0):
                 count += 1
                 sys.stdout.write((alert.decode() if args.json else alert_line(alert)) + "\n")
     if args.states:
         lines = (state_line(asset, state) for asset, state in sorted(backtest.states()))
-        args.states.write_text("".join(f"{line}\n" for line in lines))
-    rows, dead = sum(map(len, recordings)), backtest.dead_letters
+        _write(args.states, lines)
+    if args.audit:
+        _write(args.audit, (entry.decode() for entry in backtest.audits))
+    if args.dead_letters:
+        _write(args.dead_letters, map(letter_line, backtest.refused))
+    rows, dead = backtest.pipeline.messages, backtest.dead_letters
     reasons = f" ({', '.join(f'{number} {code}' for code, number in dead.most_common())})" if dead else ""
     if not args.quiet:
         windows = backtest.pipeline.windows
@@ -71,3 +87,10 @@ def run(args: argparse.Namespace) -> int:
     if dead.total() == rows:
         raise DataError(f"none of the {rows} readings can be used{reasons}; docs/wire-format.md explains the reasons")
     return 0
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    try:
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: can't be written: {error.strerror or error}") from error

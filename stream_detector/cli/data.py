@@ -13,10 +13,17 @@ from stream_detector.errors import DataError
 from stream_detector.offline import Encoded
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--data` and what belongs to it."""
+def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None:
+    """Add `--data` and what belongs to it; `messages`: and `--messages`, of which one is to be given."""
     group = parser.add_argument_group("recorded data")
-    group.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="files or folders")
+    which = group.add_mutually_exclusive_group(required=True) if messages else group
+    which.add_argument("--data", type=Path, nargs="+", required=not messages, metavar="FILE", help="files or folders")
+    if messages:
+        which.add_argument(
+            "--messages", type=Path, nargs="+", metavar="FILE",
+            help="values of an input topic instead, one a line in the log's order, a partition a file: what Kafka's "
+            "kafka-console-consumer.sh --partition N --from-beginning prints",
+        )  # fmt: skip
     group.add_argument("--format", choices=sorted(FORMATS), default="csv", help="format of the files (default: csv)")
     group.add_argument("--rows", type=int, metavar="N", help="use only the first N rows of each file")
     group.add_argument("--ts-column", metavar="NAME", help="csv, parquet: the column of times (default: looked for)")
@@ -63,6 +70,16 @@ def _check_kinds(recording: Recording, config: Config) -> None:
                 f"{recording.source or recording.asset}: column {name!r} holds {found!r}; channels.{name} expects "
                 f"numbers; {mend}"
             )
+
+
+def lines(path: Path) -> Iterator[Encoded]:
+    """Yield a file's lines as messages without keys. Raises DataError when it can't be read."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                yield Encoded(None, line.rstrip(b"\r\n"), [])
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
 
 
 def encoded(recordings: Sequence[Recording]) -> Iterator[Encoded]:

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 
 from stream_detector.codec import decode_alert, encode_state
-from stream_detector.records import AssetState
+from stream_detector.records import AssetState, PlainMessage
 
 _MARK = {"info": "·", "warning": "!", "critical": "‼"}
 
@@ -18,7 +18,7 @@ def alert_line(value: bytes) -> str:
     """
     alert = decode_alert(value)
     when = datetime.fromtimestamp(alert.end_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    event = {"open": "OPEN  ", "update": "UPDATE", "close": "CLOSE "}[alert.event]
+    event = {"open": "OPEN  ", "update": "UPDATE", "regime-change": "REGIME", "close": "CLOSE "}[alert.event]
     leading = [channel for channel in alert.channels if channel.share >= 0.1][:3]
     channels = ", ".join(
         f"{channel.name} {channel.observed:.4g} (expected {channel.expected:.4g}, {channel.share:.0%})"
@@ -37,6 +37,13 @@ def state_line(asset: str, state: AssetState) -> str:
     threshold = state.threshold
     fields = {"judged_ms": state.judged_ms, "level": threshold.level, "seen": threshold.seen}
     return json.dumps({"asset": asset, **fields, "state": encode_state(state, 0).hex()})
+
+
+def letter_line(letter: PlainMessage) -> str:
+    """Return a dead letter as one JSON object: why it is one, and its value, what is no text in it replaced."""
+    headers = dict(letter.headers)
+    value = (letter.value or b"").decode("utf-8", "replace")
+    return json.dumps({"error": headers["error"].decode(), "detail": headers["detail"].decode(), "value": value})
 
 
 def _duration(ms: float) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from tests.chaos import verify
 from tests.chaos.cluster import start_brokers
 from tests.chaos.faults import FAULTS
-from tests.chaos.feed import Feed
+from tests.chaos.feed import Feed, write_messages
 from tests.chaos.material import TALKATIVE, make_material
 from tests.chaos.schedule import deal
 from tests.chaos.target import ChaosSite, Target
@@ -29,8 +29,8 @@ from tests.integration.site import write_config
 from tests.servers import RedisServer, kafka_jars
 
 #: What has to be 0 for a run to be fine.
-WRONG = ("missing", "repeated", "unexpected", "state_differences", "undecided", "dead_letter_differences",
-         "input_differences", "unfinished")  # fmt: skip
+WRONG = ("missing", "repeated", "unexpected", "audits_missing", "audits_repeated", "audits_unexpected",
+         "state_differences", "undecided", "dead_letter_differences", "input_differences", "unfinished")  # fmt: skip
 _SHORT = {"faults": 20, "assets": 24, "recorded_minutes": 60.0, "session_ms": 4_000}
 _LONG = {"faults": 200, "assets": 300, "recorded_minutes": 60.0, "session_ms": 5_000}
 _USUAL_S = 5.0  # a fault takes about so long: paces the readings
@@ -83,8 +83,10 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     redis.start()
     closing.callback(redis.kill)
     material = make_material(folder, args.assets, args.recorded_minutes, args.seed)
-    wanted = verify.expected(material.config, material.files)
-    say(f"{len(material.files)} machines, {len(wanted[0])} alerts wanted")
+    lines = write_messages(material.recordings, args.partitions, folder / "messages")
+    wanted = verify.expected(material.config, lines, messages=True)
+    happened = summary(wanted)
+    say(f"{len(material.files)} machines; wanted: {json.dumps(happened)}")
 
     kafka = {
         "bootstrap_servers": [f"127.0.0.1:{broker.port}" for broker in brokers],
@@ -99,11 +101,10 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     closing.callback(site.close)
     target = Target(brokers, redis, site, args.session_ms / 1_000)
     target.workers = [site.worker(slot) for slot in range(args.workers)]
-    total = sum(map(len, material.recordings))
-    rate = total / max(args.faults * _USUAL_S, args.minutes * 60)
+    rate = sum(map(len, material.recordings)) / max(args.faults * _USUAL_S, args.minutes * 60)
     feed = Feed(target.bootstrap, site.topic, args.partitions, material.recordings, rate)
     closing.callback(feed.close)
-    say(f"{total} readings to come, up to {rate:.0f} a second")
+    say(f"{feed.total} messages to come, up to {rate:.0f} a second")
     began = time.monotonic()
     counts, ended = loose(target, feed, random.Random(args.seed), args)
     faults_s = time.monotonic() - began
@@ -112,14 +113,29 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     found = verify.verify(path, wanted)
     return {
         "faults_injected": sum(counts.values()), "by_kind": dict(sorted(counts.items())), **found,
-        "dead_letter_differences": verify.dead_letter_differences(path, feed.broken),
+        "dead_letter_differences": verify.dead_letter_differences(path, wanted.dead_letters),
         "input_differences": verify.input_differences(path, [digest.hexdigest() for digest in feed.digests]),
-        "unfinished": unfinished, "alerts": len(wanted[0]), "readings": feed.sent, "dead_letters": len(feed.broken),
-        "workers_ended": ended[0],
+        "unfinished": unfinished, "messages": feed.sent, **happened, "workers_ended": ended[0],
         "faults_seconds": round(faults_s, 1), "workers": args.workers, "brokers": args.brokers,
         "partitions": args.partitions, "assets": args.assets, "session_ms": args.session_ms, "seed": args.seed,
         "break": args.broken or None,
     }  # fmt: skip
+
+
+def summary(wanted: verify.Wanted) -> dict[str, Any]:
+    """Return what an undisturbed run tells, counted: that all that should happen does."""
+    alerts = [json.loads(alert) for alert in wanted.alerts]
+    causes = [json.loads(audit)["cause"] for audit in wanted.audits]
+    counted = {
+        "alerts_by_event": Counter(alert["event"] for alert in alerts),
+        "alerts_by_kind": Counter(alert["kind"] for alert in alerts),
+        "sensor_faults": Counter(alert["sensor"]["fault"] for alert in alerts if "sensor" in alert),
+        "audits_by_cause": Counter(causes),
+        "dead_letters_by_reason": Counter(reason for reason, _ in wanted.dead_letters),
+    }
+    return {"alerts": len(alerts), "audits": len(causes)} | {
+        name: dict(sorted(counts.items())) for name, counts in counted.items()
+    }
 
 
 def loose(
@@ -142,7 +158,7 @@ def loose(
         revive(target, ended)
         struck = any(fault(target, chance) for _ in range(_TRIES))
         counts[fault.__name__] += struck
-        say(f"{done + struck:4} {fault.__name__}{'' if struck else ' came to nothing'}, {feed.sent} readings sent")
+        say(f"{done + struck:4} {fault.__name__}{'' if struck else ' came to nothing'}, {feed.sent} messages sent")
         time.sleep(chance.uniform(0.2, 2.0))
     feed.allow(1.0)
     return +counts, ended
@@ -171,7 +187,7 @@ def settle(target: Target, feed: Feed, ended: list[int]) -> int:
     while not (feed.done and verify.settled(target.site.config_path)):
         if time.monotonic() > deadline:
             unfinished = 1
-            say(f"not finished, {feed.sent} readings sent, {verify.progress(target.site.config_path)}; workers said:")
+            say(f"not finished, {feed.sent} messages sent, {verify.progress(target.site.config_path)}; workers said:")
             for worker in target.workers:
                 say(worker.said()[-3_000:])
             break

@@ -9,8 +9,10 @@ import hashlib
 import threading
 import time
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
 
@@ -23,6 +25,35 @@ _SLICE_S = 0.05
 _BROKEN_EVERY = 500
 
 
+class Sent(NamedTuple):
+    """A message and where it goes."""
+
+    partition: int
+    key: bytes
+    value: bytes
+    headers: Headers
+
+
+def messages(recordings: Sequence[Recording], topic: str, partitions: int) -> Iterator[Sent]:
+    """Yield all messages in their order: readings side by side, each to its asset's partition, some that are none."""
+    for count, (_, message) in enumerate(schedule(recordings, Plan(topic), 0.0)):
+        partition = zlib.crc32(message.key) % partitions
+        yield Sent(partition, message.key, message.value, message.headers)
+        if count % _BROKEN_EVERY == 0:
+            yield Sent(partition, message.key, b"broken %d" % (count // _BROKEN_EVERY), [])
+
+
+def write_messages(recordings: Sequence[Recording], partitions: int, folder: Path) -> list[Path]:
+    """Write the values of each partition's messages, one a line, in their order, as a file; return the paths."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{index}.jsonl" for index in range(partitions)]
+    with ExitStack() as closing:
+        files = [closing.enter_context(path.open("wb")) for path in paths]
+        for sent in messages(recordings, "", partitions):
+            files[sent.partition].write(sent.value + b"\n")
+    return paths
+
+
 class Feed:
     """Sends recordings side by side, each reading to its asset's partition; a thread of its own."""
 
@@ -30,13 +61,11 @@ class Feed:
         self, bootstrap: list[str], topic: str, partitions: int, recordings: Sequence[Recording], rate: float
     ) -> None:
         """`rate`: messages a second at most. Nothing is sent before `allow`."""
-        self.total = sum(map(len, recordings))
+        self.total = sum(1 for _ in messages(recordings, topic, partitions))
         self.sent = 0
         self.failure: BaseException | None = None
         self.digests = [hashlib.sha256() for _ in range(partitions)]
         """Of the values of each partition in their order: what the topic must hold in the end."""
-        self.broken: list[bytes] = []
-        """Values of the messages that are no readings: what the dead-letter topic must hold in the end."""
         self._recordings = recordings
         self._topic = topic
         self._rate = rate
@@ -74,23 +103,21 @@ class Feed:
             self.failure = self.failure or error
 
     def _send(self) -> None:
-        for _, message in schedule(self._recordings, Plan(self._topic), 0.0):
+        for sent in messages(self._recordings, self._topic, len(self.digests)):
             while self.sent >= self._allowed and not self._stopped:
                 time.sleep(_SLICE_S)
             if self._stopped or self.failure is not None:
                 return
-            self._put(message.key, message.value, message.headers)
-            if self.sent % _BROKEN_EVERY == 0:
-                self.broken.append(b"broken %d" % len(self.broken))
-                self._put(message.key, self.broken[-1], [])
+            self._put(sent)
             self.sent += 1
             if self.sent % max(1, int(self._rate * _SLICE_S)) == 0:
                 time.sleep(_SLICE_S)
 
-    def _put(self, key: bytes, value: bytes, headers: Headers) -> None:
-        partition = zlib.crc32(key) % len(self.digests)
-        self.digests[partition].update(value)
-        future = self._producer.send(self._topic, value=value, key=key, headers=headers, partition=partition)
+    def _put(self, sent: Sent) -> None:
+        self.digests[sent.partition].update(sent.value)
+        future = self._producer.send(
+            self._topic, value=sent.value, key=sent.key, headers=sent.headers, partition=sent.partition
+        )
         future.add_errback(self._note)
 
     def _note(self, error: BaseException) -> None:

@@ -12,14 +12,25 @@ from producers.recording import Recording
 from producers.simulate import simulate
 from tests.integration.site import DETECTOR, call, write_config
 
-#: Many alerts: hardly a moment at which a fault could strike without one being on its way.
+#: All that moves thresholds and tells of sensors, fast enough for an hour of recordings, and many alerts: hardly a
+#: moment at which a fault could strike without one being on its way.
 TALKATIVE: dict[str, Any] = {
-    "threshold": {"method": "spot", "risk": 1e-2},
+    "channels": {
+        "vibration": {"unit": "g"}, "temperature": {"valid": [-50, 500]}, "current": {"unit": "A", "valid": [-10, 100]},
+    },
+    "threshold": {"method": "spot", "learn_after": 5, "max_peaks": 40, "budget": {"incidents": 600, "per": "day"}},
     "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
-}
+    "adaptation": {"follow": 4.0, "block": 8, "flat_ms": 120_000, "policy": "adapt"},
+}  # fmt: skip
 #: Machines a detector is trained on; the others are of the same type.
 _TRAINED_ON = 24
 _FAULTS = ("bearing-outer", "overheating", "sensor-stuck/current", "bearing-inner", "sensor-offset/temperature")
+_SENSORS = (
+    "silent", "sensor-dropout/vibration", "sensor-out-of-range/temperature", "clock-behind", "sensor-stuck/vibration",
+    "silent", "sensor-out-of-range/vibration", "sensor-saturated/vibration", "sensor-dropout/temperature",
+    "sensor-out-of-range/current", "clock-ahead",
+)  # fmt: skip
+_CHANGES = ("load-step", "sensor-offset/temperature", "maintenance", "sensor-replaced/vibration")
 _HEALTHY = 0.4  # share of every recording without a fault
 
 
@@ -34,16 +45,17 @@ class Material:
 
 
 def make_material(folder: Path, assets: int, minutes: float, seed: int) -> Material:
-    """Simulate machines, one reading a second; three of four have a fault in their later half, all are knocked at."""
+    """Simulate machines, a reading a second, each with a course of its own; train a detector on their beginnings."""
     chance = random.Random(seed)
-    faults = []
+    plans: list[str] = []
+    knocked: list[float] = []  # until when, as a share of the recording
     for index in range(1, assets + 1):
-        if index % 4:
-            kind, at = chance.choice(_FAULTS), int(chance.uniform(0.45, 0.8) * minutes)
-            faults.append(f"machine-{index}={kind}@{at}m+{max(3, int(minutes / 6))}m:0.9")
-    recordings = simulate(assets, minutes / 60, seed=seed, faults=", ".join(faults))
-    for recording in recordings:
-        _knock(recording, chance)
+        courses, until = _course(index, minutes, chance)
+        plans += [f"machine-{index}={course}" for course in courses]
+        knocked.append(until)
+    recordings = simulate(assets, minutes / 60, seed=seed, faults=", ".join(plans))
+    for recording, until in zip(recordings, knocked, strict=True):
+        _knock(recording, chance, until)
     files = [path for path in write(recordings, folder / "recordings") if path.suffix == ".csv"]
     artifact = folder / "machine.safetensors"
     config = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0", **TALKATIVE)
@@ -52,10 +64,40 @@ def make_material(folder: Path, assets: int, minutes: float, seed: int) -> Mater
     return Material(recordings, files, artifact, config)
 
 
-def _knock(recording: Recording, chance: random.Random) -> None:
-    """Add knocks of some seconds to all but the healthy beginning: an alert or two each."""
+def _course(index: int, minutes: float, chance: random.Random) -> tuple[list[str], float]:
+    """Return what happens to a machine, and up to which share of its recording it is knocked at.
+
+    One of four has broken sensors, two of them in turn; one changes for good, then is let alone; one drifts, and has
+    time to be quiet; one has faults.
+    """
+    def at(low: float, high: float) -> str:
+        return f"{round(chance.uniform(low, high) * minutes * 60)}s"
+
+    if index % 4 == 0:
+        return [f"season@{at(0.35, 0.4)}~{round(minutes * 60)}s:1"], 0.0
+    if index % 4 == 1:
+        kinds = [_SENSORS[(index // 4 + more) % len(_SENSORS)] for more in (0, 5)]
+        return [
+            f"{kind}@{at(low, low + 0.1)}+{chance.randrange(20, 240)}s:{_severity(kind)}"
+            for kind, low in zip(kinds, (0.45, 0.7), strict=True)
+        ], 1.0
+    if index % 4 == 2:
+        kind, start = _CHANGES[index // 4 % len(_CHANGES)], round(chance.uniform(0.45, 0.6), 3)
+        lasts = f"+{round((1 - start) * minutes * 60)}s" if kind.startswith("sensor-offset") else ""
+        return [f"{kind}@{start:.1%}{lasts}:{chance.uniform(0.6, 0.9):.2f}"], start - 0.02
+    kind = chance.choice(_FAULTS)
+    return [f"{kind}@{at(0.45, 0.8)}+{max(180, round(minutes * 10))}s:0.9"], 1.0
+
+
+def _severity(kind: str) -> float:
+    """Return a fault's severity: a clock is two minutes off, not half an hour, which would hold its partition up."""
+    return {"clock-ahead": 0.03, "clock-behind": 0.03}.get(kind, 0.9)
+
+
+def _knock(recording: Recording, chance: random.Random, until: float) -> None:
+    """Add knocks of some seconds after the healthy beginning: an alert or two each."""
     values = recording.values["vibration"]
     row = int(_HEALTHY * len(values))
-    while (row := row + int(chance.uniform(15, 60))) < len(values) - 10:
+    while (row := row + int(chance.uniform(15, 60))) < until * len(values) - 10:
         length = chance.randrange(4, 9)
         values[row : row + length] = values[row : row + length] * 8 + 1

@@ -2,9 +2,10 @@
 
     python -m tests.chaos.verify CONFIG FILE…
 
-Prints one JSON object: `missing`, `repeated` and `unexpected` alerts (as a `read_committed` consumer sees them),
-`state_differences` (assets whose state in Redis is not the one after an undisturbed run), `undecided` (partitions whose
-end a transaction still holds back). Exits with 1 when one of them isn't 0.
+Prints one JSON object: `missing`, `repeated` and `unexpected` alerts (as a `read_committed` consumer sees them), the
+same of the audit topic's entries (`audits_missing`, …), `state_differences` (assets whose state in Redis is not the one
+after an undisturbed run), `undecided` (partitions whose end a transaction still holds back). Exits with 1 when one of
+them isn't 0. FILEs are recordings, or, with --messages, the values of the input topic's messages, a partition a file.
 
 It shares no code with the worker: it talks to the servers through their clients and starts `stream-detector backtest`.
 """
@@ -32,19 +33,37 @@ from kafka import errors as kafka_errors
 ROOT = Path(__file__).parents[2]
 
 
-def expected(config: Path, files: Iterable[Path]) -> tuple[list[bytes], dict[str, Any]]:
-    """Return the alerts and the states by asset of an undisturbed run over the files."""
+class Wanted(NamedTuple):
+    """What an undisturbed run leaves."""
+
+    alerts: list[bytes]
+    audits: list[bytes]
+    dead_letters: list[tuple[str, str]]
+    """Reason and value, what is no text in it replaced."""
+    states: dict[str, Any]
+    """By asset."""
+
+
+def expected(config: Path, files: Iterable[Path], messages: bool = False) -> Wanted:
+    """Return what an undisturbed run over recordings leaves; `messages`: over messages' values, a partition a file."""
     with tempfile.TemporaryDirectory() as folder:
-        states = Path(folder) / "states"
+        states, audit, dead = (Path(folder) / name for name in ("states", "audit", "dead"))
         command = [
             sys.executable, "-m", "stream_detector", "backtest", str(config), "--json", "--quiet",
-            "--states", str(states), "--data", *map(str, files),
+            "--states", str(states), "--audit", str(audit), "--dead-letters", str(dead),
+            "--messages" if messages else "--data", *map(str, files),
         ]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=1_800)
         if done.returncode:
             raise RuntimeError(done.stderr.decode())
-        lines = map(json.loads, states.read_text().splitlines())
-        return done.stdout.splitlines(), {line["asset"]: fields_of(bytes.fromhex(line["state"])) for line in lines}
+        kept = map(json.loads, states.read_text().splitlines())
+        letters = map(json.loads, dead.read_text().splitlines())
+        return Wanted(
+            done.stdout.splitlines(),
+            audit.read_bytes().splitlines(),
+            [(letter["error"], letter["value"]) for letter in letters],
+            {line["asset"]: fields_of(bytes.fromhex(line["state"])) for line in kept},
+        )
 
 
 def consumer(bootstrap: list[str], **settings: Any) -> Any:
@@ -52,8 +71,8 @@ def consumer(bootstrap: list[str], **settings: Any) -> Any:
     return KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, fetch_max_wait_ms=100, **settings)
 
 
-def read_all(bootstrap: list[str], topic: str, patience_s: float = 60.0) -> tuple[list[bytes], int]:
-    """Return the values a `read_committed` consumer sees, and how many partitions are held back for all that time."""
+def read_all(bootstrap: list[str], topic: str, patience_s: float = 60.0) -> tuple[list[Any], int]:
+    """Return the messages a `read_committed` consumer sees, and how many partitions are held back for all that time."""
     plain, committed = consumer(bootstrap), consumer(bootstrap, isolation_level="read_committed")
     try:
         partitions = [TopicPartition(topic, index) for index in sorted(committed.partitions_for_topic(topic) or [])]
@@ -66,14 +85,14 @@ def read_all(bootstrap: list[str], topic: str, patience_s: float = 60.0) -> tupl
             time.sleep(0.2)
         committed.assign(partitions)
         committed.seek_to_beginning(*partitions)
-        values: list[bytes] = []
+        seen: list[Any] = []
         quiet = 0
         while quiet < 5:  # the last offsets are the transactions' marks, which are never delivered
             found = committed.poll(timeout_ms=300)
-            values += [record.value for records in found.values() for record in records]
+            seen += [record for records in found.values() for record in records]
             behind = any(committed.position(partition) < stable[partition] for partition in partitions)
             quiet = 0 if found else 5 if not behind else quiet + 1
-        return values, undecided
+        return seen, undecided
     finally:
         plain.close()
         committed.close()
@@ -127,11 +146,17 @@ def settled(config: Path) -> bool:
     return read == saved == written > 0
 
 
-def dead_letter_differences(config: Path, wanted: list[bytes]) -> int:
-    """Return how many dead letters are missing, and how many are there that should not be or not so often."""
+def dead_letter_differences(config: Path, wanted: list[tuple[str, str]]) -> int:
+    """Return how many dead letters are missing, and how many are there that should not be or not so often.
+
+    Reason and value count; the detail names offsets and times, which are those of the topic.
+    """
     settings = yaml.safe_load(config.read_text())["kafka"]
-    values, undecided = read_all(settings["bootstrap_servers"], settings["dead_letter_topic"])
-    should, has = Counter(wanted), Counter(values)
+    letters, undecided = read_all(settings["bootstrap_servers"], settings["dead_letter_topic"])
+    should = Counter(wanted)
+    has = Counter(
+        (dict(letter.headers)["error"].decode(), letter.value.decode("utf-8", "replace")) for letter in letters
+    )
     return (should - has).total() + (has - should).total() + undecided
 
 
@@ -176,26 +201,37 @@ def fields_of(state: bytes) -> list[Any]:
 
 
 def compare(
-    wanted: tuple[list[bytes], dict[str, Any]], alerts: list[bytes], kept: dict[str, Any], undecided: int = 0
+    wanted: Wanted, alerts: list[bytes], audits: list[bytes], kept: dict[str, Any], undecided: int = 0
 ) -> dict[str, int]:
-    """Return what differs, counted."""
-    should, has = Counter(wanted[0]), Counter(alerts)
-    known = set(wanted[1]) | set(kept)
+    """Return what differs, counted. Alerts and entries are compared byte by byte, for none has a wall clock's time."""
+    known = set(wanted.states) | set(kept)
     return {
-        "missing": sum(1 for value in should if value not in has),
-        "repeated": sum(count - 1 for count in has.values()),
-        "unexpected": sum(1 for value in has if value not in should),
-        "state_differences": sum(wanted[1].get(asset) != kept.get(asset) for asset in known),
+        **_counted(wanted.alerts, alerts),
+        **{f"audits_{name}": count for name, count in _counted(wanted.audits, audits).items()},
+        "state_differences": sum(wanted.states.get(asset) != kept.get(asset) for asset in known),
         "undecided": undecided,
     }
 
 
-def verify(config: Path, wanted: tuple[list[bytes], dict[str, Any]]) -> dict[str, int]:
+def _counted(wanted: list[bytes], found: list[bytes]) -> dict[str, int]:
+    should, has = Counter(wanted), Counter(found)
+    return {
+        "missing": (should - has).total(),
+        "repeated": sum(max(count - should[value], 0) for value, count in has.items() if value in should),
+        "unexpected": sum(count for value, count in has.items() if value not in should),
+    }
+
+
+def verify(config: Path, wanted: Wanted) -> dict[str, int]:
     """Compare what the servers of a set-up hold with what should be there."""
     settings = yaml.safe_load(config.read_text())
     kafka, store, stream = settings["kafka"], settings["redis"], settings["stream"]
     alerts, undecided = read_all(kafka["bootstrap_servers"], kafka.get("alert_topic", f"{stream}.alerts"))
-    return compare(wanted, alerts, states(store["url"], store.get("prefix", "stream-detector"), stream), undecided)
+    audits, more = read_all(kafka["bootstrap_servers"], kafka.get("audit_topic", f"{stream}.audit"))
+    return compare(
+        wanted, [one.value for one in alerts], [one.value for one in audits],
+        states(store["url"], store.get("prefix", "stream-detector"), stream), undecided + more,
+    )  # fmt: skip
 
 
 def main() -> int:
@@ -203,8 +239,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--messages", action="store_true", help="the files hold the values of messages")
     args = parser.parse_args()
-    found = verify(args.config, expected(args.config, args.files))
+    found = verify(args.config, expected(args.config, args.files, args.messages))
     sys.stdout.write(json.dumps(found) + "\n")
     return int(any(found.values()))
 

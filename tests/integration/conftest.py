@@ -83,17 +83,17 @@ def make_site(
 
 
 @pytest.fixture(scope="session")
-def wanted(material: Material) -> tuple[list[bytes], dict[str, Any]]:
-    """The alerts and states of an undisturbed run."""
-    alerts, states = verify.expected(material.artifact.parent / "train.yaml", material.files)
-    assert len(alerts) > 10
-    assert len(states) == 6
-    return alerts, states
+def wanted(material: Material) -> verify.Wanted:
+    """What an undisturbed run leaves."""
+    found = verify.expected(material.artifact.parent / "train.yaml", material.files)
+    assert len(found.alerts) > 10
+    assert len(found.audits) >= len(found.states) == 6
+    return found
 
 
 @pytest.fixture
 def make_plant(
-    make_site: Callable[..., Site], material: Material, wanted: tuple[list[bytes], dict[str, Any]]
+    make_site: Callable[..., Site], material: Material, wanted: verify.Wanted
 ) -> Callable[..., Plant]:
     """Make a stream with all readings on its topic; small polls, so that there is much to be interrupted."""
 

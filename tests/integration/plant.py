@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from stream_detector.embedded import free_port
 from tests.chaos import verify
 from tests.integration.site import Program, Site, until
 
-FINE = {"missing": 0, "repeated": 0, "unexpected": 0, "state_differences": 0, "undecided": 0}
+FINE = dict.fromkeys(
+    ("missing", "repeated", "unexpected", "audits_missing", "audits_repeated", "audits_unexpected",
+     "state_differences", "undecided"), 0,
+)  # fmt: skip
 SESSION_MS = 3_000
 
 
@@ -17,7 +19,7 @@ SESSION_MS = 3_000
 class Plant(Site):
     """The stream."""
 
-    wanted: tuple[list[bytes], dict[str, Any]] = field(default=([], {}))
+    wanted: verify.Wanted = field(default=verify.Wanted([], [], [], {}))
 
     def start(self, at: str = "", broken: str = "", **settings: str) -> Program:
         """Start a worker; see tests/chaos/worker.py."""

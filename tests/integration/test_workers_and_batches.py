@@ -48,7 +48,8 @@ class Thread(threading.Thread):
 def group_config(plant, name, batch):
     """Write the set-up of a group of its own on the plant's input topic; return its path."""
     settings = yaml.safe_load(plant.config_path.read_text())
-    settings["kafka"] |= {"group": name, "alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter"}
+    topics = {f"{kind}_topic": f"{name}.{kind}" for kind in ("alert", "audit", "dead_letter")}
+    settings["kafka"] |= {"group": name, **topics}
     settings["kafka"]["max_poll_records"] = max(50, 4 * batch)
     settings["kafka"]["rebalance"] = ("eager", "cooperative")[BATCHES.index(batch) % 2]
     settings["redis"]["prefix"] = name
