@@ -10,12 +10,14 @@ Dropout   a channel without readings for longer than its longest gap by its asse
 Refused   so many readings in a row that could not be used: out of range, or times that no right clock gives.
 
 What was told is part of the asset's state, and so are the counts of refused readings. When an asset was last heard is
-not: after a restart it is the end of its last window judged, until the messages of its open windows are read again.
+not: a restarted worker reads it from the log again, so the committed offset lies before what can still be told of
+(`oldest_offset`). An asset whose messages are not read again was told silent, or is nobody that could be.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -23,11 +25,14 @@ import numpy as np
 
 from stream_detector.config import ChannelConfig, SensorsConfig, WindowConfig
 from stream_detector.grid import Bools, Floats, Ints
-from stream_detector.records import AssetState, DeadLetter, ReadingBatch, Refused, Sighting
+from stream_detector.records import AssetState, DeadLetter, Partition, ReadingBatch, Refused, Sighting
 
 _NOBODY = Refused()
 #: Dead-letter code -> the fault of which it is a sign.
 _SIGNS = {"out-of-range": "out-of-range", "not-a-number": "out-of-range", "too-late": "clock", "too-far-ahead": "clock"}
+#: A restarted worker reads again from so long before what must be read again, at most, so that others are known.
+_MOST_MARGIN_MS = 600_000
+_MARKS = 8  # places in the log that are remembered for each time in which an asset falls silent
 #: Fewest cells without a reading that are a dropout or silence.
 _LEAST_CELLS = 5
 
@@ -68,6 +73,7 @@ class Presence:
         self._rows: dict[str, int] = {}
         self._assets: list[str] = []
         self._clock: Floats = np.empty(0)        # (A,) newest event time
+        self._last: Floats = np.empty(0)         # (A,) time of the last message: its own, or of one refused the task's
         self._at: Ints = np.empty(0, np.int64)   # (A,) progress when last heard
         self._first: Ints = np.empty(0, np.int64)  # (A,) progress when first heard
         self._channels: Floats = np.empty((0, len(self._names)))  # (A, C) newest event time
@@ -76,22 +82,21 @@ class Presence:
         self._refused: dict[str, Refused] = {}
         self._now = -np.inf
         self._progress = 0
+        self._marks: dict[Partition, deque[tuple[int, int]]] = {}  # progress before a batch, its first offset
         self._track: tuple[Ints, Floats] = (np.empty(0, np.int64), np.empty(0))  # newest event times in the last batch
         self._load(states)
 
     def _load(self, states: Mapping[str, AssetState]) -> None:
-        if not states:
-            return
-        self._now = float(max(state.judged_ms for state in states.values()))
         for asset, state in states.items():
-            row = self._admit(asset)
-            self._clock[row] = state.judged_ms
-            self._at[row] = max(round(state.judged_ms - self._now), -(2**60))
-            self._first[row] = -(2**61)
-            for fault in state.sensors.faults:
-                if fault.by_log and fault.fault == "silent":
+            told = [fault for fault in state.sensors.faults if fault.by_log]
+            if told:
+                row = self._admit(asset)
+                self._at[row], self._first[row] = -(2**60), -(2**61)
+            for fault in told:
+                if fault.fault == "silent":
                     self._silent.add(row)
-                elif fault.by_log and fault.fault == "dropout" and fault.channel in self._names:
+                    self._last[row] = fault.since_ms
+                elif fault.fault == "dropout" and fault.channel in self._names:
                     column = self._names.index(fault.channel)
                     self._dropped.setdefault(row, set()).add(column)
                     self._channels[row, column] = fault.since_ms
@@ -100,10 +105,12 @@ class Presence:
 
     # Silence and dropouts -------------------------------------------------------------------------------------------
 
-    def push(self, batch: ReadingBatch, letters: Iterable[DeadLetter] = (), processed: bool = False) -> list[Sighting]:
+    def push(
+        self, batch: ReadingBatch | None, letters: Iterable[DeadLetter] = (), processed: bool = False
+    ) -> list[Sighting]:
         """Hear a batch and the dead letters of its decoder; return what that tells, each with its place in the batch.
 
-        `processed`: the states already know; only when who was heard is noted.
+        `processed`: the states already know; only when who was heard is noted. No batch: letters alone.
         """
         heard, places = self._heard(batch, letters)
         if not len(heard.rows):
@@ -111,23 +118,57 @@ class Presence:
         now = np.maximum.accumulate(np.maximum(heard.ts_ms, self._now))
         since = now[0] if self._now == -np.inf else self._now
         with np.errstate(invalid="ignore"):
-            steps = np.nan_to_num(np.diff(np.floor(now), prepend=math.floor(since) if since > -np.inf else -np.inf))
+            steps = np.diff(np.floor(now), prepend=math.floor(since) if since > -np.inf else -np.inf)
+        steps[~np.isfinite(steps)] = 0.0  # nobody's time was known
         after = self._progress + np.cumsum(np.minimum(steps, self._most_ms)).astype(np.int64)
         before = np.concatenate([[self._progress], after[:-1]])
         told: list[Sighting] = []
+        own = np.where(heard.ts_ms > -np.inf, heard.ts_ms, np.maximum(now, 0.0))
+        self._mark(heard, batch)
         if not processed and self._tells_silence:
-            told += self._returned(heard, before, after, places)
+            told += self._returned(heard, before, after, places, own)
         told += self._channels_of(heard, places, processed)
         np.maximum.at(self._clock, heard.rows, heard.ts_ms)
         self._at[heard.rows] = after  # the last of an asset counts
+        self._last[heard.rows] = own
         self._now, self._progress = float(now[-1]), int(after[-1])
         self._track = heard.offsets, now
         if not processed and self._tells_silence:
-            told += self._fell_silent(len(batch.assets))
+            told += self._fell_silent(0 if batch is None else len(batch.assets))
         return sorted(told, key=lambda one: one.place)
 
-    def _heard(self, batch: ReadingBatch, letters: Iterable[DeadLetter]) -> tuple[_Heard, Ints]:
+    def oldest_offset(self, partition: Partition) -> int | None:
+        """Return the oldest offset to be read again after a restart, so that silences are told as without it.
+
+        From before the last message of each asset that is not silent yet, and may be: far enough for others to be
+        heard before it, too.
+        """
+        marks = self._marks.get(partition)
+        if not marks or not self._tells_silence:
+            return None
+        may_be = self._at[: len(self._assets)]
+        may_be = may_be[may_be >= self._progress - self.silent_after_ms]
+        since = int(may_be.min(initial=self._progress)) - min(self.silent_after_ms, _MOST_MARGIN_MS)
+        while len(marks) > 1 and marks[1][0] <= since:
+            marks.popleft()
+        return marks[0][1]
+
+    def _mark(self, heard: _Heard, batch: ReadingBatch | None) -> None:
+        """Note how far the task was before a batch, not for each of many small ones."""
+        if batch is None:
+            return
+        marks = self._marks.setdefault(batch.partition, deque())
+        if not marks or self._progress - marks[-1][0] >= self.silent_after_ms // _MARKS:
+            marks.append((self._progress, int(heard.offsets[0])))
+
+    def _heard(self, batch: ReadingBatch | None, letters: Iterable[DeadLetter]) -> tuple[_Heard, Ints]:
         """Return readings and letters in the log's order, and each one's place among the readings."""
+        named = [letter for letter in letters if letter.asset]
+        if batch is None:
+            rows = np.fromiter((self._row(letter.asset) for letter in named), np.int64, len(named))
+            offsets = np.array([letter.message.offset for letter in named], np.int64)
+            nothing = np.zeros((len(named), len(self._names)), np.bool_)
+            return _Heard(offsets, rows, np.full(len(named), -np.inf), nothing), np.zeros(len(named), np.int64)
         rows = np.fromiter(map(self._row, batch.assets), np.int64, len(batch.assets))
         last, present = newest_ms(batch), ~np.isnan(batch.values)
         if batch.reading is not None:
@@ -136,7 +177,6 @@ class Presence:
         ahead = (batch.ingest_ms >= 0) & (last > batch.ingest_ms + self._max_ahead_ms)
         ts = np.where(ahead, -np.inf, last)
         places = np.arange(len(rows))
-        named = [letter for letter in letters if letter.asset]
         if not named:
             return _Heard(batch.offsets, rows, ts, present), places
         offsets = np.array([letter.message.offset for letter in named], np.int64)
@@ -149,7 +189,7 @@ class Presence:
         places = np.concatenate([places, np.searchsorted(batch.offsets, offsets)])[order]
         return _Heard(whole[order], rows, ts, np.concatenate([present, nothing])[order]), places
 
-    def _returned(self, heard: _Heard, before: Ints, after: Ints, places: Ints) -> list[Sighting]:
+    def _returned(self, heard: _Heard, before: Ints, after: Ints, places: Ints, own: Floats) -> list[Sighting]:
         """Return the silences that ended within this batch, and those that began in it and ended."""
         last = self._before(heard.rows, after)
         told: list[Sighting] = []
@@ -160,8 +200,8 @@ class Presence:
             long[back] = True
         for index in np.flatnonzero(long).tolist():
             row, place = int(heard.rows[index]), int(places[index])
-            mine = heard.rows[:index] == row
-            since = float(heard.ts_ms[:index][mine].max(initial=self._clock[row]))
+            mine = np.flatnonzero(heard.rows[:index] == row)
+            since = float(own[mine[-1]] if mine.size else self._last[row])
             if row not in self._silent:
                 due = last[index] + self.silent_after_ms
                 others, known = heard.rows[:index], self._first <= last[index]
@@ -172,7 +212,7 @@ class Presence:
                     continue
                 told.append(self._silence(row, place, True, since))
             self._silent.discard(row)
-            told.append(self._silence(row, place, False, max(since, float(heard.ts_ms[index]))))
+            told.append(self._silence(row, place, False, max(since, float(own[index]))))
         return told
 
     def _before(self, rows: Ints, after: Ints) -> Ints:
@@ -197,31 +237,22 @@ class Presence:
         newest = np.maximum.accumulate(self._at[order])  # of the assets known by then
         known = np.searchsorted(self._first[order], self._at[late], side="right") - 1
         sure = (known >= 0) & (newest[np.maximum(known, 0)] - self._at[late] > self.silent_after_ms)
-        told = [self._silence(row, place, True, float(self._clock[row])) for row in late[sure].tolist()]
+        told = [self._silence(row, place, True, float(self._last[row])) for row in late[sure].tolist()]
         self._silent.update(late[sure].tolist())
         return told
 
     def _silence(self, row: int, place: int, begins: bool, time_ms: float) -> Sighting:
         """Return the beginning or end of a silence; `time_ms`: when the asset was last heard, or is again."""
-        since = time_ms if time_ms > -np.inf else max(self._now, 0.0)  # no reading of it could be used
-        at = since + self.silent_after_ms if begins else since
+        at = time_ms + self.silent_after_ms if begins else time_ms
         limit = self.silent_after_ms / 1_000.0
-        return Sighting(place, self._assets[row], "", "silent", begins, round(at), round(since), limit, limit)
+        return Sighting(place, self._assets[row], "", "silent", begins, round(at), round(time_ms), limit, limit)
 
     def _channels_of(self, heard: _Heard, places: Ints, processed: bool) -> list[Sighting]:
         """Note which channels were heard; return their dropouts and returns."""
         rows = heard.rows
-        end = self._clock.copy()
-        np.maximum.at(end, rows, heard.ts_ms)
-        seen = np.unique(rows)
-        if heard.present.all() and not self._dropped:
-            suspects = seen[:0]
-        else:
-            with np.errstate(invalid="ignore"):
-                lags = end[seen, None] - self._channels[seen]  # inf or NaN: never heard
-                suspects = seen[((lags > np.minimum(self._limits, 4 * self._leap_ms)) & (lags < np.inf)).any(axis=1)]
-            if self._dropped:
-                suspects = np.union1d(suspects, np.intersect1d(seen, list(self._dropped)))
+        suspects = self._suspects(heard)
+        if self._dropped:
+            suspects = np.union1d(suspects, np.intersect1d(rows, list(self._dropped)))
         told: list[Sighting] = []
         slow = np.isin(rows, suspects)
         for row in suspects.tolist():
@@ -231,6 +262,29 @@ class Presence:
             times = np.where(heard.present[fast], heard.ts_ms[fast, None], -np.inf)
             np.maximum.at(self._channels, rows[fast], times)
         return told
+
+    def _suspects(self, heard: _Heard) -> Ints:
+        """Return the rows of assets that lack a channel for long, or whose clock has leapt while they lacked one."""
+        lacking = ~heard.present.all(axis=1) & (heard.ts_ms > -np.inf)
+        if not lacking.any():
+            return np.empty(0, np.int64)
+        some = np.unique(heard.rows[lacking])
+        mine = np.flatnonzero(np.isin(heard.rows, some) & (heard.ts_ms > -np.inf))
+        mine = mine[np.argsort(heard.rows[mine], kind="stable")]
+        place, ts = np.searchsorted(some, heard.rows[mine]), heard.ts_ms[mine]
+        first = np.concatenate([[True], place[1:] != place[:-1]])
+        before = np.concatenate([[-np.inf], ts[:-1]])
+        before[first] = self._clock[some]
+        leapt = (ts - before > self._leap_ms) & (before > -np.inf)
+        end, present = self._clock[some], np.zeros((len(some), len(self._names)), np.bool_)
+        np.maximum.at(end, place, ts)
+        np.logical_or.at(present, place, heard.present[mine])
+        with np.errstate(invalid="ignore"):
+            lags = end[:, None] - self._channels[some]  # inf: never heard before this batch
+            late = (lags > self._limits.min()) & ((lags < np.inf) | present)
+        found = late.any(axis=1)
+        found[place[leapt]] = True
+        return np.asarray(some[found], np.int64)
 
     def _follow(self, row: int, heard: _Heard, mine: Ints, places: Ints, processed: bool) -> list[Sighting]:
         """Take one asset's messages in turn."""
@@ -355,6 +409,7 @@ class Presence:
         if row >= len(self._clock):
             more = max(64, row)
             self._clock = np.concatenate([self._clock, np.full(more, -np.inf)])
+            self._last = np.concatenate([self._last, np.zeros(more)])
             self._at = np.concatenate([self._at, np.full(more, 2**62, np.int64)])  # a free row is never silent
             self._first = np.concatenate([self._first, np.full(more, 2**62, np.int64)])
             nothing = np.full((more, len(self._names)), -np.inf)

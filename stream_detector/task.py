@@ -151,8 +151,10 @@ class Task:
         positions: dict[Partition, Position] = {}
         for partition in self._at:
             done = self._done(partition)
-            needed = oldest[partition.topic]
-            offset = done if needed is None else min(needed, done)
+            needed = [oldest[partition.topic]]
+            if self._presence is not None:
+                needed.append(self._presence.oldest_offset(partition))
+            offset = min([done, *(one for one in needed if one is not None)])
             positions[partition] = Position(offset, max(done, self._published.get(partition, 0)), self.epoch + 1)
         return positions
 
@@ -221,10 +223,13 @@ class Task:
                 dead += refusals
                 for one in self._refused(batch, refusals):
                     self._insert(one, silent, cut, heard, before)
-        if self._letters and not self._several:  # after the last reading
+        if self._letters and self._presence is not None and not self._several:  # after the last reading
             last = self._letters[-1]
             silent = last.message.offset < self._published.get(last.partition, 0)
-            heard += [(len(cut), one, silent) for one in self._refused(None, ())]
+            letters = [one for one in self._letters if one.message.offset >= self._judged.get(one.partition, 0)]
+            self._presence.push(None, self._letters[: len(self._letters) - len(letters)], processed=True)
+            told = [*self._presence.push(None, letters), *self._refused(None, ())]
+            heard += [(len(cut), one, silent) for one in told]
         published = self._published
         dead = [one for one in dead if one.message.offset >= published.get(one.partition, 0)]
         return Cut(cut, dead, readings, heard)
@@ -267,17 +272,21 @@ class Task:
         if self._presence is None:
             yield batch, []
             return
-        known = int(np.searchsorted(batch.offsets, self._judged.get(batch.partition, 0)))
+        judged = self._judged.get(batch.partition, 0)
+        known = int(np.searchsorted(batch.offsets, judged))
+        last = int(batch.offsets[-1])
+        letters = [one for one in self._letters if one.partition == batch.partition and one.message.offset < last]
+        before = [one for one in letters if one.message.offset < judged]
         if known:
             processed = part(batch, 0, known)
-            self._presence.push(processed, processed=True)
+            self._presence.push(processed, before, processed=True)
             yield processed, []
             if known == len(batch.assets):
                 return
             batch = part(batch, known, len(batch.assets))
-        last = int(batch.offsets[-1])
-        letters = [one for one in self._letters if one.partition == batch.partition and one.message.offset < last]
-        told = self._presence.push(batch, letters)
+        elif before:
+            self._presence.push(None, before, processed=True)
+        told = self._presence.push(batch, [one for one in letters if one.message.offset >= judged])
         start = 0
         for place in sorted({min(one.place, len(batch.assets) - 1) for one in told} - {0}):
             yield part(batch, start, place), [one for one in told if one.place == start]

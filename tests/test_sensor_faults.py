@@ -66,11 +66,15 @@ class Hall:
         """Write the readings to the log, in the order in which they were sent."""
         self.config, self.models = trained
         topic = self.config.inputs[0].topic
-        self.log = MemoryLog({topic: 1})
+        self.log, self.partition = MemoryLog({topic: 1}), Partition(topic, 0)
         for place, row in enumerate(sorted(readings, key=lambda row: row[0])):
             one = message(place, row)
-            self.log.append(Partition(topic, 0), one.key, one.value, one.headers, one.timestamp)
+            self.log.append(self.partition, one.key, one.value, one.headers, one.timestamp)
         self.server = MemoryServer()
+
+    def read(self) -> int:
+        """Return how far the group has read."""
+        return next((position.read for position in self.log.committed("detector").values()), 0)
 
     def run(self, batch: int, steps: int | None = None) -> list[dict]:
         """Run a worker to the log's end or for so many polls, commit, and return what it published."""
