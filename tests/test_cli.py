@@ -1,9 +1,11 @@
 """The command line from outside: exit codes, messages, and what goes to standard output."""
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
@@ -12,6 +14,8 @@ import yaml
 from producers.output import write
 from producers.simulate import simulate
 from stream_detector.__main__ import main
+from stream_detector.cli.show import alert_line
+from stream_detector.records import AlertEvent
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "stream_detector" / "schemas" / "alert.schema.json").read_text())
@@ -176,6 +180,43 @@ def test_backtest_prints_a_line_an_alert_for_people(command):
     _, as_json, _ = command("backtest", "CONFIG", "DATA", "--quiet", "--json")
     assert (0, "", len(as_json.splitlines())) == (status, err, len(out.splitlines()))
     assert any("OPEN" in line and "machine-1" in line and "vibration" in line for line in out.splitlines())
+
+
+def test_every_event_has_its_line(command):
+    """A regime change too."""
+    _, out, _ = command("backtest", "CONFIG", "DATA", "--json", "--quiet")
+    alert = out.splitlines()[0]
+    for event in get_args(AlertEvent):
+        line = alert_line(alert.replace('"event":"open"', f'"event":"{event}"').encode())
+        assert event.split("-")[0].upper() in line
+
+
+def test_backtest_takes_what_lay_on_a_topic(command, folder, tmp_path):
+    """--messages: the alerts of the recordings, and what is no reading is written with its reason, as is the audit."""
+    messages = []
+    for path in sorted((folder / "recordings").glob("*.csv")):
+        file = tmp_path / f"{path.stem}.jsonl"
+        lines = []
+        for row in csv.DictReader(path.open(newline="")):
+            values = {name: float(row[name]) for name in ("vibration", "temperature", "current") if row[name]}
+            lines.append(json.dumps({"asset": path.stem, "ts": row["timestamp"], "values": values}))
+        file.write_text("\n".join([*lines[:5], "no reading", *lines[5:]]) + "\n")
+        messages.append(file)
+    audit, dead = tmp_path / "audit", tmp_path / "dead"
+    outputs = ("--audit", audit, "--dead-letters", dead, "--json", "--quiet")
+    status, out, err = command("backtest", "CONFIG", "--messages", *messages, *outputs)
+    assert (0, "", command("backtest", "CONFIG", "DATA", "--json", "--quiet")[1]) == (status, err, out)
+    assert [("not-json", "no reading")] * 2 == [
+        (letter["error"], letter["value"]) for letter in map(json.loads, dead.read_text().splitlines())
+    ]
+    entries = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert ["calibrate"] * 2 == [entry["cause"] for entry in entries if entry["before"] is None]
+
+
+def test_what_lay_on_a_topic_must_be_there(command, tmp_path):
+    """A file that can't be read is named."""
+    status, _, err = command("backtest", "CONFIG", "--messages", tmp_path / "none.jsonl")
+    assert (2, True) == (status, "none.jsonl: can't be read" in err)
 
 
 def test_backtest_repeats_itself(command):
