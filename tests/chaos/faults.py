@@ -10,13 +10,14 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
-from kafka.coordinator.assignors.range import RangePartitionAssignor
 
+from stream_detector.kafka_io.assignor import TaskAssignor
 from tests.chaos.target import Target
 from tests.chaos.worker import MOMENTS
 from tests.integration.site import Program
@@ -208,15 +209,27 @@ def rebalance_storm(target: Target, chance: random.Random) -> bool:
     struck = False
     for _ in range(chance.randrange(2, 5)):
         with suppress(kafka_errors.KafkaError):
+            owned: list[Any] = []  # the member, once there is one: the assignor is asked what it owns
             member: Any = KafkaConsumer(
-                target.site.topic, bootstrap_servers=target.bootstrap, group_id=target.site.config.group,
-                enable_auto_commit=False, partition_assignment_strategy=[RangePartitionAssignor],
+                bootstrap_servers=target.bootstrap, group_id=target.site.config.group, enable_auto_commit=False,
+                partition_assignment_strategy=[TaskAssignor(partial(_owned, owned), _unconcerned, cooperative=True)],
                 client_id=f"storm-{uuid.uuid4().hex[:6]}",
             )  # fmt: skip
+            owned.append(member)
+            member.subscribe(topics=[target.site.topic])
+            member.partitions_for_topic(target.site.topic)
             member.poll(timeout_ms=int(chance.uniform(100, 1_500)))
-            member.close(autocommit=False, timeout_ms=5_000)
             struck = True
+            member.close(autocommit=False, timeout_ms=5_000)
     return struck
+
+
+def _owned(members: list[Any]) -> list[Any]:
+    return [partition for member in members for partition in member.assignment() or ()]
+
+
+def _unconcerned() -> None:
+    """Don't mind an assignment."""
 
 
 def producer_fenced(target: Target, chance: random.Random) -> bool:
