@@ -21,8 +21,8 @@ from typing import Any
 from tests.chaos import verify
 from tests.chaos.cluster import start_brokers
 from tests.chaos.faults import FAULTS
-from tests.chaos.feed import Feed, write_messages
-from tests.chaos.material import TALKATIVE, make_material
+from tests.chaos.feed import Feed, messages, write_messages
+from tests.chaos.material import make_material
 from tests.chaos.schedule import deal
 from tests.chaos.target import ChaosSite, Target
 from tests.integration.site import write_config
@@ -63,6 +63,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--brokers", type=int, default=3, choices=[1, 3], help="default: 3")
     parser.add_argument("--partitions", type=int, default=12, help="of the input topic (default: 12)")
     parser.add_argument("--assets", type=int, help="default: 300; each sends a reading a second")
+    parser.add_argument("--topics", type=int, default=1, choices=[1, 2], help="joined input topics (default: 1)")
+    parser.add_argument("--records", action="store_true", help="every reading is a record, judged for itself")
     parser.add_argument("--recorded-minutes", type=float, help="of every asset (default: 60)")
     parser.add_argument("--session-ms", type=int, help="session timeout of the workers (default: 5000)")
     parser.add_argument("--break", dest="broken", choices=["fencing", "epoch", "transaction"], default="",
@@ -82,9 +84,20 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     redis = RedisServer(folder / "redis", {"appendonly": "yes", "appendfsync": "everysec"})
     redis.start()
     closing.callback(redis.kill)
-    material = make_material(folder, args.assets, args.recorded_minutes, args.seed)
-    lines = write_messages(material.recordings, args.partitions, folder / "messages")
-    wanted = verify.expected(material.config, lines, messages=True)
+    material = make_material(
+        folder, args.assets, args.recorded_minutes, args.seed, args.records, joined=args.topics > 1
+    )
+    topics = ["chaos.readings", "chaos.slow"][: args.topics]
+    if args.topics == 1:
+        lines = write_messages(material.recordings, args.partitions, folder / "messages")
+        wanted = verify.expected(material.config, lines, messages=True)
+    else:  # all channels of a reading together, as the topics are joined
+        wanted = verify.expected(material.config, material.files)
+        wanted.dead_letters.extend(
+            ("not-json", sent.value.decode())
+            for sent in messages(material.recordings, topics, args.partitions)
+            if sent.value.startswith(b"broken")
+        )
     happened = summary(wanted)
     say(f"{len(material.files)} machines; wanted: {json.dumps(happened)}")
 
@@ -92,17 +105,18 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
         "bootstrap_servers": [f"127.0.0.1:{broker.port}" for broker in brokers],
         "session_timeout_ms": args.session_ms,
         "max_poll_records": 500,
+        "inputs": [{"topic": topic, "max_message_bytes": 100_000} for topic in topics],
     }
     path = write_config(
         folder / "site.yaml", "chaos", material.artifact, kafka, redis.url, delivery="exactly_once",
-        commit_interval_ms=200, alert_delay_ms=200, **TALKATIVE,
+        commit_interval_ms=200, alert_delay_ms=200, **material.sections,
     )  # fmt: skip
     site = ChaosSite(path, folder, args.partitions, True, broken=args.broken, chance=random.Random(args.seed + 1))
     closing.callback(site.close)
     target = Target(brokers, redis, site, args.session_ms / 1_000)
     target.workers = [site.worker(slot) for slot in range(args.workers)]
     rate = sum(map(len, material.recordings)) / max(args.faults * _USUAL_S, args.minutes * 60)
-    feed = Feed(target.bootstrap, site.topic, args.partitions, material.recordings, rate)
+    feed = Feed(target.bootstrap, topics, args.partitions, material.recordings, rate)
     closing.callback(feed.close)
     say(f"{feed.total} messages to come, up to {rate:.0f} a second")
     began = time.monotonic()
@@ -114,11 +128,13 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     return {
         "faults_injected": sum(counts.values()), "by_kind": dict(sorted(counts.items())), **found,
         "dead_letter_differences": verify.dead_letter_differences(path, wanted.dead_letters),
-        "input_differences": verify.input_differences(path, [digest.hexdigest() for digest in feed.digests]),
+        "input_differences": verify.input_differences(
+            path, {partition: digest.hexdigest() for partition, digest in feed.digests.items()}
+        ),
         "unfinished": unfinished, "messages": feed.sent, **happened, "workers_ended": ended[0],
         "faults_seconds": round(faults_s, 1), "workers": args.workers, "brokers": args.brokers,
         "partitions": args.partitions, "assets": args.assets, "session_ms": args.session_ms, "seed": args.seed,
-        "break": args.broken or None,
+        "topics": args.topics, "records": args.records, "break": args.broken or None,
     }  # fmt: skip
 
 

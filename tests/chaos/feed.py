@@ -6,6 +6,7 @@ Not by way of the product's writer: what lies on the topic must not depend on wh
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 import zlib
@@ -25,31 +26,46 @@ _SLICE_S = 0.05
 _BROKEN_EVERY = 500
 
 
+#: Which channels go to which topic where there are two.
+APART = (("vibration",), ("temperature", "current"))
+
+
 class Sent(NamedTuple):
     """A message and where it goes."""
 
+    topic: str
     partition: int
     key: bytes
     value: bytes
     headers: Headers
 
 
-def messages(recordings: Sequence[Recording], topic: str, partitions: int) -> Iterator[Sent]:
-    """Yield all messages in their order: readings side by side, each to its asset's partition, some that are none."""
-    for count, (_, message) in enumerate(schedule(recordings, Plan(topic), 0.0)):
+def messages(recordings: Sequence[Recording], topics: Sequence[str], partitions: int) -> Iterator[Sent]:
+    """Yield all messages in their order: readings side by side, each to its asset's partition, some that are none.
+
+    Onto one topic, or onto two, each with channels of its own.
+    """
+    for count, (_, message) in enumerate(schedule(recordings, Plan(topics[0]), 0.0)):
         partition = zlib.crc32(message.key) % partitions
-        yield Sent(partition, message.key, message.value, message.headers)
+        if len(topics) == 1:
+            yield Sent(topics[0], partition, message.key, message.value, message.headers)
+        else:
+            whole = json.loads(message.value)
+            for topic, names in zip(topics, APART, strict=True):
+                if values := {name: whole["values"][name] for name in names if name in whole["values"]}:
+                    value = json.dumps({**whole, "values": values}).encode()
+                    yield Sent(topic, partition, message.key, value, message.headers)
         if count % _BROKEN_EVERY == 0:
-            yield Sent(partition, message.key, b"broken %d" % (count // _BROKEN_EVERY), [])
+            yield Sent(topics[0], partition, message.key, b"broken %d" % (count // _BROKEN_EVERY), [])
 
 
 def write_messages(recordings: Sequence[Recording], partitions: int, folder: Path) -> list[Path]:
-    """Write the values of each partition's messages, one a line, in their order, as a file; return the paths."""
+    """Write the values of each partition's messages on one topic, one a line, in their order; return the paths."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{index}.jsonl" for index in range(partitions)]
     with ExitStack() as closing:
         files = [closing.enter_context(path.open("wb")) for path in paths]
-        for sent in messages(recordings, "", partitions):
+        for sent in messages(recordings, [""], partitions):
             files[sent.partition].write(sent.value + b"\n")
     return paths
 
@@ -58,16 +74,17 @@ class Feed:
     """Sends recordings side by side, each reading to its asset's partition; a thread of its own."""
 
     def __init__(
-        self, bootstrap: list[str], topic: str, partitions: int, recordings: Sequence[Recording], rate: float
-    ) -> None:
+        self, bootstrap: list[str], topics: Sequence[str], partitions: int, recordings: Sequence[Recording],
+        rate: float,
+    ) -> None:  # fmt: skip
         """`rate`: messages a second at most. Nothing is sent before `allow`."""
-        self.total = sum(1 for _ in messages(recordings, topic, partitions))
+        self.total = sum(1 for _ in messages(recordings, topics, partitions))
         self.sent = 0
         self.failure: BaseException | None = None
-        self.digests = [hashlib.sha256() for _ in range(partitions)]
-        """Of the values of each partition in their order: what the topic must hold in the end."""
+        self.digests = {(topic, index): hashlib.sha256() for topic in topics for index in range(partitions)}
+        """Of the values of each topic's partitions in their order: what they must hold in the end."""
         self._recordings = recordings
-        self._topic = topic
+        self._topics, self._partitions = topics, partitions
         self._rate = rate
         self._allowed = 0
         self._stopped = False
@@ -103,7 +120,7 @@ class Feed:
             self.failure = self.failure or error
 
     def _send(self) -> None:
-        for sent in messages(self._recordings, self._topic, len(self.digests)):
+        for sent in messages(self._recordings, self._topics, self._partitions):
             while self.sent >= self._allowed and not self._stopped:
                 time.sleep(_SLICE_S)
             if self._stopped or self.failure is not None:
@@ -114,9 +131,9 @@ class Feed:
                 time.sleep(_SLICE_S)
 
     def _put(self, sent: Sent) -> None:
-        self.digests[sent.partition].update(sent.value)
+        self.digests[sent.topic, sent.partition].update(sent.value)
         future = self._producer.send(
-            self._topic, value=sent.value, key=sent.key, headers=sent.headers, partition=sent.partition
+            sent.topic, value=sent.value, key=sent.key, headers=sent.headers, partition=sent.partition
         )
         future.add_errback(self._note)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from producers.output import write
 from producers.recording import Recording
 from producers.simulate import simulate
@@ -21,6 +23,17 @@ TALKATIVE: dict[str, Any] = {
     "threshold": {"method": "spot", "learn_after": 5, "max_peaks": 40, "budget": {"incidents": 600, "per": "day"}},
     "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
     "adaptation": {"follow": 4.0, "block": 8, "flat_ms": 120_000, "policy": "adapt"},
+}  # fmt: skip
+#: Every reading a record, judged for itself as it comes.
+_RECORDS: dict[str, Any] = {
+    "channels": {
+        "vibration": {"cell": "last", "log": True}, "temperature": {"cell": "last", "valid": [-50, 500]},
+        "current": {"cell": "last", "valid": [-10, 100]}, "mode": {"kind": "category", "cell": "last"},
+    },
+    "window": {"mode": "records", "length": 1},
+    "features": {"scaling": "standard", "clip": 10},
+    "threshold": {"method": "spot", "risk": 1e-2, "learn_after": 5, "max_peaks": 40},
+    "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
 }  # fmt: skip
 #: Machines a detector is trained on; the others are of the same type.
 _TRAINED_ON = 24
@@ -42,26 +55,38 @@ class Material:
     files: list[Path]
     artifact: Path
     config: Path
+    sections: dict[str, Any]
+    """Of the set-up."""
 
 
-def make_material(folder: Path, assets: int, minutes: float, seed: int) -> Material:
-    """Simulate machines, a reading a second, each with a course of its own; train a detector on their beginnings."""
+def make_material(
+    folder: Path, assets: int, minutes: float, seed: int, records: bool = False, joined: bool = False
+) -> Material:
+    """Simulate machines, a reading a second, each with a course of its own; train a detector on their beginnings.
+
+    `records`: each reading is a record. `joined`: fit for several topics, no machine's sensors fall silent and no clock
+    is wrong: what is told of them depends on the order of the log, and topics have none together.
+    """
+    sections = _RECORDS if records else TALKATIVE
     chance = random.Random(seed)
     plans: list[str] = []
     knocked: list[float] = []  # until when, as a share of the recording
     for index in range(1, assets + 1):
-        courses, until = _course(index, minutes, chance)
+        courses, until = _course(index + 2 * (joined and index % 4 == 1), minutes, chance)
         plans += [f"machine-{index}={course}" for course in courses]
         knocked.append(until)
     recordings = simulate(assets, minutes / 60, seed=seed, faults=", ".join(plans))
     for recording, until in zip(recordings, knocked, strict=True):
         _knock(recording, chance, until)
+        if records:
+            modes = chance.choices(["run", "idle", "?"], [90, 9, 1], k=len(recording))
+            recording.values["mode"] = np.array(modes, object)
     files = [path for path in write(recordings, folder / "recordings") if path.suffix == ".csv"]
     artifact = folder / "machine.safetensors"
-    config = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0", **TALKATIVE)
+    config = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0", **sections)
     rows = int(minutes * 60 * _HEALTHY)
     call(DETECTOR, "train", config, "--data", *files[:_TRAINED_ON], "--rows", rows, "--quiet")
-    return Material(recordings, files, artifact, config)
+    return Material(recordings, files, artifact, config, sections)
 
 
 def _course(index: int, minutes: float, chance: random.Random) -> tuple[list[str], float]:

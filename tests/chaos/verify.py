@@ -160,22 +160,24 @@ def dead_letter_differences(config: Path, wanted: list[tuple[str, str]]) -> int:
     return (should - has).total() + (has - should).total() + undecided
 
 
-def input_differences(config: Path, wanted: list[str]) -> int:
-    """Return how many partitions of the input topic don't hold what was sent: SHA-256 of the values in their order."""
+def input_differences(config: Path, wanted: dict[tuple[str, int], str]) -> int:
+    """Return how many partitions of the input topics don't hold what was sent.
+
+    `wanted`: by topic and partition, the SHA-256 of the values in their order.
+    """
     settings = yaml.safe_load(config.read_text())
-    topic = settings["kafka"]["inputs"][0]["topic"]
     reading = consumer(settings["kafka"]["bootstrap_servers"])
     try:
-        partitions = [TopicPartition(topic, index) for index in range(len(wanted))]
+        partitions = [TopicPartition(topic, index) for topic, index in wanted]
         ends = reading.end_offsets(partitions)
         reading.assign(partitions)
         reading.seek_to_beginning(*partitions)
-        digests = [hashlib.sha256() for _ in wanted]
+        digests = {partition: hashlib.sha256() for partition in partitions}
         while any(reading.position(partition) < ends[partition] for partition in partitions):
             for partition, records in reading.poll(timeout_ms=1_000, max_records=10_000).items():
                 for record in records:
-                    digests[partition.partition].update(record.value)
-        return sum(digest.hexdigest() != one for digest, one in zip(digests, wanted, strict=True))
+                    digests[partition].update(record.value)
+        return sum(digests[partition].hexdigest() != wanted[partition] for partition in partitions)
     finally:
         reading.close()
 

@@ -111,7 +111,8 @@ class Site:
     def __post_init__(self) -> None:
         self.config: Config = load(self.config_path, env={})
         self.topic = self.config.inputs[0].topic
-        topics = (self.topic, self.config.alert_topic, self.config.audit_topic)
+        inputs = [entry.topic for entry in self.config.inputs]
+        topics = (*inputs, self.config.alert_topic, self.config.audit_topic)
         counts = dict.fromkeys(topics, self.partitions)
         ensure_topics(self.config.kafka, {**counts, self.config.dead_letter_topic: 1})
 
@@ -219,7 +220,7 @@ def write_config(path: Path, name: str, artifact: Path, kafka: dict[str, Any], r
         "threshold": {"method": "spot", "risk": 1e-3},
         "incident": {"open_after": 2, "open_of": 3, "close_after": 6},
         "commit_interval_ms": 300,
-        "kafka": {**kafka, **topics, "inputs": [{"topic": f"{name}.readings", "max_message_bytes": 100_000}]},
+        "kafka": {"inputs": [{"topic": f"{name}.readings", "max_message_bytes": 100_000}], **kafka, **topics},
         "redis": {"url": redis, "prefix": name},
         **more,
     }
