@@ -85,7 +85,7 @@ class Feed:
         """Of the values of each topic's partitions in their order: what they must hold in the end."""
         self._recordings = recordings
         self._topics, self._partitions = topics, partitions
-        self._rate = rate
+        self.rate = rate
         self._allowed = 0
         self._stopped = False
         self._producer: Any = KafkaProducer(
@@ -127,7 +127,7 @@ class Feed:
                 return
             self._put(sent)
             self.sent += 1
-            if self.sent % max(1, int(self._rate * _SLICE_S)) == 0:
+            if self.sent % max(1, int(self.rate * _SLICE_S)) == 0:
                 time.sleep(_SLICE_S)
 
     def _put(self, sent: Sent) -> None:

@@ -18,6 +18,7 @@ class ChaosSite(Site):
     """A site whose workers can be broken (tests/chaos/worker.py), and differ in what must not matter."""
 
     broken: str = ""
+    pace: str = ""
     chance: random.Random = field(default_factory=random.Random)
     traps: dict[int, Path] = field(default_factory=dict)
 
@@ -31,6 +32,7 @@ class ChaosSite(Site):
             "STREAM_DETECTOR__ON_STORE_OUTAGE": self.chance.choice(["continue", "continue", "pause"]),
             **({"STREAM_DETECTOR__KAFKA__INSTANCE_ID": "static"} if slot == 0 else {}),
             "STREAM_DETECTOR_TEST_BREAK": self.broken,
+            "STREAM_DETECTOR_TEST_PACE": self.pace,
             "STREAM_DETECTOR_TEST_TRAP": str(trap),
         }
         words = ("--log-level", "info", "run", self.config_path)

@@ -8,6 +8,8 @@
         send itself the signal in the third commit with alerts, at one of MOMENTS
     STREAM_DETECTOR_TEST_TRAP=PATH
         as soon as there is such a file, with `saved:SIGKILL` in it, do so in the next commit with alerts
+    STREAM_DETECTOR_TEST_PACE=0.1
+        wait so many seconds before each poll: a log that is written already is read as slowly as one that grows
 """
 
 from __future__ import annotations
@@ -140,6 +142,17 @@ def spring(trap: Path) -> Callable[[str], None]:
     return reached
 
 
+def paced(seconds: float) -> None:
+    """Wait before each poll."""
+    poll = KafkaSource.poll
+
+    def poll_later(self: Any, timeout_ms: int, max_messages: int) -> Any:
+        time.sleep(seconds)
+        return poll(self, timeout_ms, max_messages)
+
+    KafkaSource.poll = poll_later  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     broken = os.environ.pop("STREAM_DETECTOR_TEST_BREAK", "")
     if broken:
@@ -149,4 +162,6 @@ if __name__ == "__main__":
         at_moments(strike_at(when, int(nth), signal.Signals[name]))
     if set_trap := os.environ.pop("STREAM_DETECTOR_TEST_TRAP", ""):
         at_moments(spring(Path(set_trap)))
+    if pace := os.environ.pop("STREAM_DETECTOR_TEST_PACE", ""):
+        paced(float(pace))
     sys.exit(main())
