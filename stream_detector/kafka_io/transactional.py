@@ -193,6 +193,9 @@ class TransactionalSink:
         if self._producer is None:
             self._connect()
         if not self._begun:
+            # The client (kafka-python 3.0.12) keeps offsets that were refused, through the abort, and sends them with
+            # the next transaction's: under the membership of now, over what their new owner has committed since.
+            self._producer._transaction_manager._pending_txn_offset_commits.clear()
             self._producer.begin_transaction()
             self._begun = True
 

@@ -161,6 +161,32 @@ def test_a_zombie_commits_nothing(log: Log, join: Join) -> None:
     sink.close()
 
 
+@pytest.mark.parametrize("backend", ["memory", "kafka"])
+def test_positions_that_were_refused_are_not_committed_later(
+    backend: str, request: pytest.FixtureRequest, unique: Callable[[str], str], join: Join
+) -> None:
+    """A member refused as a zombie commits what it has later, and nothing of what it had, which others may own."""
+    stream = unique("refused")
+    log: Log
+    if backend == "memory":
+        log = ExactlyInMemory([f"{stream}.in"], 2)
+    else:
+        log = ExactlyOnBroker(request.getfixturevalue("kafka"), stream, [f"{stream}.in"], 2, True)
+    mine, others = (Partition(log.topics[0], index) for index in range(2))
+    for partition in (mine, others):
+        log.write(partition, values("a", 3))
+    member = join(log)
+    sink = log.sink(member.source)
+    put_out(member.source)
+    with pytest.raises(FencedError):
+        sink.commit({mine: Position(1, 1, 1), others: Position(1, 1, 1)})
+    sink.abort()
+    until(lambda: len(member.listener.events) == 3, member.poll)
+    sink.commit({mine: Position(2, 2, 1)})
+    assert {mine: Position(2, 2, 1)} == member.source.committed([mine, others])
+    sink.close()
+
+
 def on_kafka(kafka: KafkaConfig, name: str) -> ExactlyOnBroker:
     """Make a topic of one partition with three messages."""
     log = ExactlyOnBroker(kafka, name, [f"{name}.in"], 1, True)
