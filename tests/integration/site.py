@@ -207,8 +207,6 @@ def write_config(path: Path, name: str, artifact: Path, kafka: dict[str, Any], r
         "alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter", "audit_topic": f"{name}.audit",
         "verdict_topic": f"{name}.verdicts", "group": name,
     }  # fmt: skip
-    if name == "chaos":  # the members of its rebalance storms know only the range assignor (tests/chaos/faults.py)
-        kafka = {"rebalance": "eager", **kafka}
     settings = {
         "stream": "plant",
         "channels": {"vibration": {"unit": "g"}, "temperature": {"valid": [-50, 500]}, "current": {"unit": "A"}},
