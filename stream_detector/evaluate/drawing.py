@@ -100,7 +100,7 @@ class Canvas:
         self.parts.append(f'<rect class="{css}" x="{LEFT}" y="{y:.0f}" width="{width}" height="{height}"/>')
 
     def _label(self, name: str, y: float) -> None:
-        text = name if len(name) <= 14 else f"{name[:8]}…{name[-5:]}"
+        text = name if len(name) <= 14 else f"{name[:7]}…{name[-5:]}"
         self.parts.append(f'<text class="name" x="2" y="{y:.0f}">{escape(text)}<title>{escape(name)}</title></text>')
 
 

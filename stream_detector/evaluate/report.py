@@ -120,9 +120,9 @@ def _incidents_line(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ""
     return (
-        f"<p>{_number(found['caught'])} of {_number(found['faults'])} faults caught, of these "
-        f"{_number(found['already_open'])} by an incident that was open before; median delay "
-        f"{_number(found['delay_s_median'])} s; {_number(found['false'])} false incidents, "
+        f"<p>{_count(found['caught'])} of {_count(found['faults'])} faults caught, of these "
+        f"{_count(found['already_open'])} by an incident that was open before; median delay "
+        f"{_number(found['delay_s_median'])} s; {_count(found['false'])} false incidents, "
         f"{_number(found['false_per_day'])} a day; in alarm {_number(found['alarm_share'])} of the time.</p>"
     )
 
@@ -185,6 +185,11 @@ def _drawn(recording: Recording, channel: str) -> NDArray[np.float64] | None:
         return np.array([np.nan if one is None else float(np.sqrt(np.mean(np.square(one)))) for one in blocks])
     values = recording.values[channel]
     return None if values.dtype == object else np.asarray(values, np.float64)
+
+
+def _count(value: float) -> str:
+    """A count, which as a mean over seeds may have a fraction."""
+    return f"{round(value, 2):g}"
 
 
 def _number(value: Any) -> str:
