@@ -63,7 +63,8 @@ class Task:
         self.partitions = [Partition(entry.topic, index) for entry in config.inputs]
         self.epoch = _epoch(config, loaded, committed)
         self.states = loaded.assets
-        self.changed: set[str] = set()
+        self.saved_epoch = loaded.epoch  # of the newest commit that the store has of this task's history
+        self.changed: set[str] = set()  # since then
         self.moved = False  # messages were taken since the last commit
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
@@ -186,7 +187,7 @@ class Task:
         )  # fmt: skip
 
     def changed_states(self) -> dict[str, AssetState]:
-        """Return the states changed since the last commit that was told of."""
+        """Return the states changed since `saved_epoch`."""
         return {asset: self.states[asset] for asset in self.changed}
 
     def committed(self, saved: bool) -> None:
@@ -194,6 +195,7 @@ class Task:
         self.epoch += 1
         self.moved = False
         if saved:
+            self.saved_epoch = self.epoch
             self.changed.clear()
 
     def _cut(self, passed: list[ReadingBatch]) -> Cut:

@@ -177,6 +177,29 @@ def test_a_first_try_of_the_epoch_that_counts_is_no_state_of_it(undisturbed):
     same(undisturbed, plant)
 
 
+@pytest.mark.parametrize("missed", [1, 2, 3])
+def test_a_first_try_is_no_part_of_later_epochs(undisturbed, missed):
+    """It had read further than the commits that came instead, and missed the store: what it judged is judged again."""
+    plant = make_plant()
+    first = plant.worker(64)
+    first.faults.strike = strike_at("commit", 2)
+    with pytest.raises(CrashError):
+        plant.run(first)
+    first.source.expel()
+    second = plant.worker(4)
+    turns(plant, second, 1)
+    plant.server.available = False
+    for _ in range(missed):
+        turns(plant, second, 2)
+        second.pipeline.commit()
+    plant.server.available = True
+    turns(plant, second, 2)
+    second.pipeline.commit()
+    second.source.expel()
+    plant.run(plant.worker(16))
+    same(undisturbed, plant)
+
+
 # The store ------------------------------------------------------------------------------------------------------------
 
 

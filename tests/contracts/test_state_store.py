@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
+from stream_detector.ports import WHOLE
 from stream_detector.records import AssetState, IncidentState, Partition, Position, RecordedVerdict, ThresholdState
 from tests.stores import Backend, MemoryBackend, RedisBackend, Store
 
@@ -144,6 +145,19 @@ def test_a_crashed_epoch_leaves_nothing_behind(store: Store):
     assert judged(store.load(3, 1).assets) == {"a": 1, "b": 1}
 
 
+def test_a_crashed_epoch_is_no_part_of_a_later_one(store: Store):
+    """Commits that missed the store came in its place: what was saved since then is not of their history."""
+    token = store.acquire(3)
+    store.save(3, token, 1, {"a": state(judged_ms=1), "b": state(judged_ms=1)}, at(10, 1))
+    store.save(3, token, 2, {"a": state(judged_ms=90), "b": state(judged_ms=90)}, at(90, 2))  # crashes
+    token = store.acquire(3)
+    assert store.load(3, 1).epoch == 1
+    store.save(3, token, 4, {"a": state(judged_ms=40)}, at(40, 4), 1)  # 2 and 3 missed the store
+    assert judged(store.load(3, 4).assets) == {"a": 40, "b": 1}
+    before = store.load(3, 3)
+    assert (judged(before.assets), before.epoch, before.positions) == ({"a": 1, "b": 1}, 1, at(10, 1))
+
+
 def test_a_repeated_save_changes_nothing(store: Store):
     """An answer lost on the way makes the worker save again: both versions stay as they were."""
     token = store.acquire(3)
@@ -273,6 +287,22 @@ def test_a_store_that_forgot_its_newest_owner_is_noticed(backend: Backend, store
     with pytest.raises(StoreFencedError):
         store.save(3, former, 2, {"a": state(judged_ms=3)}, at(30, 2))
     assert judged(owner.load(3).assets) == {"a": 1, "b": 2}
+
+
+def test_a_store_that_forgot_the_newest_save_is_noticed(backend: Backend, store: Store):
+    """What stands at the same epoch is the save of a worker that crashed in it, brought back; nothing of it stays."""
+    former = store.acquire(3)
+    store.save(3, former, 1, {"a": state(judged_ms=1)}, at(10, 1))
+    owner = backend.connect()
+    token = owner.acquire(3)
+    loaded = owner.load(3, 1).assets
+    owner.save(3, token, 2, {"a": state(judged_ms=20)}, at(20, 2), 1)
+    backend.connect().save(3, token, 2, {"a": state(judged_ms=90), "new": state(judged_ms=90)}, at(90, 2))
+    with pytest.raises(StoreLostError, match="task 3"):
+        owner.save(3, token, 3, {}, at(30, 3), 2)
+    renewed = owner.acquire(3)
+    owner.save(3, renewed, 3, loaded | {"a": state(judged_ms=20)}, at(30, 3), WHOLE)
+    assert judged(owner.load(3).assets) == {"a": 20}
 
 
 def test_controls_reach_other_connections_and_are_counted(backend: Backend, store: Store):
