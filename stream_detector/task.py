@@ -162,10 +162,11 @@ class Task:
     def saved_positions(self) -> dict[Partition, Position]:
         """Return the positions that go with the states: while it catches up, `read` is where the states stand.
 
-        The broker's may be further: up to there all is published, but not judged yet by these states.
+        The broker's may be further: up to there all is published, but not judged yet by these states. Where they stood
+        when they were loaded they stand, too, while the messages before are read again.
         """
         return {
-            partition: replace(position, read=self._done(partition))
+            partition: replace(position, read=max(self._done(partition), self._judged.get(partition, 0)))
             for partition, position in self.positions().items()
         }
 
@@ -188,6 +189,7 @@ class Task:
 
     def changed_states(self) -> dict[str, AssetState]:
         """Return the states changed since `saved_epoch`."""
+        self._keep_counts()  # an asset's first window may have been judged after its readings were refused
         return {asset: self.states[asset] for asset in self.changed}
 
     def committed(self, saved: bool) -> None:
@@ -312,12 +314,18 @@ class Task:
         ]  # fmt: skip
         known = 0 if batch is None else self._judged.get(batch.partition, 0)
         told = self._presence.refused(batch, letters, known)
+        self._keep_counts()
+        return told
+
+    def _keep_counts(self) -> None:
+        """Put the counts of refused readings into the states of their assets."""
+        if self._presence is None:
+            return
         for asset, counts in self._presence.counts().items():
             state = self.states.get(asset)
             if state is not None and state.sensors.refused != counts:
                 self.states[asset] = replace(state, sensors=replace(state.sensors, refused=counts))
                 self.changed.add(asset)
-        return told
 
     def _unjudged(self, passed: list[ReadingBatch]) -> list[ReadingBatch]:
         """Leave out records that the states loaded were judged up to: nothing is open that would need them again."""
