@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from stream_detector.config import Config, KafkaConfig
@@ -194,10 +196,25 @@ def on_kafka(kafka: KafkaConfig, name: str) -> ExactlyOnBroker:
     return log
 
 
+def say_nonsense_of_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the broker leave out what is allowed on groups, not as Apache Kafka does: all bits are set."""
+    process = KafkaAdminClient._describe_groups_process_response
+
+    def answered(self: KafkaAdminClient, response: Any) -> Any:
+        for group in response.groups:
+            group.authorized_operations = set(range(32))
+        return process(self, response)
+
+    monkeypatch.setattr(KafkaAdminClient, "_describe_groups_process_response", answered)
+
+
+@pytest.mark.parametrize("rights", ["told", "left out"])
 def test_a_dead_workers_transaction_is_ended_by_who_takes_over(
-    kafka: KafkaConfig, unique: Callable[[str], str], join: Join
+    kafka: KafkaConfig, unique: Callable[[str], str], join: Join, monkeypatch: pytest.MonkeyPatch, rights: str
 ) -> None:
     """Readers don't wait for the transaction's time-out: the next owner's alerts are there at once."""
+    if rights == "left out":
+        say_nonsense_of_rights(monkeypatch)
     log = on_kafka(kafka, unique("dead"))
     only = Partition(log.topics[0], 0)
     dead = join(log)
