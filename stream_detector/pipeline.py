@@ -247,6 +247,7 @@ class Pipeline:
         self._note_progress()
         due = [task for task in self._tasks.values() if task.moved or task.changed]
         if not due:
+            self._saver.caught_up()  # what it missed belonged to tasks that are gone: their new owners make it good
             return
         try:
             self._sink.flush()  # 1
@@ -324,10 +325,12 @@ class Pipeline:
     def on_revoked(self, partitions: Iterable[Partition]) -> None:
         """Commit, then let the tasks go."""
         try:
-            if self._scoring.ahead_ms < self._config.kafka.max_poll_interval_ms / 4:
-                self.commit()
-            else:  # too late for that: the group would go on without us
+            if self._scoring.ahead_ms >= self._config.kafka.max_poll_interval_ms / 4:  # the group would go on without us
                 self._give_up(list(self._tasks.values()), "its partitions go, and there is too much left to score")
+            elif self._exact and not self._source.settled():  # their alerts must not go with others' next commit
+                self._give_up((), "its partitions go in the middle of a join")
+            else:
+                self.commit()
         except DetectorError as error:
             log.warning("the last commit before handing partitions over failed; their new owner repeats it: %s", error,
                         extra=event("hand-over-uncommitted"))  # fmt: skip

@@ -141,6 +141,24 @@ def test_a_zombie_changes_nothing(undisturbed, step):
     assert zombie.metric("aborts_total") >= 1
 
 
+def test_partitions_that_go_in_the_middle_of_a_join_take_their_alerts_with_them(undisturbed):
+    """No commit is possible then; with the next one, of what stays, alerts of what went must not become readable."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    turns(plant, worker, 6)
+    worker.source.joining = True
+    theirs = (plant.config.alert_topic, {b"pump-1", b"pump-3"})
+    while not any(to.topic == theirs[0] and message.key in theirs[1] for to, message in worker.sink._buffer):
+        turns(plant, worker, 1)
+    worker.source.revoke([Partition(TOPIC, 1)])
+    turns(plant, worker, 1)
+    worker.source.joining = False
+    heir = plant.worker(16)
+    heir.source.assign([Partition(TOPIC, 1)])
+    plant.run(worker, heir)
+    same(undisturbed, plant)
+
+
 def test_states_of_a_commit_that_never_came_to_be_do_not_count(undisturbed):
     """A crash between save and commit leaves a newer epoch in the store; the next worker loads the committed one."""
     plant = make_plant()
