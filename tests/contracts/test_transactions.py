@@ -18,7 +18,7 @@ from stream_detector.kafka_io import KafkaSource, TopicReader, TransactionalSink
 from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.ports import Sink, Source
 from stream_detector.records import DeadLetter, Message, Partition, PlainMessage, Position
-from tests.contracts.test_log import InMemory, Listener, Member, OnBroker, alert, put_out, until, values
+from tests.contracts.logs import InMemory, Listener, Member, OnBroker, alert, put_out, until, values
 from tests.servers import KafkaServer
 
 
