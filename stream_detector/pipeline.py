@@ -29,9 +29,10 @@ from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
 from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.records import Controls, ModelRef, Partition
+from stream_detector.resuming import counting_state
 from stream_detector.saving import Saved, Saver
 from stream_detector.scoring import Scores, Scoring
-from stream_detector.task import Cut, Task, counting_state
+from stream_detector.task import Cut, Task
 
 log = logging.getLogger(__name__)
 
@@ -325,7 +326,7 @@ class Pipeline:
     def on_revoked(self, partitions: Iterable[Partition]) -> None:
         """Commit, then let the tasks go."""
         try:
-            if self._scoring.ahead_ms >= self._config.kafka.max_poll_interval_ms / 4:  # the group would go on without us
+            if self._scoring.ahead_ms >= self._config.kafka.max_poll_interval_ms / 4:  # the group won't wait so long
                 self._give_up(list(self._tasks.values()), "its partitions go, and there is too much left to score")
             elif self._exact and not self._source.settled():  # their alerts must not go with others' next commit
                 self._give_up((), "its partitions go in the middle of a join")

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("records",),
     ("config", "norms"),
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
-     "features", "models", "stacked", "rights", "verdicts"),
+     "features", "models", "stacked", "rights", "verdicts", "resuming"),
     ("artifact", "artifact_file", "fleet", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation",
      "join", "sensor_checks", "sensing", "presence"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth", "labels",
