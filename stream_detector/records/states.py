@@ -44,7 +44,7 @@ class SensorFault:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Readings of an asset in a row that could not be used (see presence.py)."""
+    """Readings of an asset in a row that could not be used (see refusals.py)."""
 
     fault: str = ""     # of which they are a sign
     channel: str = ""
