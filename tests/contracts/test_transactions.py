@@ -316,6 +316,24 @@ def test_of_dead_letters_sent_together_the_largest_loses_its_value(
     sink.close()
 
 
+@pytest.mark.parametrize(("interval_ms", "early"), [(1_000, True), (60_000, False)])
+def test_no_transaction_is_opened_long_before_its_commit(
+    kafka: KafkaConfig, unique: Callable[[str], str], join: Join, interval_ms: int, early: bool
+) -> None:
+    """Much is sent at once where the commit is near; where it isn't, a transaction would time out before it."""
+    log = on_kafka(kafka, unique("early"))
+    only = Partition(log.topics[0], 0)
+    member = join(log)
+    assert isinstance(member.source, KafkaSource)
+    sink = TransactionalSink(log.config().model_copy(update={"commit_interval_ms": interval_ms}), member.source)
+    sink.write([], [DeadLetter(only, PlainMessage(i, 5, b"k", b"{"), "not-json", "so") for i in range(1_500)])
+    assert sink._begun is early
+    sink.flush()
+    sink.commit({only: Position(1, 3, 1)})
+    assert 1_500 == len(log.dead_letters(1_500))
+    sink.close()
+
+
 def test_a_broker_without_transactions_is_refused(embedded: Embedded, unique: Callable[[str], str]) -> None:
     """The embedded broker drops offset metadata: exactly_once is a ConfigError that says so, within two seconds."""
     assert embedded.bootstrap_servers is not None
