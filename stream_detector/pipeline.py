@@ -356,7 +356,7 @@ class Pipeline:
     def _take_over_waiting(self) -> None:
         """Load the tasks assigned and not loaded yet; those whose state can't be read stay paused and are retried."""
         waiting = [index for index in self._wanted if index not in self._tasks]
-        if not waiting or self._clock() - self._retry_ms < RETRY_EVERY_MS:
+        if not (waiting or self._undone) or self._clock() - self._retry_ms < RETRY_EVERY_MS:
             return
         self._retry_ms = self._clock()
         self._take_back()

@@ -60,6 +60,7 @@ class Saver:
         try:
             yield
         except (StoreFencedError, StoreLostError):  # it answered
+            self._note(None)
             raise
         except StoreError as error:
             now = self._clock()

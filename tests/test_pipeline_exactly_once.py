@@ -109,6 +109,29 @@ def test_partitions_that_go_in_the_middle_of_a_join_take_their_alerts_with_them(
     same(undisturbed, plant)
 
 
+def test_what_could_not_be_taken_back_is_when_the_tasks_are_gone(undisturbed):
+    """An abort that failed is tried again by a worker that has no task any more: readers wait for its transaction."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    turns(plant, worker, 8)
+    tries, abort = [], worker.sink.abort
+
+    def fail_twice():
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise BrokerError("away")
+        abort()
+
+    worker.sink.abort = fail_twice
+    worker.faults.strike = strike_at("flush", 1, BrokerError)
+    worker.source.assign([])
+    turns(plant, worker, 200)
+    assert [0, 1, 2] == tries
+    worker.source.expel()
+    plant.run(plant.worker(16))
+    same(undisturbed, plant)
+
+
 def test_states_of_a_commit_that_never_came_to_be_do_not_count(undisturbed):
     """A crash between save and commit leaves a newer epoch in the store; the next worker loads the committed one."""
     plant = make_plant()
