@@ -164,10 +164,16 @@ class Task:
         """Return the positions that go with the states: while it catches up, `read` is where the states stand.
 
         The broker's may be further: up to there all is published, but not judged yet by these states. Where they stood
-        when they were loaded they stand, too, while the messages before are read again.
+        when they were loaded they stand, too, while the messages before are read again; but never further than the
+        broker's, which would make them somebody's first try (`counting_state`).
         """
         return {
-            partition: replace(position, read=max(self._done(partition), self._judged.get(partition, 0)))
+            partition: replace(
+                position,
+                read=max(
+                    self._done(partition), min(self._judged.get(partition, 0), self._published.get(partition, 0))
+                ),
+            )
             for partition, position in self.positions().items()
         }
 

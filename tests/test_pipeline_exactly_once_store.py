@@ -189,3 +189,24 @@ def test_offsets_that_an_operator_set_are_taken_as_they_are():
     assert 100 <= again.metric("messages_total", topic=TOPIC) < 200
     assert alerts == plant.alerts  # windows judged stay judged
     assert epoch + 1 <= plant.log.committed("detector")[here].epoch
+
+
+def test_a_worker_killed_while_it_reads_from_offsets_that_an_operator_set():
+    """The states are newer than what was read since: they count all the same, and none is lost."""
+    plant = make_plant()
+    worker = plant.worker(16)
+    plant.run(worker)
+    worker.pipeline.close()
+    here = Partition(TOPIC, 0)
+    end = plant.log.end(here)
+    plant.log.group("detector").committed[here] = Position(end - 100, end - 100, 0)
+    alerts = list(plant.alerts)
+    again = plant.worker(16)
+    turns(plant, again, 3)
+    again.pipeline.commit()
+    assert end - 100 < plant.log.committed("detector")[here].read < end
+    again.source.expel()
+    heir = plant.worker(16)
+    plant.run(heir)
+    assert 0 == heir.metric("states_lost_total")
+    assert alerts == plant.alerts
