@@ -248,7 +248,8 @@ class Pipeline:
         self._note_progress()
         due = [task for task in self._tasks.values() if task.moved or task.changed]
         if not due:
-            self._saver.caught_up()  # what it missed belonged to tasks that are gone: their new owners make it good
+            if self._wanted.keys() <= self._tasks.keys():  # what it missed was of tasks that others have now
+                self._saver.caught_up()
             return
         try:
             self._sink.flush()  # 1
