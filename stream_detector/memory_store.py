@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 
 from stream_detector.codec import decode_state
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
-from stream_detector.ports import TaskState
+from stream_detector.ports import WHOLE, TaskState
 from stream_detector.records import AssetState, Controls, Partition, Position, RecordedVerdict
 from stream_detector.verdicts import newest
 
 Version = tuple[int, AssetState]
+_Save = tuple[int, dict[Partition, Position]]
+_NONE: _Save = (-1, {})
 
 
 @dataclass
 class _Task:
     token: int = 0
-    saves: list[tuple[int, dict[Partition, Position]]] = field(default_factory=list)  # newest first, at most two
+    saves: list[_Save] = field(default_factory=list)  # newest first, at most two
     new: dict[str, Version] = field(default_factory=dict)
     old: dict[str, Version] = field(default_factory=dict)
 
@@ -52,7 +54,7 @@ class MemoryStore:
     def __init__(self, server: MemoryServer | None = None) -> None:
         """Share `server` with other stores, or have one of its own."""
         self.server = server if server is not None else MemoryServer()
-        self._known: dict[int, int] = {}
+        self._known: dict[int, _Save] = {}  # task -> newest save, as last seen here
 
     def acquire(self, task: int) -> int:
         """Take a new fencing token of the task; writers with an older one are refused from now on."""
@@ -70,7 +72,7 @@ class MemoryStore:
         limit = math.inf if epoch is None else epoch
         with self._server() as server:
             kept = server.tasks.get(task, _Task())
-            self._known[task] = kept.saves[0][0] if kept.saves else -1
+            self._known[task] = kept.saves[0] if kept.saves else _NONE
             assets: dict[str, AssetState] = {}
             for asset, version in kept.new.items():
                 for candidate in (version, kept.old.get(asset)):
@@ -87,10 +89,12 @@ class MemoryStore:
         epoch: int,
         states: Mapping[str, AssetState],
         positions: Mapping[Partition, Position],
+        since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically; return the controls' version.
 
-        Changed means: since the last commit that came to be; a save of an epoch replaces an earlier save of it whole.
+        `since`: epoch of the save that `states` are all the changes to (None: the newest there is; WHOLE: they are all
+        there are). Later versions are taken back; so a save of an epoch replaces an earlier save of it whole.
         Raises StoreFencedError when `token` is not the task's newest, StoreLostError when the store has lost what was
         saved before, StoreError when it is away.
         """
@@ -100,18 +104,24 @@ class MemoryStore:
                 raise StoreLostError(f"the store has forgotten who took task {task} last")
             if kept is not None and kept.token > token:
                 raise StoreFencedError(f"task {task} was taken over: token {token} < {kept.token}")
-            last = kept.saves[0][0] if kept is not None and kept.saves else -1
-            if kept is None or last < self._known.get(task, -1):
+            newest_save = kept.saves[0] if kept is not None and kept.saves else _NONE
+            known = self._known.get(task, _NONE)
+            if kept is None or newest_save[0] < known[0] or (newest_save[0] == known[0] and newest_save != known):
                 raise StoreLostError(f"the store has lost states of task {task}")
-            if last >= epoch:
-                _take_back(kept, epoch)
+            first = epoch if since is None or since == WHOLE else min(epoch, since + 1)
+            if newest_save[0] >= first:
+                _take_back(kept, first)
             for asset, state in states.items():
                 if asset in kept.new:
                     kept.old[asset] = kept.new[asset]
                 kept.new[asset] = (epoch, state)
-            earlier = [save for save in kept.saves if save[0] < epoch]
+            if since == WHOLE:
+                for asset in kept.new.keys() - states.keys():
+                    del kept.new[asset]
+                    kept.old.pop(asset, None)
+            earlier = [save for save in kept.saves if save[0] < first]
             kept.saves = [(epoch, dict(positions)), *earlier][:2]
-            self._known[task] = epoch
+            self._known[task] = kept.saves[0]
             return server.version
 
     def controls(self) -> Controls:

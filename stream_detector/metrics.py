@@ -6,7 +6,9 @@ workers in one process, as in tests, don't add up.
 
 from __future__ import annotations
 
+import logging
 import socketserver
+import sys
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET6
@@ -16,8 +18,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from stream_detector.errors import ConfigError
+from stream_detector.logs import event
 from stream_detector.records import Partition
 from stream_detector.redaction import redacted
+
+log = logging.getLogger(__name__)
 
 PREFIX = "stream_detector"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -152,6 +157,11 @@ class _Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         # HTTPServer's own asks the resolver for the host's full name, which can hang for seconds in a container.
         socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log it as everything else; the base class prints a traceback, which is no line of JSON and not redacted."""
+        level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR  # OSError: the client is gone
+        log.log(level, "a request for metrics or health failed", exc_info=True, extra=event("request-failed"))
 
 
 class _Server6(_Server):

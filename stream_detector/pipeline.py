@@ -29,9 +29,10 @@ from stream_detector.metrics import Metrics
 from stream_detector.norms import Norms
 from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.records import Controls, ModelRef, Partition
+from stream_detector.resuming import counting_state
 from stream_detector.saving import Saved, Saver
 from stream_detector.scoring import Scores, Scoring
-from stream_detector.task import Cut, Task, counting_state
+from stream_detector.task import Cut, Task
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +248,8 @@ class Pipeline:
         self._note_progress()
         due = [task for task in self._tasks.values() if task.moved or task.changed]
         if not due:
+            if self._wanted.keys() <= self._tasks.keys():  # what it missed was of tasks that others have now
+                self._saver.caught_up()
             return
         try:
             self._sink.flush()  # 1
@@ -324,10 +327,12 @@ class Pipeline:
     def on_revoked(self, partitions: Iterable[Partition]) -> None:
         """Commit, then let the tasks go."""
         try:
-            if self._scoring.ahead_ms < self._config.kafka.max_poll_interval_ms / 4:
-                self.commit()
-            else:  # too late for that: the group would go on without us
+            if self._scoring.ahead_ms >= self._config.kafka.max_poll_interval_ms / 4:  # the group won't wait so long
                 self._give_up(list(self._tasks.values()), "its partitions go, and there is too much left to score")
+            elif self._exact and not self._source.settled():  # their alerts must not go with others' next commit
+                self._give_up((), "its partitions go in the middle of a join")
+            else:
+                self.commit()
         except DetectorError as error:
             log.warning("the last commit before handing partitions over failed; their new owner repeats it: %s", error,
                         extra=event("hand-over-uncommitted"))  # fmt: skip
@@ -352,7 +357,7 @@ class Pipeline:
     def _take_over_waiting(self) -> None:
         """Load the tasks assigned and not loaded yet; those whose state can't be read stay paused and are retried."""
         waiting = [index for index in self._wanted if index not in self._tasks]
-        if not waiting or self._clock() - self._retry_ms < RETRY_EVERY_MS:
+        if not (waiting or self._undone) or self._clock() - self._retry_ms < RETRY_EVERY_MS:
             return
         self._retry_ms = self._clock()
         self._take_back()

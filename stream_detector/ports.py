@@ -112,6 +112,10 @@ class Sink(Protocol):
         """Let go; at-least-once, flush what can be flushed before."""
 
 
+#: `StateStore.save`, in the place of an epoch: the states are changes to none, they are all there are.
+WHOLE = -1
+
+
 @dataclass(frozen=True, slots=True)
 class TaskState:
     """A task's state as loaded."""
@@ -137,9 +141,12 @@ class StateStore(Protocol):
         epoch: int,
         states: Mapping[str, AssetState],
         positions: Mapping[Partition, Position],
+        since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.
 
+        `since`: epoch of the save that `states` are all the changes to (None: the newest there is; WHOLE: they are all
+        there are). Whatever the store holds beside is of a commit that never came to be: it is taken back.
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
         """
 

@@ -19,17 +19,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from stream_detector.config import ChannelConfig, SensorsConfig, WindowConfig
 from stream_detector.grid import Bools, Floats, Ints
 from stream_detector.records import AssetState, DeadLetter, Partition, ReadingBatch, Refused, Sighting
+from stream_detector.refusals import Refusals, newest_ms
 
-_NOBODY = Refused()
-#: Dead-letter code -> the fault of which it is a sign.
-_SIGNS = {"out-of-range": "out-of-range", "not-a-number": "out-of-range", "too-late": "clock", "too-far-ahead": "clock"}
 #: A restarted worker reads again from so long before what must be read again, at most, so that others are known.
 _MOST_MARGIN_MS = 600_000
 _MARKS = 8  # places in the log that are remembered for each time in which an asset falls silent
@@ -66,7 +64,6 @@ class Presence:
         usual = max(2 * least, float(self._limits.max()), 5.0 * usual_gap_ms)
         self.silent_after_ms = math.ceil(usual if sensors.silent_after_ms is None else sensors.silent_after_ms)
         self._tells_silence = sensors.silent
-        self._refused_after = sensors.refused_after
         self._max_ahead_ms = window.max_ahead_ms
         self._most_ms = max(1, self.silent_after_ms // 8)    # progress a step
         self._leap_ms = float(self._limits.min()) / 4
@@ -79,7 +76,7 @@ class Presence:
         self._channels: Floats = np.empty((0, len(self._names)))  # (A, C) newest event time
         self._silent: set[int] = set()
         self._dropped: dict[int, set[int]] = {}
-        self._refused: dict[str, Refused] = {}
+        self._refusals = Refusals(sensors.refused_after, states)
         self._now = -np.inf
         self._progress = 0
         self._marks: dict[Partition, deque[tuple[int, int]]] = {}  # progress before a batch, its first offset
@@ -100,8 +97,6 @@ class Presence:
                     column = self._names.index(fault.channel)
                     self._dropped.setdefault(row, set()).add(column)
                     self._channels[row, column] = fault.since_ms
-            if state.sensors.refused != _NOBODY:
-                self._refused[asset] = state.sensors.refused
 
     # Silence and dropouts -------------------------------------------------------------------------------------------
 
@@ -330,33 +325,12 @@ class Presence:
     # Refused readings -----------------------------------------------------------------------------------------------
 
     def refused(self, batch: ReadingBatch | None, letters: Iterable[DeadLetter], known: int = 0) -> list[Sighting]:
-        """Count refused readings in a row; return what that tells.
+        """Count refused readings in a row; return what that tells (`Refusals.count`)."""
+        return self._refusals.count(batch, letters, known, self._newest)
 
-        `letters`: of this batch, by whatever stage, with their assets; its other readings were used. Messages before
-        the offset `known` are in the states already.
-        """
-        wrong: dict[str, dict[int, DeadLetter]] = {}
-        for letter in letters:
-            if letter.asset and letter.code in _SIGNS:
-                wrong.setdefault(letter.asset, {})[letter.message.offset] = letter
-        if not wrong and not self._refused:
-            return []
-        involved = wrong.keys() | self._refused.keys()
-        messages: dict[int, tuple[str, float]] = {
-            offset: (asset, -np.inf) for asset, refused in wrong.items() for offset in refused
-        }
-        if batch is not None:
-            last = newest_ms(batch).tolist()
-            for place, (offset, asset) in enumerate(zip(batch.offsets.tolist(), batch.assets, strict=True)):
-                if asset in involved and offset >= known and offset not in messages:
-                    messages[offset] = asset, last[place]
-        clocks: dict[str, float] = {}
-        told: list[Sighting] = []
-        for offset, (asset, ts) in sorted(messages.items()):
-            found = self._counted(asset, wrong.get(asset, {}).get(offset), self._newest(offset))
-            told += [one._replace(clock_ms=clocks.get(asset, -np.inf)) for one in found]
-            clocks[asset] = max(clocks.get(asset, -np.inf), ts)
-        return told
+    def counts(self) -> dict[str, Refused]:
+        """Return the counts of refused readings to be kept, by asset, and forget those that came to nothing."""
+        return self._refusals.counts()
 
     def _newest(self, offset: int) -> int:
         """Return the task's newest event time when this message came."""
@@ -364,38 +338,6 @@ class Presence:
         place = int(np.searchsorted(offsets, offset, side="right")) - 1
         newest = float(now[place]) if place >= 0 else self._now
         return round(newest) if newest > -np.inf else 0
-
-    def _counted(self, asset: str, letter: DeadLetter | None, now_ms: int) -> list[Sighting]:
-        state = self._refused.get(asset, _NOBODY)
-        if letter is None:
-            if state.open and state.good + 1 < self._refused_after:
-                self._refused[asset] = replace(state, good=state.good + 1)
-                return []
-            if state != _NOBODY:
-                self._refused[asset] = _NOBODY
-            return [self._refusal(asset, state, False, now_ms)] if state.open else []
-        fault, channel = _SIGNS[letter.code], letter.channel
-        if state.open:
-            self._refused[asset] = replace(state, good=0)
-            return []
-        if (state.fault, state.channel) != (fault, channel):
-            state = Refused(fault, channel, since_ms=now_ms)
-        state = replace(state, count=state.count + 1)
-        if state.count >= self._refused_after:
-            state = replace(state, open=True)
-        self._refused[asset] = state
-        return [self._refusal(asset, state, True, now_ms)] if state.open else []
-
-    def _refusal(self, asset: str, state: Refused, begins: bool, now_ms: int) -> Sighting:
-        limit = float(self._refused_after)
-        return Sighting(-1, asset, state.channel, state.fault, begins, now_ms, state.since_ms, limit, limit)
-
-    def counts(self) -> dict[str, Refused]:
-        """Return the counts of refused readings to be kept, by asset, and forget those that came to nothing."""
-        found = dict(self._refused)
-        for asset in [asset for asset, state in found.items() if state == _NOBODY]:
-            del self._refused[asset]
-        return found
 
     # Rows -----------------------------------------------------------------------------------------------------------
 
@@ -416,11 +358,3 @@ class Presence:
             self._channels = np.concatenate([self._channels, nothing])
         self._at[row] = self._first[row] = self._progress
         return row
-
-
-def newest_ms(batch: ReadingBatch) -> Floats:
-    """Return the newest event time in each reading, (M,)."""
-    if batch.reading is None:
-        return batch.ts_ms
-    starts = np.searchsorted(batch.reading, np.arange(len(batch.assets)))
-    return np.asarray(np.maximum.reduceat(batch.ts_ms, starts), np.float64)

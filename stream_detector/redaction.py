@@ -6,6 +6,7 @@ those of libraries and tracebacks included. The client libraries log some of wha
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from base64 import b64encode
@@ -33,6 +34,7 @@ def hide(secret: str) -> Hidden:
     if len(secret) >= LEAST:
         ways = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1], repr(secret.encode())[2:-1]}
         ways.add(b64encode(secret.encode()).decode())
+        ways |= {json.dumps(secret, ensure_ascii=plain)[1:-1] for plain in (True, False)}
         _hidden.update(ways)
     return Hidden(secret)
 

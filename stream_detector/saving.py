@@ -10,7 +10,7 @@ from enum import Enum
 
 from stream_detector.errors import StoreError, StoreFencedError, StoreLostError
 from stream_detector.logs import event
-from stream_detector.ports import StateStore
+from stream_detector.ports import WHOLE, StateStore
 from stream_detector.task import Task
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Saver:
         try:
             yield
         except (StoreFencedError, StoreLostError):  # it answered
+            self._note(None)
             raise
         except StoreError as error:
             now = self._clock()
@@ -89,8 +90,9 @@ class Saver:
         try:
             with self.asking():
                 self.controls_version = self._store.save(
-                    task.index, task.token, task.epoch + 1, task.changed_states(), task.saved_positions()
-                )
+                    task.index, task.token, task.epoch + 1, task.changed_states(), task.saved_positions(),
+                    task.saved_epoch,
+                )  # fmt: skip
         except StoreLostError as error:  # what it lost is all in memory
             log.warning("task %d: %s; all its states are written anew", task.index, error,
                         extra=event("store-empty", task=task.index))  # fmt: skip
@@ -107,7 +109,7 @@ class Saver:
         try:
             with self.asking():
                 task.token = self._store.acquire(task.index)
-                self._store.save(task.index, task.token, task.epoch + 1, task.states, task.saved_positions())
+                self._store.save(task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), WHOLE)
         except StoreError:
             return Saved.MISSED
         self.controls_version = -1  # whatever it was

@@ -10,7 +10,7 @@ import numpy as np
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
 from stream_detector.join import Join
-from stream_detector.ports import StateStore, TaskState
+from stream_detector.ports import TaskState
 from stream_detector.presence import Presence
 from stream_detector.records import (
     AssetState,
@@ -24,6 +24,7 @@ from stream_detector.records import (
     windows_between,
 )
 from stream_detector.records_window import RecordsWindower
+from stream_detector.resuming import last_epoch, resume_at
 from stream_detector.window import Windower, part
 
 
@@ -61,9 +62,10 @@ class Task:
         self.index = index
         self.token = token
         self.partitions = [Partition(entry.topic, index) for entry in config.inputs]
-        self.epoch = _epoch(config, loaded, committed)
+        self.epoch = last_epoch(config, loaded, committed)
         self.states = loaded.assets
-        self.changed: set[str] = set()
+        self.saved_epoch = loaded.epoch  # of the newest commit that the store has of this task's history
+        self.changed: set[str] = set()  # since then
         self.moved = False  # messages were taken since the last commit
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
@@ -81,7 +83,7 @@ class Task:
         self._published: dict[Partition, int] = {}
         self.start: dict[Partition, int | None] = dict.fromkeys(self.partitions)
         for partition, position in committed.items():
-            start, published = _resume(config, position, loaded, partition)
+            start, published = resume_at(config, position, loaded, partition)
             self.start[partition], self._published[partition] = start, published
         self._at = {partition: start for partition, start in self.start.items() if start is not None}
         self._dead: list[DeadLetter] = []  # those after a reading that waits: its position is not passed yet
@@ -161,10 +163,17 @@ class Task:
     def saved_positions(self) -> dict[Partition, Position]:
         """Return the positions that go with the states: while it catches up, `read` is where the states stand.
 
-        The broker's may be further: up to there all is published, but not judged yet by these states.
+        The broker's may be further: up to there all is published, but not judged yet by these states. Where they stood
+        when they were loaded they stand, too, while the messages before are read again; but never further than the
+        broker's, which would make them somebody's first try (`counting_state`).
         """
         return {
-            partition: replace(position, read=self._done(partition))
+            partition: replace(
+                position,
+                read=max(
+                    self._done(partition), min(self._judged.get(partition, 0), self._published.get(partition, 0))
+                ),
+            )
             for partition, position in self.positions().items()
         }
 
@@ -186,7 +195,8 @@ class Task:
         )  # fmt: skip
 
     def changed_states(self) -> dict[str, AssetState]:
-        """Return the states changed since the last commit that was told of."""
+        """Return the states changed since `saved_epoch`."""
+        self._keep_counts()  # an asset's first window may have been judged after its readings were refused
         return {asset: self.states[asset] for asset in self.changed}
 
     def committed(self, saved: bool) -> None:
@@ -194,6 +204,7 @@ class Task:
         self.epoch += 1
         self.moved = False
         if saved:
+            self.saved_epoch = self.epoch
             self.changed.clear()
 
     def _cut(self, passed: list[ReadingBatch]) -> Cut:
@@ -310,12 +321,18 @@ class Task:
         ]  # fmt: skip
         known = 0 if batch is None else self._judged.get(batch.partition, 0)
         told = self._presence.refused(batch, letters, known)
+        self._keep_counts()
+        return told
+
+    def _keep_counts(self) -> None:
+        """Put the counts of refused readings into the states of their assets."""
+        if self._presence is None:
+            return
         for asset, counts in self._presence.counts().items():
             state = self.states.get(asset)
             if state is not None and state.sensors.refused != counts:
                 self.states[asset] = replace(state, sensors=replace(state.sensors, refused=counts))
                 self.changed.add(asset)
-        return told
 
     def _unjudged(self, passed: list[ReadingBatch]) -> list[ReadingBatch]:
         """Leave out records that the states loaded were judged up to: nothing is open that would need them again."""
@@ -346,61 +363,3 @@ def make_windower(
     if config.window.mode == "records":
         return RecordsWindower(config.window, config.channels, index, topics, judged_ms)
     return Windower(config.window, config.channels, index, topics)
-
-
-def counting_epoch(config: Config, committed: Mapping[Partition, Position]) -> int | None:
-    """Return the newest epoch of states that count for a task with these committed positions; None: all count.
-
-    Exactly-once, Kafka decides: states newer than its epoch belong to a commit that never came to be. Offsets without
-    an epoch were set by an operator, who wants the newest states.
-    """
-    if config.delivery == "at_least_once":
-        return None
-    epoch = max((position.epoch for position in committed.values()), default=0)
-    return None if committed and not epoch else epoch
-
-
-def counting_state(
-    config: Config, store: StateStore, index: int, committed: Mapping[Partition, Position]
-) -> tuple[TaskState, bool]:
-    """Return the state that counts for a task, and whether there should be one and is none. Raises StoreError."""
-    epoch = counting_epoch(config, committed)
-    loaded = store.load(index, epoch)
-    if epoch is None:
-        return loaded, False
-    # A save of this epoch may be of a first try that came to nothing, while the commit that counts missed the store.
-    # It had read further then, or not as far, which is as good as any older state.
-    while loaded.positions and any(
-        stored.read > (committed[partition].read if partition in committed else 0)
-        for partition, stored in loaded.positions.items()
-    ):
-        loaded = store.load(index, loaded.epoch - 1)
-    if loaded.positions:
-        return loaded, False
-    return TaskState({}, 0, {}), epoch > 0
-
-
-def _epoch(config: Config, loaded: TaskState, committed: Mapping[Partition, Position]) -> int:
-    """Return the number of the task's last commit."""
-    counting = counting_epoch(config, committed)
-    if counting is not None:
-        return counting
-    return max([loaded.epoch, *(position.epoch for position in committed.values())])
-
-
-def _resume(config: Config, position: Position, loaded: TaskState, partition: Partition) -> tuple[int, int]:
-    """Return where to read a committed partition from, and before where all was published.
-
-    The store's positions are older than the broker's when it was away or lost its last writes: the states it holds are
-    of then, so the log is read again from there.
-    """
-    stored = loaded.positions.get(partition)
-    if config.delivery == "at_least_once":  # alerts are flushed before the store is written: both were published
-        stored = stored or position
-        return min(position.offset, stored.offset), max(position.read, stored.read)
-    if not position.epoch:  # set by an operator
-        return position.offset, position.offset
-    if stored is not None:
-        return stored.offset, position.read
-    missed = config.on_state_lost == "replay" if not loaded.positions else config.kafka.start_from == "earliest"
-    return 0 if missed else position.offset, position.read

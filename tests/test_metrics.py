@@ -1,4 +1,6 @@
 import socket
+import time
+from http.client import RemoteDisconnected
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -154,3 +156,15 @@ def test_after_stop_nothing_listens(server):
     server.stop()
     with socket.create_server(("127.0.0.1", server.port)):
         pass
+
+
+def test_a_request_that_fails_is_a_line_of_the_log(server, metrics, capfd, caplog):
+    """Not a traceback past the log, which would be neither JSON nor without secrets."""
+    metrics.ready.set_function(lambda: 1 / 0)
+    with pytest.raises(RemoteDisconnected):
+        get(server, "/metrics")
+    until = time.monotonic() + 5
+    while not caplog.records and time.monotonic() < until:
+        time.sleep(0.01)
+    assert ["a request for metrics or health failed"] == [record.getMessage() for record in caplog.records]
+    assert "" == capfd.readouterr().err

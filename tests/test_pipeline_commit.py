@@ -227,6 +227,21 @@ def test_alerts_go_on_while_the_store_is_away(undisturbed):
     assert undisturbed.states() == plant.states()
 
 
+def test_a_worker_whose_tasks_are_gone_is_not_behind(undisturbed):
+    """What the store has missed of them is their new owner's to make good, and no alarm goes on for it here."""
+    plant = Plant(config(), partitions=2)
+    plant.write(MESSAGES)
+    worker = plant.worker(16)
+    turns(plant, worker, 12)
+    plant.server.available = False
+    turns(plant, worker, 12)
+    assert worker.metric("store_behind_seconds") > 0
+    worker.source.assign([])
+    turns(plant, worker, 60)
+    assert 0 == worker.metric("store_behind_seconds")
+    assert (True, "no task: there are enough workers for all") == worker.pipeline.ready()
+
+
 def test_a_crash_while_the_store_is_away_is_caught_up_with_in_silence(undisturbed):
     """The next worker reads the log again from where the store stood; alerts published since are not said again."""
     plant = Plant(config(), partitions=2)

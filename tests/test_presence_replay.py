@@ -102,6 +102,20 @@ def test_what_is_told_does_not_depend_on_restarts(trained, case, seed):
     assert whole(trained, CASES[case], 5_000) == restarted(trained, CASES[case], random.Random(seed))
 
 
+@pytest.mark.parametrize("short_of", [1, 3, 6, 9])
+def test_what_was_counted_is_not_counted_again(trained, short_of):
+    """A worker ended, with a commit, while it reads again what the last one had judged: the states stand further."""
+    readings = CASES["refused, and never silent"]
+    place = Hall(trained, readings)
+    at = 515  # three of pump-2's have been refused, of five that are told
+    found = place.run(1, at - 1)
+    (position,) = place.log.committed("detector").values()
+    assert position.read == at
+    found += place.run(1, at - short_of - position.offset - 1)
+    found += place.run(5_000)
+    assert whole(trained, readings, 5_000) == sorted(map(json.dumps, found))
+
+
 def test_a_long_patience_outlives_restarts(trained):
     """`silent_after_ms` of minutes: longer than any window is open, and told all the same, once."""
     config, models = trained

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def test_hidden_secrets_are_not_logged():
     log.addHandler(handler)
     log.warning("as text %s, in %s, %r", secret, {"password": secret}, str(secret).encode())
     log.warning("coded %s", base64.b64encode(SECRET.encode()).decode())
+    log.warning("as JSON %s and %s", json.dumps(SECRET), json.dumps(SECRET, ensure_ascii=False))
     log.warning("SaslAuthenticateRequest(auth_bytes=b'anything')")
     log.warning("too few arguments %s %s", secret)
     try:

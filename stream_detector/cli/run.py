@@ -128,6 +128,8 @@ def _assemble(
     def connect() -> KafkaSink | TransactionalSink:
         if partitions is not None:
             ensure_topics(config.kafka, _topics(config, partitions))
+            if config.verdicts.enabled:  # limits are per minute of message time: the broker's, not the sender's
+                ensure_topics(config.kafka, {config.verdict_topic: 1}, message_timestamp_type="LogAppendTime")
         require_rights(config)
         require_all_topics(config)
         store.require_rights()
@@ -146,11 +148,12 @@ def _assemble(
 
 
 def _topics(config: Config, partitions: int) -> dict[str, int]:
-    """Return the partitions of every topic of a worker, by name: as many of what is read and of what follows it."""
+    """Return the partitions of a worker's topics, by name: as many of what is read and of what follows it.
+
+    Not the one of verdicts, which has settings of its own.
+    """
     topics = dict.fromkeys((*(entry.topic for entry in config.inputs), config.alert_topic), partitions)
     topics[config.dead_letter_topic] = 1
     if config.audit:
         topics[config.audit_topic] = partitions
-    if config.verdicts.enabled:
-        topics[config.verdict_topic] = 1
     return topics

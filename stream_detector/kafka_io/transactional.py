@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: store or a broker is slow.
 TRANSACTION_TIMEOUT_MS = 30_000
 #: So many messages are sent at once; fewer wait for the commit, so that a transaction is open (and readers of the
-#: alert topic wait for its end) for no longer than the commit takes.
+#: alert topic wait for its end) for no longer than the commit takes. All wait where commits are far between.
 EARLY = 1_000
 _LOOK_S = 0.1  # how often a flush looks whether something failed
 # After a transaction the broker writes markers, and refuses the next one meanwhile: the client's 100 ms are long.
@@ -48,6 +48,8 @@ class TransactionalSink:
         self._config = config
         self._source = source
         self._timeout_ms = timeout_ms
+        # Else a transaction opened early would time out before its commit, again and again.
+        self._commits_soon = config.commit_interval_ms <= TRANSACTION_TIMEOUT_MS / 3
         self._waiting: list[Outgoing] = []
         self._sent: list[tuple[Outgoing, Any]] = []
         self._size = 0  # bytes of both
@@ -65,7 +67,7 @@ class TransactionalSink:
         written = outgoing(self._config, alerts, dead_letters, audits)
         self._size += sum(one.size for one in written)
         self._waiting += written
-        if len(self._waiting) >= EARLY:
+        if len(self._waiting) >= EARLY and self._commits_soon:
             with suppress(BrokerError):
                 self._send()
 

@@ -26,9 +26,12 @@ Every writing call is one script and so atomic, and one round trip. What it keep
   never came to be (a crash between save and commit) and is overwritten. When an earlier save reached e or beyond,
   those of its versions that this save does not overwrite go too: they belong to the commit that was not. So a save of
   an epoch replaces an earlier save of it whole, and a repeated save (an answer lost on the way) changes nothing.
-- Loss. Each RedisStore remembers the epoch it last knew of a task. When the task's hash is gone, or stands at an
-  older epoch or token (a server back without its last seconds), a save of changes alone would leave a mixture that
-  looks whole; it raises StoreLostError instead and writes nothing. Then: acquire again, and save all states.
+  A writer says since which save its states have changed: between that and this one, commits may have missed the store,
+  and what it holds of their epochs is somebody's first try of one of them. It goes in the same way.
+- Loss. Each RedisStore remembers the newest save it last knew of a task. When the task's hash is gone, or stands at an
+  older epoch or token, or at other positions (a server back without its last seconds), a save of changes alone would
+  leave a mixture that looks whole; it raises StoreLostError instead and writes nothing. Then: acquire again, and save
+  all states (`since` WHOLE): of assets that are not among them nothing stays.
 
 A control's reset token is the server's time in microseconds, 16 digits: of two, the later one sorts last.
 The rights it needs are in `rights.redis_rules`; what is called here and is not there is refused (docs/security.md).

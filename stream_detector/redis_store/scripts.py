@@ -12,23 +12,30 @@ redis.call('SADD', KEYS[2], ARGV[1])
 return text
 """
 
-# ARGV: token, epoch, positions, epoch known, then asset, state, asset, state, ...
+# ARGV: token, epoch, positions, epoch and positions known, epoch that the states are changes to ('' for the newest,
+# -1 when they are all there are), then asset, state, asset, state, ...
 SAVE = """
 local meta, new, old = KEYS[1], KEYS[2], KEYS[3]
 local epoch = tonumber(ARGV[2])
 local found = redis.call('HMGET', meta, 'token', 'epoch', 'positions')
-local last = tonumber(found[2] or '-1')
+local last, known = tonumber(found[2] or '-1'), tonumber(ARGV[4])
 if found[1] and found[1] ~= ARGV[1] then return {'fenced', found[1]} end
-if not found[1] or last < tonumber(ARGV[4]) then return {'lost', found[2] or 'none'} end
+if not found[1] or last < known or (last == known and (found[3] or '') ~= ARGV[5]) then
+  return {'lost', found[2] or 'none'}
+end
+local since = tonumber(ARGV[6])
+local whole = since == -1
+local first = epoch  -- this and later versions are taken back
+if since and not whole then first = math.min(epoch, since + 1) end
 local function epoch_of(version)
   return tonumber(string.match(version, '^(%d+):'))
 end
-if last >= epoch then
+if last >= first then
   local versions = redis.call('HGETALL', new)
   for i = 1, #versions, 2 do
-    if epoch_of(versions[i + 1]) >= epoch then
+    if epoch_of(versions[i + 1]) >= first then
       local before = redis.call('HGET', old, versions[i])
-      if before and epoch_of(before) < epoch then
+      if before and epoch_of(before) < first then
         redis.call('HSET', new, versions[i], before)
       else
         redis.call('HDEL', new, versions[i])
@@ -39,14 +46,23 @@ if last >= epoch then
 elseif last >= 0 then
   redis.call('HSET', meta, 'old_epoch', found[2], 'old_positions', found[3])
 end
-for i = 5, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   local version = redis.call('HGET', new, ARGV[i])
   if version then redis.call('HSET', old, ARGV[i], version) end
   redis.call('HSET', new, ARGV[i], ARGV[2] .. ':' .. ARGV[i + 1])
 end
+if whole then
+  local versions = redis.call('HGETALL', new)
+  for i = 1, #versions, 2 do
+    if epoch_of(versions[i + 1]) ~= epoch then
+      redis.call('HDEL', new, versions[i])
+      redis.call('HDEL', old, versions[i])
+    end
+  end
+end
 redis.call('HSET', meta, 'epoch', ARGV[2], 'positions', ARGV[3])
 local before = redis.call('HGET', meta, 'old_epoch')
-if before and tonumber(before) >= epoch then redis.call('HDEL', meta, 'old_epoch', 'old_positions') end
+if before and tonumber(before) >= first then redis.call('HDEL', meta, 'old_epoch', 'old_positions') end
 return {'saved', redis.call('GET', KEYS[4]) or '0'}
 """
 

@@ -45,7 +45,7 @@ class RedisStore:
         self._unpin: Any = self._redis.register_script(scripts.UNPIN)
         self._reset: Any = self._redis.register_script(scripts.RESET)
         self._mark: Any = self._redis.register_script(scripts.MARK)
-        self._known: dict[int, int] = {}  # task -> newest epoch this object knows to be in the store
+        self._known: dict[int, tuple[int, bytes]] = {}  # task -> newest epoch and its positions, as last seen here
 
     def require_rights(self) -> None:
         """Try what a worker does, under keys of its own (`P:probe…`), which are gone afterwards.
@@ -102,7 +102,7 @@ class RedisStore:
                     break
             else:
                 state = TaskState(assets, 0, {})
-        self._known[task] = newest
+        self._known[task] = newest, meta.get(b"positions", b"")
         return state
 
     def save(
@@ -112,15 +112,19 @@ class RedisStore:
         epoch: int,
         states: Mapping[str, AssetState],
         positions: Mapping[Partition, Position],
+        since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.
 
-        Changed means: since the last commit that came to be; a save of an epoch replaces an earlier save of it whole.
+        `since`: epoch of the save that `states` are all the changes to (None: the newest there is; WHOLE: they are all
+        there are). Later versions are taken back; so a save of an epoch replaces an earlier save of it whole.
         Raises StoreFencedError when `token` is not the task's newest, StoreLostError when the store has lost what was
         saved before, StoreError when it can't be reached (then the states may have been written or not: save again).
         """
         key = self._task(task)
-        args: list[Any] = [token, epoch, encode_positions(positions), self._known.get(task, -1)]
+        place = encode_positions(positions)
+        known, known_place = self._known.get(task, (-1, b""))
+        args: list[Any] = [token, epoch, place, known, known_place, "" if since is None else since]
         for asset, state in states.items():
             args += (asset, encode_state(state, epoch))
         with self._server.errors():
@@ -134,9 +138,10 @@ class RedisStore:
         if status == b"lost":
             raise StoreLostError(
                 f"the store at {self._server.name} has lost states of task {task}: "
-                f"expected epoch {self._known.get(task, 'any')}, found {detail.decode()}"
+                f"expected epoch {known if known >= 0 else 'any'}, found {detail.decode()}"
+                f"{' of another writer' if detail == b'%d' % known else ''}"
             )
-        self._known[task] = epoch
+        self._known[task] = epoch, place
         return int(detail)
 
     def controls(self) -> Controls:

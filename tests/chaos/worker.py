@@ -25,7 +25,7 @@ from typing import Any
 from kafka.consumer.group import ConsumerGroupMetadata
 from kafka.producer.transaction_manager import TransactionManager
 
-from stream_detector import pipeline, task
+from stream_detector import pipeline
 from stream_detector.__main__ import main
 from stream_detector.kafka_io import KafkaSource, TransactionalSink, source, transactional
 from stream_detector.redis_store import RedisStore
@@ -53,7 +53,7 @@ def no_epoch() -> None:
     def newest(config: Any, store: Any, index: int, committed: Any) -> Any:
         return store.load(index), False
 
-    pipeline.counting_state = task.counting_state = newest
+    pipeline.counting_state = newest
 
 
 def no_transaction() -> None:

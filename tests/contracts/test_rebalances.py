@@ -10,7 +10,7 @@ from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
 from stream_detector.kafka_io import KafkaSource
 from stream_detector.records import Partition
-from tests.contracts.test_log import Listener, Member, OnBroker, put_out, until, values
+from tests.contracts.logs import Listener, Member, OnBroker, put_out, until, values
 
 TOPICS, PARTITIONS = 2, 6
 

@@ -2,69 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
 import redis
 
-from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
-from stream_detector.records import AssetState, IncidentState, Partition, Position, RecordedVerdict, ThresholdState
-from tests.stores import Backend, MemoryBackend, RedisBackend, Store
+from stream_detector.errors import StoreError, StoreFencedError, StoreLostError
+from stream_detector.ports import WHOLE
+from tests.contracts.states import at, backend, judged, same, state, store
+from tests.stores import Backend, RedisBackend, Store
 
-HERE = Partition("pump.readings", 3)
-
-
-@pytest.fixture(params=["memory", "valkey", "redis"])
-def backend(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[Backend]:
-    """A server of each kind; narrow with `@pytest.mark.parametrize("backend", ["redis"], indirect=True)`."""
-    if request.param == "memory":
-        yield MemoryBackend()
-        return
-    url = request.getfixturevalue("valkey" if request.param == "valkey" else "redis_server")
-    over_redis = RedisBackend(url if isinstance(url, str) else url.url, unique("store"))
-    yield over_redis
-    over_redis.close()
-
-
-@pytest.fixture
-def store(backend: Backend) -> Store:
-    """One connection."""
-    return backend.connect()
-
-
-def state(level: float | None = 4.02, judged_ms: int = 1_583_748_873_000, size: int = 200) -> AssetState:
-    """A state with every field set to something that is not its default."""
-    sample = np.random.default_rng(abs(judged_ms) % 1_000).normal(4, 1, size).astype(np.float32)
-    return AssetState(
-        threshold=ThresholdState("spot", level, 18_233, (1e-4, 0.1, math.pi, -0.0), sample),
-        incident=IncidentState(0b101, 2, judged_ms - 9, judged_ms - 5, "an-id", "warning", "vibration", 8.3125, 17),
-        judged_ms=judged_ms,
-        reset="0001583748873000",
-    )
-
-
-def same(a: AssetState, b: AssetState) -> bool:
-    """Equal to the last bit."""
-    s, t = a.threshold, b.threshold
-    return (
-        (s.method, s.level, s.seen, s.numbers) == (t.method, t.level, t.seen, t.numbers)
-        and s.sample.dtype == t.sample.dtype
-        and np.array_equal(s.sample, t.sample)
-        and (a.incident, a.judged_ms, a.reset) == (b.incident, b.judged_ms, b.reset)
-    )
-
-
-def at(offset: int, epoch: int) -> dict[Partition, Position]:
-    """Positions of a commit."""
-    return {HERE: Position(offset, offset + 5, epoch)}
-
-
-def judged(loaded: dict[str, AssetState]) -> dict[str, int]:
-    """Tell versions apart by the window they judged last."""
-    return {asset: found.judged_ms for asset, found in loaded.items()}
+__all__ = ["backend", "store"]  # fixtures
 
 
 def test_an_unknown_asset_has_no_state(store: Store):
@@ -142,6 +90,19 @@ def test_a_crashed_epoch_leaves_nothing_behind(store: Store):
     store.save(3, token, 2, {"a": state(judged_ms=2)}, at(12, 2))
     assert judged(store.load(3, 2).assets) == {"a": 2, "b": 1}
     assert judged(store.load(3, 1).assets) == {"a": 1, "b": 1}
+
+
+def test_a_crashed_epoch_is_no_part_of_a_later_one(store: Store):
+    """Commits that missed the store came in its place: what was saved since then is not of their history."""
+    token = store.acquire(3)
+    store.save(3, token, 1, {"a": state(judged_ms=1), "b": state(judged_ms=1)}, at(10, 1))
+    store.save(3, token, 2, {"a": state(judged_ms=90), "b": state(judged_ms=90)}, at(90, 2))  # crashes
+    token = store.acquire(3)
+    assert store.load(3, 1).epoch == 1
+    store.save(3, token, 4, {"a": state(judged_ms=40)}, at(40, 4), 1)  # 2 and 3 missed the store
+    assert judged(store.load(3, 4).assets) == {"a": 40, "b": 1}
+    before = store.load(3, 3)
+    assert (judged(before.assets), before.epoch, before.positions) == ({"a": 1, "b": 1}, 1, at(10, 1))
 
 
 def test_a_repeated_save_changes_nothing(store: Store):
@@ -275,48 +236,20 @@ def test_a_store_that_forgot_its_newest_owner_is_noticed(backend: Backend, store
     assert judged(owner.load(3).assets) == {"a": 1, "b": 2}
 
 
-def test_controls_reach_other_connections_and_are_counted(backend: Backend, store: Store):
-    """Every change an operator makes shows in what a worker's save returns, and in the cheap count."""
-    operator = backend.connect()
-    token = store.acquire(3)
-    before = store.save(3, token, 1, {}, at(1, 1))
-    assert (before, store.controls_version()) == (0, 0)
-    operator.pin("pump-1", 0.1)
-    operator.pin("pump-1", 1 / 3)
-    operator.pin("pump-2", 5.0)
-    assert operator.unpin("pump-2") is True
-    assert operator.unpin("pump-2") is False
-    found = store.controls()
-    assert (found.version, found.pins, found.resets) == (4, {"pump-1": 1 / 3}, {})
-    assert store.save(3, token, 2, {}, at(2, 2)) == 4 == store.controls_version()
-
-
-def test_a_reset_is_told_apart_from_the_one_before(store: Store):
-    """Each reset has a token of its own, and of two the later one sorts last."""
-    store.reset("pump-1")
-    first = store.controls().resets["pump-1"]
-    store.reset("pump-1")
-    second = store.controls().resets["pump-1"]
-    assert first < second
-    assert store.controls().version == 2
-
-
-def test_a_reset_of_all_replaces_those_before_it(store: Store):
-    """After a reset of everything, single ones given before it have nothing more to say."""
-    store.reset("pump-1")
-    before = store.controls().resets["pump-1"]
-    store.reset("*")
-    resets = store.controls().resets
-    assert set(resets) == {"*"}
-    assert resets["*"] > before
-
-
-def test_a_pin_must_be_finite(store: Store):
-    """NaN would alarm on everything, infinity on nothing."""
-    for level in (math.nan, math.inf, -math.inf):
-        with pytest.raises(ConfigError, match="pump-1"):
-            store.pin("pump-1", level)
-    assert store.controls().version == 0
+def test_a_store_that_forgot_the_newest_save_is_noticed(backend: Backend, store: Store):
+    """What stands at the same epoch is the save of a worker that crashed in it, brought back; nothing of it stays."""
+    former = store.acquire(3)
+    store.save(3, former, 1, {"a": state(judged_ms=1)}, at(10, 1))
+    owner = backend.connect()
+    token = owner.acquire(3)
+    loaded = owner.load(3, 1).assets
+    owner.save(3, token, 2, {"a": state(judged_ms=20)}, at(20, 2), 1)
+    backend.connect().save(3, token, 2, {"a": state(judged_ms=90), "new": state(judged_ms=90)}, at(90, 2))
+    with pytest.raises(StoreLostError, match="task 3"):
+        owner.save(3, token, 3, {}, at(30, 3), 2)
+    renewed = owner.acquire(3)
+    owner.save(3, renewed, 3, loaded | {"a": state(judged_ms=20)}, at(30, 3), WHOLE)
+    assert judged(owner.load(3).assets) == {"a": 20}
 
 
 def test_operators_find_assets_of_all_tasks(store: Store):
@@ -405,31 +338,3 @@ def test_all_keys_of_a_stream_share_a_cluster_slot(backend: RedisBackend, store:
         keys = list(client.scan_iter(f"contract:*{backend.stream}*"))
     assert all(key.decode().startswith(f"contract:{{{backend.stream}}}:") for key in keys)
     assert len(keys) == 6
-
-
-def said(alert: str, verdict: str = "true-alarm", ts_ms: int = 0, offset: int = 0) -> RecordedVerdict:
-    """A verdict with a note that JSON and the layout might trip over."""
-    return RecordedVerdict(alert, verdict, "shift 2: day", 'hose "moved" é', ts_ms, 0, offset)
-
-
-def test_verdicts_are_kept_by_alert(store: Store) -> None:
-    """Of each alert the last verdict counts, whatever order they come in, and the same again changes nothing."""
-    first, second, other = said("a", ts_ms=5, offset=1), said("a", "false-alarm", 5, 2), said("b", ts_ms=-1, offset=3)
-    store.record_verdicts([second, other], 100)
-    store.record_verdicts([first, second], 100)
-    store.record_verdicts([], 100)
-    assert [other, second] == store.verdicts()
-
-
-def test_the_newest_verdicts_are_kept(store: Store) -> None:
-    """Beyond the number to keep, the oldest go; an old one that comes again doesn't drive a newer one out."""
-    many = [said(f"a-{index:04d}", ts_ms=index, offset=index) for index in range(1_200)]
-    store.record_verdicts(many, 1_000)
-    store.record_verdicts(many[:300], 1_000)
-    assert many[200:] == store.verdicts()
-
-
-def test_verdicts_are_no_part_of_what_is_versioned(store: Store) -> None:
-    """They neither count as a change of operators' settings nor show up among tasks."""
-    store.record_verdicts([said("a")], 10)
-    assert (0, []) == (store.controls_version(), store.tasks())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from stream_detector.config import Config, KafkaConfig
@@ -16,7 +18,7 @@ from stream_detector.kafka_io import KafkaSource, TopicReader, TransactionalSink
 from stream_detector.memory import MemoryLog, MemorySink, MemorySource
 from stream_detector.ports import Sink, Source
 from stream_detector.records import DeadLetter, Message, Partition, PlainMessage, Position
-from tests.contracts.test_log import InMemory, Listener, Member, OnBroker, alert, put_out, until, values
+from tests.contracts.logs import InMemory, Listener, Member, OnBroker, alert, put_out, until, values
 from tests.servers import KafkaServer
 
 
@@ -194,10 +196,25 @@ def on_kafka(kafka: KafkaConfig, name: str) -> ExactlyOnBroker:
     return log
 
 
+def say_nonsense_of_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the broker leave out what is allowed on groups, not as Apache Kafka does: all bits are set."""
+    process = KafkaAdminClient._describe_groups_process_response
+
+    def answered(self: KafkaAdminClient, response: Any) -> Any:
+        for group in response.groups:
+            group.authorized_operations = set(range(32))
+        return process(self, response)
+
+    monkeypatch.setattr(KafkaAdminClient, "_describe_groups_process_response", answered)
+
+
+@pytest.mark.parametrize("rights", ["told", "left out"])
 def test_a_dead_workers_transaction_is_ended_by_who_takes_over(
-    kafka: KafkaConfig, unique: Callable[[str], str], join: Join
+    kafka: KafkaConfig, unique: Callable[[str], str], join: Join, monkeypatch: pytest.MonkeyPatch, rights: str
 ) -> None:
     """Readers don't wait for the transaction's time-out: the next owner's alerts are there at once."""
+    if rights == "left out":
+        say_nonsense_of_rights(monkeypatch)
     log = on_kafka(kafka, unique("dead"))
     only = Partition(log.topics[0], 0)
     dead = join(log)
@@ -296,6 +313,24 @@ def test_of_dead_letters_sent_together_the_largest_loses_its_value(
     found = {int(dict(each.headers)["offset"]): each for each in log.dead_letters(len(sizes))}
     assert [10, 300_000, 0, 40, 0, 0, 7] == [len(found[i].value or b"") for i in range(len(sizes))]
     assert [b"pump-1"] == [message.key for message in log.alerts(1)]
+    sink.close()
+
+
+@pytest.mark.parametrize(("interval_ms", "early"), [(1_000, True), (60_000, False)])
+def test_no_transaction_is_opened_long_before_its_commit(
+    kafka: KafkaConfig, unique: Callable[[str], str], join: Join, interval_ms: int, early: bool
+) -> None:
+    """Much is sent at once where the commit is near; where it isn't, a transaction would time out before it."""
+    log = on_kafka(kafka, unique("early"))
+    only = Partition(log.topics[0], 0)
+    member = join(log)
+    assert isinstance(member.source, KafkaSource)
+    sink = TransactionalSink(log.config().model_copy(update={"commit_interval_ms": interval_ms}), member.source)
+    sink.write([], [DeadLetter(only, PlainMessage(i, 5, b"k", b"{"), "not-json", "so") for i in range(1_500)])
+    assert sink._begun is early
+    sink.flush()
+    sink.commit({only: Position(1, 3, 1)})
+    assert 1_500 == len(log.dead_letters(1_500))
     sink.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 from stream_detector.kafka_io import AlertReader, KafkaSource, MessageWriter
 from stream_detector.records import DEAD_LETTER_CODES, Partition
 from tests.broken import EITHER, broken
-from tests.contracts.test_log import Listener
+from tests.contracts.logs import Listener
 from tests.integration.site import DETECTOR, call, repeats, until
 
 pytestmark = pytest.mark.slow
