@@ -2,10 +2,11 @@
 
 Reads the public `.mat` files (keys such as `X097_DE_time`; extra `mat`) and `.npz` files with arrays DE, FE, BA. A
 recording becomes messages of `block` samples, the last one shorter. Its sample rate is the one given, or `fs_hz` of a
-`files.csv` beside the file, or what its name or a folder's says (`…_DE48.npz`, `12k Drive End Bearing Fault Data/`).
+`files.csv` beside the file, or what its name says (`…_DE48.npz`), or what is known of the public set's numbers and of its
+fault-free recordings, or what a folder's name says (`12k Drive End Bearing Fault Data/`).
 
-Labels: `is_anomaly` of `files.csv`; else 0 for the fault-free recordings (97 to 100, or `normal` in the name or the
-folder's) and 1 for all others, since every other recording of the set is of a damaged bearing.
+Labels: `is_anomaly` of `files.csv`; else 0 for the fault-free recordings (97 to 100, or `normal` as a word of the name or
+the folder's) and 1 for all others, since every other recording of the set is of a damaged bearing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,21 @@ from stream_detector.errors import DataError
 CHANNELS = ("DE", "FE", "BA")
 _KEY = re.compile(r"X(\d+)_(DE|FE|BA)_time")
 _RATE = re.compile(r"(?:DE|FE)(12|48)\b|(?<!\d)(12|48)\s*k", re.IGNORECASE)
+_NORMAL = re.compile(r"(?<![A-Za-z])(?:normal|Normal|NORMAL)(?![a-z])")  # neither abnormal nor normalised
 _FAULT_FREE = range(97, 101)
+#: The fault-free recordings' rate. Some indexes and mirrors say 12 kHz; the shaft's frequency says 48.
+_FAULT_FREE_HZ = 48_000.0
+#: First and last number of the public set's faults: those at 48 kHz, then at 12 kHz (drive end, fan end).
+_NUMBERED = {
+    48_000.0: (
+        (109, 112), (122, 125), (135, 138), (148, 151), (161, 164), (173, 177), (189, 192), (201, 204), (213, 217),
+        (226, 229), (238, 241), (250, 253), (262, 265),
+    ),
+    12_000.0: (
+        (105, 108), (118, 121), (130, 133), (144, 147), (156, 160), (169, 172), (185, 188), (197, 200), (209, 212),
+        (222, 225), (234, 237), (246, 249), (258, 261), (270, 318), (3001, 3008),
+    ),
+}  # fmt: skip
 
 Waves = dict[str, NDArray[np.float64]]
 
@@ -41,11 +56,11 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
         raise DataError(f"a block must hold at least 1 sample, got {options.block}")
     number, waves = _from_npz(path) if path.suffix.lower() == ".npz" else _from_mat(path)
     entry = _entry(path)
-    rate_hz = options.rate_hz or _rate(path, entry)
+    faulty = _is_faulty(path, number, entry)
+    rate_hz = options.rate_hz or _rate(path, entry, number, faulty)
     length = min(map(len, waves.values()))  # in few files one sensor stopped some samples earlier
     starts = range(0, length, options.block)
     interval_ms = 1_000.0 / rate_hz
-    faulty = _is_faulty(path, number, entry)
     ts_ms = options.start_ms + np.arange(len(starts), dtype=np.float64) * (options.block * interval_ms)
     name = (entry or {}).get("fault", "") or "bearing"
     return [
@@ -116,7 +131,7 @@ def _entry(path: Path) -> dict[str, str] | None:
     return {name: column[row] for name, column in table.columns.items()}
 
 
-def _rate(path: Path, entry: dict[str, str] | None) -> float:
+def _rate(path: Path, entry: dict[str, str] | None, number: int | None, faulty: bool) -> float:
     if entry is not None and entry.get("fs_hz"):
         try:
             rate = float(entry["fs_hz"])
@@ -125,19 +140,40 @@ def _rate(path: Path, entry: dict[str, str] | None) -> float:
         if not (0 < rate < np.inf):
             raise DataError(f"{path.parent}/files.csv: fs_hz of {path.name} is {entry['fs_hz']!r}, expected samples/s")
         return rate
-    for part in (path.name, *(folder.name for folder in path.resolve().parents)):
-        if match := _RATE.search(part):
-            return 1_000.0 * int(match[1] or match[2])
+    if found := _named(path.name):
+        return found
+    if rate := _rate_of(number):
+        return rate
+    if not faulty:
+        return _FAULT_FREE_HZ
+    for folder in path.resolve().parents:
+        if found := _named(folder.name):
+            return found
     raise DataError(
-        f"{path}: nothing says the sample rate; give it (--rate-hz 12000 or 48000; the fault-free recordings are at "
-        "48000), or name the folder after it, such as 12k Drive End Bearing Fault Data"
+        f"{path}: nothing says the sample rate; name the folder after it, such as 12k Drive End Bearing Fault Data, put "
+        "a files.csv (file,fs_hz) beside it, or give it (--rate-hz 12000 or 48000)"
     )
+
+
+def _named(name: str) -> float | None:
+    match = _RATE.search(name)
+    return 1_000.0 * int(match[1] or match[2]) if match else None
 
 
 def _is_faulty(path: Path, number: int | None, entry: dict[str, str] | None) -> bool:
     if entry is not None and entry.get("is_anomaly"):
         return entry["is_anomaly"].strip() not in ("0", "0.0")
-    return number not in _FAULT_FREE and "normal" not in f"{path.resolve().parent.name}/{path.stem}".lower()
+    if number in _FAULT_FREE or _rate_of(number):
+        return number not in _FAULT_FREE
+    return not any(map(_NORMAL.search, (path.resolve().parent.name, path.stem)))
+
+
+def _rate_of(number: int | None) -> float | None:
+    """Return the rate of one of the public set's faults by its number."""
+    for rate, spans in _NUMBERED.items():
+        if number is not None and any(first <= number <= last for first, last in spans):
+            return rate
+    return None
 
 
 FORMAT = Format("*.mat with keys like X097_DE_time, or *.npz with arrays DE, FE, BA", _find, _load)

@@ -75,7 +75,8 @@ class Live:
 
     def score(self, recording: Recording) -> Scored:
         """Cut a recording's windows and score them."""
-        parts = ((part, self.scorer.score(part)) for part in windows(self.config, encoded(recording)))
+        stride = self.config.window.stride
+        parts = ((overlaid(part, stride), self.scorer.score(part)) for part in windows(self.config, encoded(recording)))
         return Scored(recording, tuple(parts))
 
     def judges(self, margin_factor: float = 1.0) -> Judges:
@@ -181,6 +182,25 @@ def ratio(score: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.
 def strangeness(score: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return scores with infinity where they are not a number: as strange as can be, as the threshold takes it."""
     return np.where(np.isnan(score), np.inf, score)
+
+
+def overlaid(batch: WindowBatch, stride: int) -> WindowBatch:
+    """Return one asset's windows as views of one row of cells, where each repeats all but `stride` cells of the last.
+
+    An evaluation holds the windows of all files at once: written out, each cell would be there as often as windows hold
+    it. Where a gap cut the windows they stay as they are. The views can't be written to.
+    """
+    length = batch.values.shape[1]
+    if len(batch) < 2 or stride >= length:
+        return batch
+    found = []
+    for table in (batch.values, batch.filled):
+        if not np.array_equal(table[1:, :-stride], table[:-1, stride:]):
+            return batch
+        cells = np.concatenate([table[0], table[1:, -stride:].reshape(-1, table.shape[2])])
+        found.append(np.lib.stride_tricks.sliding_window_view(cells, length, axis=0)[::stride].transpose(0, 2, 1))
+    values, filled = found
+    return replace(batch, values=values, filled=filled)
 
 
 def copied(scores: ScoreBatch) -> ScoreBatch:

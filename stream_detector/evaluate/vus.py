@@ -40,17 +40,20 @@ def vus_pr(truth: NDArray[Any], score: NDArray[np.float64], longest: int = LONGE
         return None
     n, positives, anomalies = len(was), int(was.sum()), stretches(was)
     ranks = np.linspace(0, n - 1, THRESHOLDS).astype(int)
-    thresholds = np.sort(score)[::-1][ranks]
-    said = score[None, :] >= thresholds[:, None]  # (K, N)
-    alarms = said.sum(axis=1)                     # (K,)
-    so_far = np.concatenate([np.zeros((THRESHOLDS, 1), np.int64), said.cumsum(axis=1)], axis=1)  # (K, N + 1)
-    inside = said[:, was].sum(axis=1)
-    labels = np.stack([_label(was, anomalies, length) for length in range(longest + 1)], axis=1)  # (N, L + 1)
-    beside = said @ np.where(was[:, None], 0.0, labels)  # (K, L + 1) Σ label·p in the buffers
+    rising = np.sort(score)
+    thresholds = rising[::-1][ranks]  # (K,)
+    alarms = n - np.searchsorted(rising, thresholds)  # (K,) rows at or above each
+    inside = positives - np.searchsorted(np.sort(score[was]), thresholds)
+    # Only the rows beside an anomaly need a table: a series may have a million others.
+    near = np.flatnonzero(_label(was, anomalies, longest) * ~was)
+    labels = np.stack([_label(was, anomalies, length)[near] for length in range(longest + 1)], axis=1)  # (B, L + 1)
+    said = score[None, near] >= thresholds[:, None]  # (K, B)
+    beside = said @ labels                           # (K, L + 1) Σ label·p in the buffers
     areas = np.empty(longest + 1)
     for length in range(longest + 1):
         merged = _with_buffers(anomalies, length // 2, n)
-        found = np.array([so_far[:, stop] > so_far[:, start] for start, stop in merged]).mean(axis=0)
+        highest = np.array([score[start:stop].max() for start, stop in merged])
+        found = (highest[:, None] >= thresholds).mean(axis=0)
         true = inside + beside[:, length]
         recall = np.minimum(true / (positives + beside[:, length] / 2), 1.0) * found
         precision = true / alarms

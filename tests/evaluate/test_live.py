@@ -10,8 +10,9 @@ from stream_detector.codec import encode_alert
 from stream_detector.config import Config, WindowConfig
 from stream_detector.evaluate.data import Case, encoded
 from stream_detector.evaluate.fitting import fit_each
-from stream_detector.evaluate.live import Live, Track, decide, ratio
+from stream_detector.evaluate.live import Live, Track, decide, overlaid, ratio
 from stream_detector.offline import Backtest
+from stream_detector.records import WindowBatch
 from stream_detector.scorer import Scorer
 from tests.evaluate.data import series
 
@@ -140,3 +141,18 @@ def test_scores_are_pooled_as_ratios_to_their_level():
     """1 at the level, also where levels are logarithms below 0; what is not a number is as strange as can be."""
     score, level = np.array([4.0, 2.0, -1.0, -2.0, np.nan, 3.0]), np.array([2.0, 2.0, -2.0, -2.0, 2.0, np.nan])
     assert [2, 1, 1.5, 1, np.inf, 3] == ratio(score, level).tolist()
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_overlapping_windows_are_kept_as_views_of_their_cells(stride):
+    """A window's cells are there once, not as often as windows hold them; after a gap windows stay as they were."""
+    cells = np.arange(160, dtype=np.float32).reshape(80, 2)
+    starts = np.arange(0, 70, stride)
+    values = cells[starts[:, None] + np.arange(10)]
+    filled, ends = values % 3 == 0, starts + 10
+    batch = WindowBatch(0, ["a"] * len(ends), ends, values, filled, np.full(len(ends), -1))
+    found = overlaid(batch, stride)
+    assert np.array_equal(found.values, values)
+    assert np.array_equal(found.filled, filled)
+    assert found.values.base is not None
+    assert overlaid(WindowBatch(0, ["a"] * 2, ends[[0, 5]], values[[0, 5]], filled[[0, 5]], ends[:2]), stride).values.base is None

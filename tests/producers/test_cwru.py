@@ -33,6 +33,10 @@ def test_cwru_becomes_blocks_at_the_rate_of_the_index(tmp_path):
         ("1797_B_14_DE48.npz", 48_000, 1),
         ("12k Drive End Bearing Fault Data/1797_B_7.npz", 12_000, 1),
         ("48k_normal/1797_Normal.npz", 48_000, 0),
+        ("1797 RPM/1797_Normal.npz", 48_000, 0),  # the fault-free ones are, whatever their folder says
+        ("12k Drive End/1730_Normal.npz", 48_000, 0),
+        ("12k abnormal/1730_IR_21.npz", 12_000, 1),
+        ("12k normalised/1730_OR@3_21.npz", 12_000, 1),
     ],
 )
 def test_cwru_rate_and_label_from_names(tmp_path, path, rate_hz, faulty):
@@ -44,7 +48,7 @@ def test_cwru_rate_and_label_from_names(tmp_path, path, rate_hz, faulty):
 def test_cwru_without_a_rate_asks_for_it(tmp_path):
     """A wrong rate would shift every frequency, so none is guessed."""
     file = files.cwru(tmp_path / "bearing.npz")
-    with pytest.raises(DataError, match="nothing says the sample rate; give it"):
+    with pytest.raises(DataError, match="nothing says the sample rate; name the folder"):
         read(file, "cwru")
     assert only(read(file, "cwru", rate_hz=2_000)).interval_ms == 0.5
 
@@ -61,6 +65,28 @@ def test_cwru_public_mat_files(tmp_path):
     assert (normal.asset, normal.channels, normal.labels.tolist()) == ("48k Normal-99", ["DE", "FE"], [0, 0, 0])
     assert normal.blocks["DE"][0][1] == 1.0
     assert (inner.channels, [len(block) for block in inner.blocks["BA"]]) == (["DE", "BA"], [4, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("path", "rate_hz", "faulty"),
+    [
+        ("Normal Baseline Data/97.mat", 48_000, 0),
+        ("12k Drive End Bearing Fault Data/98.mat", 48_000, 0),
+        ("x/105.mat", 12_000, 1),
+        ("x/109.mat", 48_000, 1),
+        ("x/278.mat", 12_000, 1),
+        ("x/3001.mat", 12_000, 1),
+        ("normal/262.mat", 48_000, 1),
+    ],
+)
+def test_cwru_numbers_say_the_rate_and_what_is_healthy(tmp_path, path, rate_hz, faulty):
+    """The public set's files are known by their numbers, in whatever folder they lie."""
+    savemat = pytest.importorskip("scipy.io", reason="scipy is not installed").savemat
+    file = tmp_path / path
+    file.parent.mkdir()
+    savemat(file, {f"X{file.stem.zfill(3)}_DE_time": np.arange(10.0)})
+    recording = only(read(file, "cwru"))
+    assert (1_000 / rate_hz, {faulty}) == (recording.interval_ms, set(recording.labels.tolist()))
 
 
 def test_cwru_mat_without_scipy_names_the_extra(tmp_path, monkeypatch):

@@ -109,6 +109,9 @@ def _rates(request: Request) -> list[_Rate]:
     if not normal or not faults:
         missing = "fault-free" if not normal else "faulty"
         raise DataError(f"{request.data}: no {missing} recording; expected 97.mat to 100.mat and some with faults")
+    for one in faults:
+        if _hz(one) not in (FAST_HZ, SLOW_HZ):
+            raise DataError(f"{one.source}: recorded at {_hz(one)} Hz; expected 12000 or 48000")
     rates = []
     for hz in (FAST_HZ, SLOW_HZ):
         mine = [one for one in faults if _hz(one) == hz]
@@ -124,8 +127,6 @@ def _rates(request: Request) -> list[_Rate]:
                 mine,
             )
         )
-    if not rates:
-        raise DataError(f"{faults[0].source}: recorded at {_hz(faults[0])} Hz; expected 12000 or 48000")
     return rates
 
 
