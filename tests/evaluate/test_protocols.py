@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -160,6 +161,39 @@ def test_kept_detectors_run_live_to_the_same_alerts(tmp_path, capsys):
         published += worker.run(encoded(recording.rows(rows[recording.asset]["first_row"])))
     assert published == (kept / "alerts.jsonl").read_bytes().splitlines()
     assert published
+
+
+def test_every_column_of_a_table_is_a_channel(tmp_path, capsys):
+    """One that is called like the shipped set-up's does not hide the others."""
+    root, kept = data.table(tmp_path / "data"), tmp_path / "kept"
+    path = root / "line3.csv"
+    path.write_text(path.read_text().replace("flow", "value"))
+    evaluate(capsys, "csv", "--data", str(root), "--baselines", "none", "--detector", "pca", "--keep", str(kept))
+    assert list(settings.load(kept / "config.yaml").channels) == ["value", "pressure"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("kddcup.data_10_percent_corrected", "corrected"),
+        ("kddcup.data_10_percent", "corrected.gz"),
+        ("kddcup.data.corrected", "corrected"),
+    ],
+)
+def test_kdd99_tells_training_from_test_by_their_names(train, test, tmp_path, capsys):
+    """Both may end in `corrected`, as they do in the archive and unpacked; the whole training file may lie beside."""
+    made = data.kdd99(tmp_path / "made" / "kdd_corrected") / "kddcup.data_10_percent"
+    root = tmp_path / "corrected"
+    root.mkdir()
+    rows = made.read_text().splitlines(keepends=True)
+    (root / train).write_text("".join(rows[:300]))
+    text = "".join(rows[300:]).encode()
+    (root / test).write_bytes(gzip.compress(text) if test.endswith(".gz") else text)
+    if "10_percent" in train:
+        (root / "kddcup.data.gz").write_bytes(gzip.compress(b"never read"))
+    argv = ["--config", str(quick("kdd99", tmp_path)), "--detector", "pca", "--baselines", "none"]
+    found = evaluate(capsys, "kdd99", "--data", str(root), *argv)
+    assert (found["train_rows"], found["rows"]) == (263, 100)
 
 
 def test_the_same_seed_gives_the_same_figures(tmp_path, capsys):

@@ -105,12 +105,15 @@ def file_of(recording: Recording) -> str:
     return f"{full.parent.name}/{full.name}"
 
 
-def with_channels(config: Config, recording: Recording) -> Config:
-    """Return the set-up with the recording's channels where its own are none of them."""
-    if set(config.channels) & set(recording.channels):
+def with_channels(config: Config, recording: Recording, every: bool = False) -> Config:
+    """Return the set-up with the recording's channels where its own are none of them; `every`: with all of them."""
+    known = set(config.channels) & set(recording.channels)
+    if known and (not every or known == set(recording.channels)):
         return config
     channels = {
-        name: ChannelConfig(kind="category", cell="last")
+        name: config.channels[name]
+        if name in known
+        else ChannelConfig(kind="category", cell="last")
         if name in recording.values and recording.values[name].dtype == object
         else ChannelConfig()
         for name in recording.channels
@@ -130,12 +133,12 @@ def with_cells(config: Config, recording: Recording) -> Config:
     return config.model_copy(update={"window": window})
 
 
-def on_own_grid(recording: Recording) -> Fit:
+def on_own_grid(recording: Recording, every_channel: bool = False) -> Fit:
     """Return how a set-up is fitted to a series: a cell a row, and its channels where the set-up has none of them.
 
-    Every other time of the window section is scaled along; lengths in cells stay.
+    `every_channel`: all of its channels, whichever the set-up has. Every other time of the window section is scaled along; lengths in cells stay.
     """
-    return lambda config: with_channels(with_cells(config, recording), recording)
+    return lambda config: with_channels(with_cells(config, recording), recording, every_channel)
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _shared(request: Request, format: str, own_grid: bool) -> list[Case]:
             int(amount) if amount >= 1 else int(amount * len(one)),
             file_of(one) if format != "csv" else one.asset,
             request.config,
-            on_own_grid(one) if own_grid else None,
+            on_own_grid(one, every_channel=format == "csv") if own_grid else None,
         )
         for one in _labelled(request, format)
     ]

@@ -16,7 +16,9 @@ whatever incidents are open: F1, FPR and recall count those.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,11 +38,19 @@ from stream_detector.models import DETECTORS, Labelled
 
 #: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.
 TRAIN_SHARE = 0.5
+#: Names of KDD Cup 99's files without their endings; of the training files the first that is there.
+_KDD99_TRAIN = (
+    "kddcup.data_10_percent", "kddcup.data_10_percent_corrected", "kddcup.data", "kddcup.data.corrected",
+    "kddcup.data_corrected",
+)  # fmt: skip
+_KDD99_TEST = ("corrected",)
 
 
 def run_nsl_kdd(request: Request) -> Outcome:
     """Evaluate on NSL-KDD. Raises DataError when training or test file is missing."""
-    found = {one.asset.lower(): one for one in _read(request, "nsl-kdd")}
+    found: dict[str, Recording] = {}
+    for one in _read(request, "nsl-kdd"):
+        found.setdefault(_stem(Path(one.source)).lower(), one)  # mirrors hold some files twice, a folder deeper
     train = found.get("kddtrain+") or found.get("kddtrain+_20percent")
     tests = [found[name] for name in ("kddtest+", "kddtest-21") if name in found]
     if train is None or not tests:
@@ -51,16 +61,34 @@ def run_nsl_kdd(request: Request) -> Outcome:
 
 def run_kdd99(request: Request) -> Outcome:
     """Evaluate on KDD Cup 99."""
-    found = _read(request, "kdd99")
-    trains = [one for one in found if "corrected" not in one.source]
-    tests = [one for one in found if "corrected" in one.source]
-    if not trains:
-        raise DataError(f"{request.data}: no kddcup.data_10_percent(.gz) or kddcup.data(.gz)")
-    train = min(trains, key=len)  # the 10 percent where both are there: their normal rows are no fewer kinds
+    found = list(request.read(_kdd99_files(request.data), "kdd99"))
+    train, tests = found[0], found[1:]
     if tests:
         return _run(request, "kdd99", train, np.arange(len(train)), tests)
     train_rows, rest = _halved(request, train)
     return _run(request, "kdd99", train, train_rows, [rest])
+
+
+def _kdd99_files(data: Path) -> list[Path]:
+    """Return the training file, the 10 percent where both are there, and the test file if any; a file is itself.
+
+    Unpacked, the training files' names end in `_corrected` or `.corrected` themselves: only `corrected` is the test.
+    """
+    if not data.is_dir():
+        return [data]
+    named: dict[str, Path] = {}
+    for path in sorted(data.rglob("*"), key=lambda path: (len(path.parts), path)):  # of copies the outermost
+        if path.is_file():
+            named.setdefault(_stem(path).lower(), path)
+    train = next((named[name] for name in _KDD99_TRAIN if name in named), None)
+    if train is None:
+        raise DataError(f"{data}: no kddcup.data_10_percent(.gz) or kddcup.data(.gz)")
+    return [train, *(named[name] for name in _KDD99_TEST if name in named)]
+
+
+def _stem(path: Path) -> str:
+    """Return a file's name without `.gz`, `.csv` and `.txt`."""
+    return re.sub(r"(\.(gz|csv|txt))+$", "", path.name, flags=re.IGNORECASE)
 
 
 def run_creditcard(request: Request) -> Outcome:
