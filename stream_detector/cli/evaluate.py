@@ -218,6 +218,8 @@ def _print(protocol: Protocol, outcome: Outcome) -> None:
     for name, row in figures.get("published", {}).items():
         table.add_row(f"published {name}", *cells(row, with_sd=False))
     console.print(table)
+    if untrained := figures["untrained"]:
+        console.print(f"{len(untrained)} files without a detector, all their faults missed: {', '.join(untrained)}")
     if "categories" in figures:
         console.print(_categories(outcome))
     if incidents := figures.get("incidents"):

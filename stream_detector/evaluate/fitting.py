@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from stream_detector.artifact import Artifact
 from stream_detector.config import Config
+from stream_detector.errors import DataError
 from stream_detector.evaluate.data import Case, Recording, encoded
+from stream_detector.history import gather
 from stream_detector.labels import from_rows
 from stream_detector.model_set import ModelSet
 from stream_detector.offline import windows
 from stream_detector.records import WindowBatch
-from stream_detector.train import train, train_many
+from stream_detector.train import enough, of_each, train
+
+log = logging.getLogger(__name__)
 
 
 def seeded(config: Config, seed: int) -> Config:
@@ -20,15 +25,42 @@ def seeded(config: Config, seed: int) -> Config:
 
 
 def history(config: Config, recordings: Iterable[Recording]) -> Iterator[WindowBatch]:
-    """Yield the windows of training rows, cut as `stream-detector train` cuts them."""
+    """Yield the windows of training rows, cut as `stream-detector train` cuts them. DataError names the recording."""
     for recording in recordings:
-        yield from windows(config, encoded(recording))
+        for name in config.channels:
+            if name not in recording.channels:
+                raise DataError(
+                    f"{recording.source}: no column {name!r}, which channels names; it has: "
+                    f"{', '.join(recording.channels)}"
+                )
+            if not len(recording.carrying([name])):
+                raise DataError(f"{recording.source}: column {name!r} holds no value in the rows that train")
+        try:
+            yield from windows(config, encoded(recording))
+        except DataError as error:
+            raise DataError(f"{recording.source}: {error}") from error
 
 
-def fit_each(config: Config, cases: Sequence[Case]) -> ModelSet:
-    """Train one detector a case, as `train --per-asset` does."""
+def fit_each(config: Config, cases: Sequence[Case], refuse: bool = True) -> ModelSet:
+    """Train one detector a case, as `train --per-asset` does.
+
+    `refuse`: raise DataError on one whose training rows make too few windows; else it has no detector, as the log says:
+    its rows are judged, and no alarm is raised.
+    """
     rows = [case.train for case in cases]
-    return ModelSet(by_asset=train_many(config, history(config, rows), labels=from_rows(rows, config)))
+    histories = gather(config, history(config, rows), None, from_rows(rows, config))
+    for case in cases:
+        place = f"{case.train.source}: its first rows are too few: "
+        try:
+            if (own := histories.get(case.asset)) is None:
+                raise DataError(f"{place}the {len(case.train)} rows that train make no window of {config.window.length}")
+            enough(config, [own], place)
+        except DataError as error:
+            if refuse:
+                raise
+            log.warning("%s; the file has no detector, and all its faults count as missed", error)
+            histories.pop(case.asset, None)
+    return ModelSet(by_asset=of_each(config, histories))
 
 
 def fit_all(config: Config, recordings: Iterable[Recording]) -> Artifact:

@@ -43,7 +43,7 @@ class Track:
 
     asset: str
     end_ms: NDArray[np.int64]    # (W,)
-    score: NDArray[np.float64]   # (W,) higher is stranger; NaN where no detector scored
+    score: NDArray[np.float64]   # (W,) higher is stranger; -inf where no detector scored
     level: NDArray[np.float64]   # (W,) alarm level the score was held against; NaN where there was none yet
     anomalous: NDArray[np.bool_]  # (W,) the verdict on the window
     alarm: NDArray[np.bool_]     # (W,) an incident is open after the window
@@ -129,7 +129,7 @@ class Judges:
             alerts += judging.judge(task, batch, mine, 0, controls, None, self._scorer.score, watch)
             assert len(found) - done in (0, len(batch))  # one recording is one asset: scored or not
             if len(found) == done:
-                found += [np.nan] * len(batch)
+                found += [-np.inf] * len(batch)
                 levels += [None] * len(batch)
                 anomalous += [False] * len(batch)
                 alarms += [False] * len(batch)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_detector.config import Config
+from stream_detector.errors import DataError
 from stream_detector.evaluate import events
 from stream_detector.evaluate.data import Case, mean_of
 from stream_detector.evaluate.fitting import fit_each, seeded
@@ -48,14 +49,17 @@ class Outcome:
 
 
 def run_seed(cases: Sequence[Case], seed: int) -> Run:
-    """Train a detector for each case and follow its test rows."""
+    """Train a detector for each case and follow its test rows. Raises DataError when none has enough to train on."""
     lives: list[Live | None] = [None] * len(cases)
     for config, members in _grouped(cases):
         config = seeded(config, seed)
-        live = Live(config, fit_each(config, [cases[index] for index in members]))
+        live = Live(config, fit_each(config, [cases[index] for index in members], refuse=len(cases) == 1))
         for index in members:
             lives[index] = live
-    return follow(cases, [live for live in lives if live is not None], seed)
+    found = [live for live in lives if live is not None]
+    if not any(len(live.models) for live in found):
+        raise DataError(f"none of the {len(cases)} files has enough rows to train on; the log says why")
+    return follow(cases, found, seed)
 
 
 def follow(cases: Sequence[Case], lives: Sequence[Live], seed: int) -> Run:

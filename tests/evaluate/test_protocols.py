@@ -163,6 +163,41 @@ def test_kept_detectors_run_live_to_the_same_alerts(tmp_path, capsys):
     assert published
 
 
+def test_a_file_too_short_to_train_on_spoils_no_others(tmp_path, capsys, caplog):
+    """It is named, its faults count as missed, and its rows are never the strangest."""
+    root = data.yahoo_s5(tmp_path)
+    long = (root / "A1Benchmark" / "real_1.csv").read_text().splitlines(keepends=True)
+    (root / "A1Benchmark" / "real_2.csv").write_text("".join([long[0], *long[460:540]]))
+    hourly = [f"{1_422_237_600 + 1_800 * row},{row},{int(row == 70)}\n" for row in range(80)]  # a set-up of its own
+    (root / "A1Benchmark" / "real_3.csv").write_text("".join([long[0], *hourly]))
+    found = evaluate(capsys, "yahoo-s5", "--data", str(root), "--detector", "pca", "--baselines", "none")
+    assert (found["files"], found["untrained"]) == (3, ["A1Benchmark/real_2.csv", "A1Benchmark/real_3.csv"])
+    assert (found["incidents"]["faults"], found["incidents"]["caught"]) == (3, 1)
+    assert "real_2.csv: its first rows are too few" in caplog.text
+    assert [row["far"] for row in found["per_file"][1:]] == [0, 0]
+
+
+def test_a_column_that_the_set_up_lacks_is_named(tmp_path, capsys):
+    """Without it no window would ever be whole."""
+    root = data.skab(tmp_path)
+    for path in root.rglob("*.csv"):
+        path.write_text(path.read_text().replace("Volume Flow RateRMS", "Flow"))
+    assert main(["evaluate", "skab", "--data", str(root), "--baselines", "none", "--quiet"]) == 2
+    assert "0.csv: no column 'Volume Flow RateRMS', which channels names; it has: Acc" in capsys.readouterr().err
+
+
+def test_words_and_empty_columns_of_a_table_are_left_out(tmp_path, capsys, caplog):
+    """The shipped set-up smooths, which words don't allow; it says so."""
+    root, kept = data.table(tmp_path / "data"), tmp_path / "kept"
+    path = root / "line3.csv"
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{head},mode,spare", *(f"{row},idle," for row in rows)]) + "\n")
+    evaluate(capsys, "csv", "--data", str(root), "--baselines", "none", "--detector", "pca", "--keep", str(kept))
+    assert list(settings.load(kept / "config.yaml").channels) == ["flow", "pressure"]
+    assert "column 'mode' holds words" in caplog.text
+    assert "column 'spare' is empty" in caplog.text
+
+
 def test_every_column_of_a_table_is_a_channel(tmp_path, capsys):
     """One that is called like the shipped set-up's does not hide the others."""
     root, kept = data.table(tmp_path / "data"), tmp_path / "kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from stream_detector.errors import DataError
 from stream_detector.evaluate import series
 from stream_detector.evaluate.data import Case, Fit, Read, Recording, Tell, silent
 from stream_detector.evaluate.series import Outcome, Run
+
+log = logging.getLogger(__name__)
 
 #: Printed beside point-adjusted figures, always.
 POINT_ADJUSTED = "flatters: one alarmed row counts its whole anomaly as found; only for comparison with papers"
@@ -92,11 +95,18 @@ def sweep(
     figures = {
         "files": len(cases),
         "rows": sum(len(case.test) for case in cases),
+        "untrained": _untrained(first),
         **means,
         "seeds": seeds,
         "baselines": baselines,
     }
     return Outcome(name, request.config.model.kind, figures, first)
+
+
+def _untrained(run: Run) -> list[str]:
+    """Return the files whose training rows were too few for a detector."""
+    pairs = zip(run.cases, run.lives, strict=True)
+    return [case.name for case, live in pairs if live.models.for_asset(case.asset) is None]
 
 
 def file_of(recording: Recording) -> str:
@@ -108,17 +118,24 @@ def file_of(recording: Recording) -> str:
 def with_channels(config: Config, recording: Recording, every: bool = False) -> Config:
     """Return the set-up with the recording's channels where its own are none of them; `every`: with all of them."""
     known = set(config.channels) & set(recording.channels)
-    if known and (not every or known == set(recording.channels)):
+    if known and not every:
         return config
-    channels = {
-        name: config.channels[name]
-        if name in known
-        else ChannelConfig(kind="category", cell="last")
-        if name in recording.values and recording.values[name].dtype == object
-        else ChannelConfig()
-        for name in recording.channels
-    }
-    return Config.model_validate({**_plain(config), "channels": channels})
+    channels: dict[str, ChannelConfig] = {}
+    for name in recording.channels:
+        words = name in recording.values and recording.values[name].dtype == object
+        if words and config.features.smoothing is not None:
+            log.warning(
+                "%s: column %r holds words, which can't be smoothed: it is left out; give --config to use it",
+                recording.source, name,
+            )  # fmt: skip
+        elif not len(recording.carrying([name])):
+            log.warning("%s: column %r is empty: it is left out", recording.source, name)
+        else:
+            own = ChannelConfig(kind="category", cell="last") if words else ChannelConfig()
+            channels[name] = config.channels.get(name, own)
+    if not channels:
+        raise DataError(f"{recording.source}: no column of numbers beside time and labels; nothing to detect on")
+    return config if channels == config.channels else Config.model_validate({**_plain(config), "channels": channels})
 
 
 def with_cells(config: Config, recording: Recording) -> Config:
