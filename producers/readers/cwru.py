@@ -2,11 +2,11 @@
 
 Reads the public `.mat` files (keys such as `X097_DE_time`; extra `mat`) and `.npz` files with arrays DE, FE, BA. A
 recording becomes messages of `block` samples, the last one shorter. Its sample rate is the one given, or `fs_hz` of a
-`files.csv` beside the file, or what its name says (`…_DE48.npz`), or what is known of the public set's numbers and of its
-fault-free recordings, or what a folder's name says (`12k Drive End Bearing Fault Data/`).
+`files.csv` beside the file, or what its name says (`…_DE48.npz`), or what is known of the public set's numbers and of
+its fault-free recordings, or what a folder's name says (`12k Drive End Bearing Fault Data/`).
 
-Labels: `is_anomaly` of `files.csv`; else 0 for the fault-free recordings (97 to 100, or `normal` as a word of the name or
-the folder's) and 1 for all others, since every other recording of the set is of a damaged bearing.
+Labels: `is_anomaly` of `files.csv`; else 0 for the fault-free recordings (97 to 100, or `normal` as a word of the name
+or the folder's) and 1 for all others, since every other recording of the set is of a damaged bearing.
 """
 
 from __future__ import annotations
@@ -140,18 +140,16 @@ def _rate(path: Path, entry: dict[str, str] | None, number: int | None, faulty: 
         if not (0 < rate < np.inf):
             raise DataError(f"{path.parent}/files.csv: fs_hz of {path.name} is {entry['fs_hz']!r}, expected samples/s")
         return rate
-    if found := _named(path.name):
+    if (found := _named(path.name) or _rate_of(number)) is not None:
         return found
-    if rate := _rate_of(number):
-        return rate
     if not faulty:
         return _FAULT_FREE_HZ
     for folder in path.resolve().parents:
-        if found := _named(folder.name):
+        if (found := _named(folder.name)) is not None:
             return found
     raise DataError(
-        f"{path}: nothing says the sample rate; name the folder after it, such as 12k Drive End Bearing Fault Data, put "
-        "a files.csv (file,fs_hz) beside it, or give it (--rate-hz 12000 or 48000)"
+        f"{path}: nothing says the sample rate; name the folder after it, such as 12k Drive End Bearing Fault Data, "
+        "put a files.csv (file,fs_hz) beside it, or give it (--rate-hz 12000 or 48000)"
     )
 
 
@@ -163,7 +161,7 @@ def _named(name: str) -> float | None:
 def _is_faulty(path: Path, number: int | None, entry: dict[str, str] | None) -> bool:
     if entry is not None and entry.get("is_anomaly"):
         return entry["is_anomaly"].strip() not in ("0", "0.0")
-    if number in _FAULT_FREE or _rate_of(number):
+    if number in _FAULT_FREE or _rate_of(number) is not None:
         return number not in _FAULT_FREE
     return not any(map(_NORMAL.search, (path.resolve().parent.name, path.stem)))
 

@@ -53,7 +53,7 @@ def fit_each(config: Config, cases: Sequence[Case], refuse: bool = True) -> Mode
         place = f"{case.train.source}: its first rows are too few: "
         try:
             if (own := histories.get(case.asset)) is None:
-                raise DataError(f"{place}the {len(case.train)} rows that train make no window of {config.window.length}")
+                raise DataError(f"{place}the {len(case.train)} that train make no window of {config.window.length}")
             enough(config, [own], place)
         except DataError as error:
             if refuse:

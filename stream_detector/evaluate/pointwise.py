@@ -78,7 +78,8 @@ def average_precision(truth: NDArray[Any], score: NDArray[np.float64]) -> float 
     sense has the share of anomalous rows.
     """
     was = np.asarray(truth) > 0
-    return float(_sklearn().average_precision_score(was, _ranked(score))) if was.any() else None
+    # a sum of shares may end a rounding above 1
+    return min(float(_sklearn().average_precision_score(was, _ranked(score))), 1.0) if was.any() else None
 
 
 def roc_auc(truth: NDArray[Any], score: NDArray[np.float64]) -> float | None:

@@ -143,7 +143,10 @@ def with_cells(config: Config, recording: Recording) -> Config:
     steps = np.diff(recording.ts_ms)
     steps = steps[steps > 0]
     if not len(steps):
-        raise DataError(f"{recording.source}: it has fewer than two different times; a series needs a step")
+        raise DataError(
+            f"{recording.source}: of the {len(recording)} rows that train no two have different times; a series needs "
+            "a step: leave the file out, or give --config"
+        )
     scale = float(np.median(steps)) / config.window.cell_ms
     times = ("cell_ms", "lateness_ms", "max_gap_ms", "max_ahead_ms")
     window = config.window.model_copy(update={name: getattr(config.window, name) * scale for name in times})
@@ -153,7 +156,8 @@ def with_cells(config: Config, recording: Recording) -> Config:
 def on_own_grid(recording: Recording, every_channel: bool = False) -> Fit:
     """Return how a set-up is fitted to a series: a cell a row, and its channels where the set-up has none of them.
 
-    `every_channel`: all of its channels, whichever the set-up has. Every other time of the window section is scaled along; lengths in cells stay.
+    `recording`: the rows that train, so that nothing of those to be judged is looked at. `every_channel`: all of its
+    channels, whichever the set-up has. Every other time of the window section is scaled along; lengths in cells stay.
     """
     return lambda config: with_channels(with_cells(config, recording), recording, every_channel)
 

@@ -33,7 +33,9 @@ def run(request: Request) -> Outcome:
         name, rows = file_of(recording), len(recording)
         assert recording.labels is not None
         windows[name] = (rows, [(start, stop - 1) for start, stop in stretches(recording.labels)])
-        cases.append(cut(recording, nab.probation(rows), name, request.config, on_own_grid(recording)))
+        train_rows = nab.probation(rows)
+        fit = on_own_grid(recording.rows(0, train_rows))
+        cases.append(cut(recording, train_rows, name, request.config, fit))
     profiles = _profiles(request)
 
     def judged(cases: Sequence[Case], seed: int) -> tuple[Run, dict[str, Any]]:

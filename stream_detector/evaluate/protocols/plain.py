@@ -71,21 +71,18 @@ def _labelled(request: Request, format: str) -> list[Recording]:
 
 def _marked(request: Request, recording: Recording) -> Case:
     rows = int(recording.marks["training"].sum())
-    return cut(recording, rows, file_of(recording), request.config, on_own_grid(recording))
+    fit = on_own_grid(recording.rows(0, rows))
+    return cut(recording, rows, file_of(recording), request.config, fit)
 
 
 def _shared(request: Request, format: str, own_grid: bool) -> list[Case]:
     amount = TRAIN_SHARE if request.train is None else request.train
-    return [
-        cut(
-            one,
-            int(amount) if amount >= 1 else int(amount * len(one)),
-            file_of(one) if format != "csv" else one.asset,
-            request.config,
-            on_own_grid(one, every_channel=format == "csv") if own_grid else None,
-        )
-        for one in _labelled(request, format)
-    ]
+    cases = []
+    for one in _labelled(request, format):
+        rows = int(amount) if amount >= 1 else int(amount * len(one))
+        fit = on_own_grid(one.rows(0, rows), every_channel=format == "csv") if own_grid else None
+        cases.append(cut(one, rows, file_of(one) if format != "csv" else one.asset, request.config, fit))
+    return cases
 
 
 def _hits(case: Case, score: Any) -> bool:
