@@ -9,7 +9,7 @@ A stream of records (`window.mode: records`) has a window a record, which is wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stream_detector.config import Config
 from stream_detector.errors import DataError
+from stream_detector.records import WindowBatch
 from stream_detector.truth import Interval
 
 NORMAL, FAULTY, LEFT_OUT = 0, 1, -1
@@ -41,6 +42,11 @@ class Labels:
 
     stretches: Mapping[str, NDArray[np.float64]]  # (n, 2) first and last faulty moment, event time, UNIX ms
     records: Mapping[str, NDArray[np.bool_]]      # (N,) of each complete record in order; instead of stretches
+
+    @property
+    def faults(self) -> int:
+        """Faulty records and stretches."""
+        return sum(map(len, self.stretches.values())) + sum(int(flags.sum()) for flags in self.records.values())
 
 
 def from_rows(recordings: Iterable[Rows], config: Config) -> Labels | None:
@@ -73,6 +79,24 @@ def from_intervals(intervals: Sequence[Interval], assets: Iterable[str]) -> Labe
             f"{sorted(stretches)}; name the assets as the recordings do"
         )
     return Labels({asset: np.array(found, np.float64).reshape(-1, 2) for asset, found in stretches.items()}, {})
+
+
+def only_normal(batches: Iterable[WindowBatch], labels: Labels, config: Config) -> Iterator[WindowBatch]:
+    """Yield the windows that are neither faulty nor left out, in their order. Raises DataError as `Marker.check`."""
+    marker = Marker(labels, config)
+    for batch in batches:
+        normal = np.zeros(len(batch), np.bool_)
+        places: dict[str, list[int]] = {}
+        for place, asset in enumerate(batch.assets):
+            places.setdefault(asset, []).append(place)
+        for asset, mine in places.items():
+            normal[mine] = marker.mark(asset, batch.end_ms[mine]) == NORMAL
+        if normal.any():
+            yield WindowBatch(
+                batch.task, [asset for asset, kept in zip(batch.assets, normal.tolist(), strict=True) if kept],
+                batch.end_ms[normal], batch.values[normal], batch.filled[normal], batch.ingest_ms[normal],
+            )  # fmt: skip
+    marker.check()
 
 
 class Marker:

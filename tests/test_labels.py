@@ -211,3 +211,28 @@ def test_evaluate_trains_on_the_labels_of_the_first_part(kind, plant, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["incidents"]["faults"], found["incidents"]["caught"]) == (1, 1)
     assert found["ap"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "message"),
+    [
+        ("ae", "unlabelled/history.csv", "--normal-only: the history has no labels"),
+        ("classifier", "history.csv", "model.kind classifier learns from faults; leave it out"),
+    ],
+)
+def test_normal_only_where_it_has_no_sense_is_refused(kind, file, message, plant, capsys):
+    """In one line that says why."""
+    assert main(["train", str(plant / f"{kind}.yaml"), "--data", str(plant / file), "--normal-only", "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_faults_may_be_left_out_of_what_is_normal(plant, caplog):
+    """Else they train as normal, and that is said."""
+    argv = ["--data", str(plant / "history.csv"), "--label-column", "broken"]
+    whole = trained(plant, "ae", *argv)
+    assert "labelled faulty, and model.kind ae takes all of it for normal" in caplog.text
+    caplog.clear()
+    normal = trained(plant, "ae", *argv, "--normal-only")
+    assert not caplog.text
+    count = [one.split.n_train + one.split.n_calibration + one.split.n_dropped for one in (whole, normal)]
+    assert count[0] - count[1] == sum(b - a + 4 for a, b in FAULTS)  # a fault of n rows is in n + 4 windows of five

@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         return evaluate_simulated.run(args)
     if args.data is None:
         raise ConfigError(f"{args.protocol} needs --data DIR, the data set in its own layout")
+    if args.report is not None and not args.report.resolve().parent.is_dir():
+        raise ConfigError(f"--report {args.report}: there is no folder {args.report.parent}; make it first")
     if args.suite is not None:
         raise ConfigError(f"--suite is for the protocol simulated, not for {args.protocol}")
     from producers.readers import read

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stream_detector import settings
 from stream_detector.cli import data, labels
-from stream_detector.errors import ConfigError
+from stream_detector.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from stream_detector.artifact import Artifact
+    from stream_detector.config import Config
+    from stream_detector.labels import Labels
+    from stream_detector.records import WindowBatch
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+log = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -58,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("artifact is not set; give --out PATH, or set artifact in the configuration")
     recordings = data.recordings(args, config)
     known = labels.labels(args, recordings, config)
-    history = windows(config, data.encoded(recordings))
+    history = _history(args, config, windows(config, data.encoded(recordings)), known)
     left_out: Mapping[str, str] = {}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
@@ -94,6 +101,29 @@ def run(args: argparse.Namespace) -> int:
             artifacts = [artifact]
     _report(artifacts, out, left_out, as_json=args.json)
     return 0
+
+
+def _history(
+    args: argparse.Namespace, config: Config, batches: Iterator[WindowBatch], known: Labels | None
+) -> Iterator[WindowBatch]:
+    """Return the windows to train on: without faulty ones where that is asked for. What trains as normal is said."""
+    from stream_detector.labels import only_normal
+    from stream_detector.models import DETECTORS, Labelled
+
+    if issubclass(DETECTORS[config.model.kind], Labelled):
+        if args.normal_only:
+            raise ConfigError(f"--normal-only: model.kind {config.model.kind} learns from faults; leave it out")
+        return batches
+    if args.normal_only:
+        if known is None:
+            raise DataError("--normal-only: the history has no labels; give --label-column or --truth")
+        return only_normal(batches, known, config)
+    if known is not None and (faults := known.faults):
+        log.warning(
+            "the history has %d rows or stretches labelled faulty, and model.kind %s takes all of it for normal; "
+            "--normal-only leaves them out", faults, config.model.kind,
+        )  # fmt: skip
+    return batches
 
 
 def _report(artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], as_json: bool) -> None:
