@@ -31,6 +31,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASELINES = ("robust-z", "mahalanobis", "pca")
 #: Beside a detector that learns from labels, also: which of them finds faults that nobody labelled?
 BESIDE_LABELLED = ("ae",)
+#: Protocols that leave it open how many rows train; those of the others are published.
+OPEN_SPLIT = ("csv", "yahoo-s5", "femto", "creditcard", "kdd99")
 PROTOCOL_NAMES = (
     "skab", "nab", "smap-msl", "cwru", "femto", "nsl-kdd", "kdd99", "creditcard", "yahoo-s5", "ucr", "csv",
     "simulated",
@@ -58,7 +60,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "--baselines", metavar="KIND,…", help=f"detectors beside it; none for none (default: {','.join(BASELINES)})"
     )
     parser.add_argument(
-        "--train", type=_amount, metavar="N", help="csv, yahoo-s5: the first N rows train, or a share below 1 (0.4)"
+        "--train", type=_amount, metavar="N",
+        help=f"{', '.join(OPEN_SPLIT)}: the first N rows train, or a share below 1",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write signal, score and alarms of every file")
@@ -87,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         return evaluate_simulated.run(args)
     if args.data is None:
         raise ConfigError(f"{args.protocol} needs --data DIR, the data set in its own layout")
+    if args.train is not None and args.protocol not in OPEN_SPLIT:
+        raise ConfigError(f"--train is for {', '.join(OPEN_SPLIT)}; {args.protocol} says itself which rows train")
     if args.report is not None and not args.report.resolve().parent.is_dir():
         raise ConfigError(f"--report {args.report}: there is no folder {args.report.parent}; make it first")
     if args.suite is not None:
