@@ -190,8 +190,9 @@ class Judging:
                         watch(asset, score_of[index], level, Judgement(level, False), after)
                     continue
                 state = replace(state, incident=incident)
+            learns = self._adapt and (before is None or self._creeps(state.incident))
             judgement, threshold = judge(
-                self._method, state.threshold, score_of[index], pin, self._margin, self._learn_after, self._adapt
+                self._method, state.threshold, score_of[index], pin, self._margin, self._learn_after, learns
             )  # fmt: skip
             incident, found = self._incidents.step(
                 state.incident, asset, end, judgement, scores, row + index, threshold.seen, ingests[index]
@@ -203,6 +204,8 @@ class Judging:
             change: Change | None = None
             if incident.opened_ms is not before:
                 adaptation = self._adapting.turned(adaptation, end)
+                if before is None and threshold.pending:
+                    threshold = replace(threshold, pending=())  # they may hold the beginning of what alarms now
             elif due[index] and (incident.recent == 0 or before is not None):
                 adaptation, change = self._adapted(adaptation, scores, row + index, end, incident)
             ledger, risked = state.ledger, False
@@ -241,10 +244,13 @@ class Judging:
         """Return the adaptation after the window in `place` of `scores`."""
         assert scores.offset is not None
         offset = scores.offset[place]
-        creeps = self._adapting.roams and incident.severity == "info"
-        if incident.opened_ms is None or creeps:
+        if incident.opened_ms is None or self._creeps(incident):
             return self._adapting.quiet(adaptation, offset, end)
         return self._adapting.during(adaptation, offset, float(scores.score[place]), end, incident.opened_ms)
+
+    def _creeps(self, incident: IncidentState) -> bool:
+        """Whether an open incident is taken for drift that got ahead (adaptation.py)."""
+        return self._adapting.roams and incident.severity == "info"
 
     def _first(
         self, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls, ref: ModelRef
