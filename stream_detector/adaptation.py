@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import AdaptationConfig
+from stream_detector.placing import Probe, placed
 from stream_detector.records import Adaptation
 
 EVERY = 4
@@ -133,13 +134,19 @@ class Adapting:
         # the newest block is no better than the one the stretch began with: halfway is the best estimate of both
         return replace(state, waiting=np.float32(0.5) * (mean + state.waiting), asked=True), "regime-change"
 
-    def accepted(self, state: Adaptation, end_ms: int) -> tuple[Adaptation, NDArray[np.float64] | None]:
+    def accepted(
+        self, state: Adaptation, end_ms: int, probe: Probe | None = None
+    ) -> tuple[Adaptation, NDArray[np.float64] | None]:
         """Return the state once its regime change is accepted, and scores (n,) to calibrate the threshold on.
 
         None when the inputs have moved: what was learnt of scores holds at their new place, too.
         """
         place, scores = state.waiting[:-1], None
-        if float(np.abs(place - state.shift).max(initial=0.0)) <= self._config.flat_within:
+        if probe is not None:
+            place = placed(probe, state.shift, place)
+            if not np.any(place != state.shift):
+                place, scores = state.shift, np.array(state.scores)
+        elif float(np.abs(place - state.shift).max(initial=0.0)) <= self._config.flat_within:
             place, scores = state.shift, np.array(state.scores)
         moved = place is not state.shift
         return Adaptation(state.serial + moved, place, place, place, calm_ms=end_ms), scores

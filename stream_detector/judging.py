@@ -17,6 +17,7 @@ from stream_detector.auditing import Auditor, level_moved
 from stream_detector.config import Config
 from stream_detector.incident import Incidents
 from stream_detector.norms import Norms
+from stream_detector.placing import Floats, Probe
 from stream_detector.records import (
     Adaptation,
     Alert,
@@ -223,7 +224,8 @@ class Judging:
             if change == "regime-change" or accepts_it:
                 token_accepted = accepts[asset] if accepts_it else state.ledger.accepted
                 after, told = self._regime(
-                    after, asset, judgement, scores, row + index, ingests[index], change is not None, token_accepted
+                    after, asset, judgement, scores, row + index, ingests[index], change is not None, token_accepted,
+                    None if rescore is None else _probe(windows, index, rescore),
                 )
                 alerts += told
             elif change is not None:
@@ -299,7 +301,7 @@ class Judging:
 
     def _regime(
         self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
-        is_new: bool, accepted: str,
+        is_new: bool, accepted: str, probe: Probe | None,
     ) -> tuple[AssetState, list[Alert]]:  # fmt: skip
         """Return the state after a regime change was found (`is_new`) or an operator's acceptance, and its alerts.
 
@@ -319,13 +321,13 @@ class Judging:
         after = replace(state, incident=incident)
         if not accept:
             return self._auditor.tell(asset, state.judged_ms, "regime-ask", state, after, ref), alerts
-        after = self._accepted(after)
+        after = self._accepted(after, probe)
         cause: AuditCause = "accept" if asked_for else "regime-change"
         return self._auditor.tell(asset, state.judged_ms, cause, state, after, ref), alerts
 
-    def _accepted(self, state: AssetState) -> AssetState:
+    def _accepted(self, state: AssetState, probe: Probe | None) -> AssetState:
         """Return the state with its regime as the new normal."""
-        adaptation, sample = self._adapting.accepted(state.adaptation, state.judged_ms)
+        adaptation, sample = self._adapting.accepted(state.adaptation, state.judged_ms, probe)
         threshold = state.threshold
         if sample is not None:
             calibrated = self._method.calibrate(sample)
@@ -360,13 +362,8 @@ class Judging:
         """Score the asset's next windows from `index` on under its present shift, in place."""
         asset, assets = windows.assets[index], windows.assets
         places = [place for place in range(index, len(assets)) if assets[place] == asset][:_AGAIN]
-        serials = [adaptation.serial] * len(places)
-        some = WindowBatch(
-            windows.task, [asset] * len(places), windows.end_ms[places], windows.values[places],
-            windows.filled[places], windows.ingest_ms[places],
-        )  # fmt: skip
         values = np.tile(adaptation.shift.astype(np.float64), (len(places), 1))
-        fresh = rescore(some, Shifts(values, serials))
+        fresh = rescore(_taken(windows, places), Shifts(values, [adaptation.serial] * len(places)))
         rows = np.array(places) + row
         scores.score[rows], scores.channels[rows] = fresh.score, fresh.channels
         scores.observed[rows], scores.expected[rows] = fresh.observed, fresh.expected
@@ -374,3 +371,22 @@ class Judging:
             scores.offset[rows] = fresh.offset
         for place, score in zip(places, fresh.score.tolist(), strict=True):
             under[place], score_of[place] = adaptation.serial, score
+
+
+def _taken(windows: WindowBatch, places: list[int]) -> WindowBatch:
+    """Return the windows at these places."""
+    return WindowBatch(
+        windows.task, [windows.assets[place] for place in places], windows.end_ms[places], windows.values[places],
+        windows.filled[places], windows.ingest_ms[places],
+    )  # fmt: skip
+
+
+def _probe(windows: WindowBatch, index: int, rescore: Rescore) -> Probe:
+    """Return what scores one window under any shifts."""
+
+    def probe(shifts: NDArray[np.float64]) -> tuple[NDArray[np.float64], Floats]:
+        fresh = rescore(_taken(windows, [index] * len(shifts)), Shifts(shifts, [0] * len(shifts)))
+        assert fresh.offset is not None
+        return fresh.score, fresh.offset
+
+    return probe
