@@ -6,6 +6,7 @@ score of one that a change of shift overtook within its batch is asked for again
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -208,7 +209,9 @@ class Judging:
                 if before is None and threshold.pending:
                     threshold = replace(threshold, pending=())  # they may hold the beginning of what alarms now
             elif due[index] and (incident.recent == 0 or before is not None):
-                adaptation, change = self._adapted(adaptation, scores, row + index, end, incident)
+                adaptation, change = self._adapted(
+                    adaptation, scores, row + index, score_of[index], end, incident, level, judgement.level
+                )
             ledger, risked = state.ledger, False
             if self.budget is not None and ledger.budget is not None:
                 opened = incident.opened_ms is not None
@@ -241,14 +244,16 @@ class Judging:
         return alerts
 
     def _adapted(
-        self, adaptation: Adaptation, scores: ScoreBatch, place: int, end: int, incident: IncidentState
-    ) -> tuple[Adaptation, Change | None]:
-        """Return the adaptation after the window in `place` of `scores`."""
+        self, adaptation: Adaptation, scores: ScoreBatch, place: int, score: float, end: int, incident: IncidentState,
+        level: float | None, alarm: float | None,
+    ) -> tuple[Adaptation, Change | None]:  # fmt: skip
+        """Return the adaptation after the window in `place` of `scores`; `level`: adaptive, `alarm`: to alarm above."""
         assert scores.offset is not None
         offset = scores.offset[place]
         if incident.opened_ms is None or self._creeps(incident):
-            return self._adapting.quiet(adaptation, offset, end)
-        return self._adapting.during(adaptation, offset, float(scores.score[place]), end, incident.opened_ms)
+            normal, low = math.inf if level is None else level, self._incidents.quiet_at(alarm)
+            return self._adapting.quiet(adaptation, offset, score, end, normal, low)
+        return self._adapting.during(adaptation, offset, score, end, incident.opened_ms)
 
     def _creeps(self, incident: IncidentState) -> bool:
         """Whether an open incident is taken for drift that got ahead (adaptation.py)."""

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models", "stacked", "rights", "verdicts"),
     ("artifact", "artifact_file", "fleet", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation",
-     "join", "sensor_checks", "sensing", "presence"),
+     "placing", "join", "sensor_checks", "sensing", "presence"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth", "labels",
      "auditing", "memory", "memory_store", "verdict_stage", "kafka_io", "redis_store", "embedded",
      "train", "train_fleet", "history", "evaluate"),
@@ -47,7 +47,7 @@ ONLY_IN = {
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
 PURE = {
     "verdicts", "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "pace",
-    "sensor_checks", "sensing", "adaptation", "presence", "precision",
+    "sensor_checks", "sensing", "adaptation", "placing", "presence", "precision",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys",
