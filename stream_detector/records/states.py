@@ -116,10 +116,17 @@ class Adaptation:
     sums: NDArray[np.float32] = field(default_factory=_empty)
     """Of the block that is being filled."""
     count: int = 0              # windows in it
-    calm_ms: int | None = None  # end of the last quiet block that lay by its anchor
+    calm_ms: int | None = None  # end of the last calm block (adaptation.py)
     flat_ms: int | None = None  # since when the open incident has been flat
     asked: bool = False         # its regime change was told
     scores: tuple[float, ...] = ()  # the open incident's newest scores, of which a level can be made
+    logs: float = 0.0           # of the block that is being filled: sum of its scores' logarithms,
+    normal: int = 0             # how many of them are normal,
+    low: int = 0                # and how many would end an incident
+    came_ms: int | None = None  # since when the scores of a machine that isn't calm have not grown
+    came: float = 0.0           # their mean logarithm then
+    past: tuple[float, ...] = ()  # that of the last two blocks, oldest first
+    settling: bool = False      # at a place just accepted, and not calm there yet
 
 
 @dataclass(frozen=True, slots=True)

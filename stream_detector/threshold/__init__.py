@@ -88,6 +88,8 @@ def judge(
     takes scores for independent; those of overlapping windows are not. A score that rises slowly towards the level
     would be learnt step by step and lift the level before itself, for ever. Against a level that is `learn_after`
     scores behind, a rise faster than that alarms. What is learnt in the end is the same, so rates stay what they were.
+    An incident empties the queue and nothing is learnt while it is open (judging.py): scores that rise to an alarm and
+    fall off after it are no normal ones, and a fault that comes and goes would lift the level with each time.
     Without `adapt` nothing is learnt once there is a level.
     """
     level = state.level
