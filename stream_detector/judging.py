@@ -73,6 +73,7 @@ class Judging:
         self._method: ThresholdMethod = make_method(config.threshold)
         self._margin, self._learn_after = config.threshold.alarm_margin, config.threshold.learn_after
         self._adapt = config.threshold.adapt
+        self._learn_told = config.threshold.learn_told
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, norms)
         self._sensing = Sensing(config, norms, self._incidents)
@@ -202,6 +203,8 @@ class Judging:
                 alerts += [replace(alert, risk=risk) for alert in found] if self.budget is not None else found
             change: Change | None = None
             if incident.opened_ms is not before:
+                if self._learn_told and incident.opened_ms is None:
+                    threshold = self._told_learnt(threshold, adaptation)
                 adaptation = self._adapting.turned(adaptation, end)
             elif due[index] and (incident.recent == 0 or before is not None):
                 adaptation, change = self._adapted(adaptation, scores, row + index, end, incident)
@@ -245,6 +248,12 @@ class Judging:
         if incident.opened_ms is None or creeps:
             return self._adapting.quiet(adaptation, offset, end)
         return self._adapting.during(adaptation, offset, float(scores.score[place]), end, incident.opened_ms)
+
+    def _told_learnt(self, threshold: ThresholdState, adaptation: Adaptation) -> ThresholdState:
+        """Return the threshold having learnt the scores that adaptation kept of an incident, now over."""
+        for score in adaptation.scores:
+            threshold = self._method.update(threshold, score)
+        return threshold
 
     def _first(
         self, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls, ref: ModelRef
