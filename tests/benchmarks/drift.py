@@ -45,7 +45,7 @@ SCENARIOS = ("healthy", "load-steps", "season", "maintenance", "sensor-replaced"
 DAYS, TRAINED = 7.0, 0.4
 WEEK_MS, HOUR_MS = 604_800_000.0, 3_600_000.0
 FALSE_A_WEEK = 1.0
-#: Settings of each family from sensitive to insensitive. Page-Hinkley's delta is not river's 0.005 but a quarter spread.
+#: Settings of each family from sensitive to insensitive; Page-Hinkley's delta is a quarter spread, not river's 0.005.
 ADWIN = (2e-3, 1e-5, 1e-10, 1e-20, 1e-40)  # delta; default 2e-3
 PAGE_HINKLEY = (5.0, 15.0, 50.0, 150.0, 500.0)  # threshold; default 50
 KSWIN = (5e-3, 1e-6, 1e-12)  # alpha; default 5e-3
