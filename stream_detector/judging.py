@@ -75,6 +75,7 @@ class Judging:
         self._method: ThresholdMethod = make_method(config.threshold)
         self._margin, self._learn_after = config.threshold.alarm_margin, config.threshold.learn_after
         self._adapt = config.threshold.adapt
+        self._learn_told = config.threshold.learn_told
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, norms)
         self._sensing = Sensing(config, norms, self._incidents)
@@ -205,6 +206,8 @@ class Judging:
                 alerts += [replace(alert, risk=risk) for alert in found] if self.budget is not None else found
             change: Change | None = None
             if incident.opened_ms is not before:
+                if self._learn_told and incident.opened_ms is None:
+                    threshold = self._told_learnt(threshold, adaptation)
                 adaptation = self._adapting.turned(adaptation, end)
                 if before is None and threshold.pending:
                     threshold = replace(threshold, pending=())  # they may hold the beginning of what alarms now
@@ -258,6 +261,12 @@ class Judging:
     def _creeps(self, incident: IncidentState) -> bool:
         """Whether an open incident is taken for drift that got ahead (adaptation.py)."""
         return self._adapting.roams and incident.severity == "info"
+
+    def _told_learnt(self, threshold: ThresholdState, adaptation: Adaptation) -> ThresholdState:
+        """Return the threshold having learnt the scores that adaptation kept of an incident, now over."""
+        for score in adaptation.scores:
+            threshold = self._method.update(threshold, score)
+        return threshold
 
     def _first(
         self, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls, ref: ModelRef

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,31 @@ def test_what_led_to_an_incident_is_not_learnt():
     assert task.states["p"].incident.opened_ms is not None
     assert () == task.states["p"].threshold.pending
     assert 500 + 30 == task.states["p"].threshold.seen
+
+
+def told_of(peaks: list[float], **threshold: object) -> int:
+    """Return how many incidents as many leaps to these scores open, a quiet time after each."""
+    config = Config.model_validate(
+        {
+            "stream": "s",
+            "channels": {"a": ChannelConfig()},
+            "threshold": {"learn_after": 0, **threshold},
+            "incident": {"open_after": 2, "open_of": 3, "close_after": 10},
+            "adaptation": {"flat_ms": None},
+        }
+    )
+    judging = Judging(config, [np.random.default_rng(0).exponential(size=500)])
+    task, opened, step = Task(config, 0, 1, TaskState({}, 0, {}), {}, {}), 0, 0
+    for peak in peaks:
+        for score in [peak] * 40 + [0.5] * 40:
+            step += 1
+            windows, scores = batch(["p"], 1_000 * step, score)
+            scores = replace(scores, offset=np.zeros((1, 1), np.float32))
+            opened += sum(alert.event == "open" for alert in judging.judge(task, windows, scores, 0, Controls()))
+    return opened
+
+
+def test_what_was_told_and_is_over_is_no_news_if_asked_for():
+    """With learn_told the same leap again opens no incident, a worse one does; without it each does."""
+    assert told_of([60.0, 60.0, 60.0, 300.0]) == 4
+    assert told_of([60.0, 60.0, 60.0, 300.0], learn_told=True) == 2

@@ -37,6 +37,9 @@ class ThresholdConfig(Section):
     learn_after: int = Field(default=60, ge=0, le=400)
     """A normal score is learnt once so many more were normal: a slow rise must not pull the level up with it. 0: at
     once."""
+    learn_told: bool = False
+    """Learn the scores of an incident, too, once it has ended by itself: the same again is no news, only worse is. For
+    figures that leap and come back as a matter of course; a fault that comes back no worse is not told again."""
     adapt: bool = True
     """Learn from normal scores. false: the level stays as the calibration set it, for streams that may be mostly
     anomalies for a time."""

@@ -156,12 +156,14 @@ class Spot:
     def tail_quarter(self, state: ThresholdState) -> float:
         """Return the score that a quarter of the tail lies above."""
         peaks, place = state.sample, len(state.sample) * 3 // 4
+        if not len(peaks):  # all scores were alike: nothing lay above any of them
+            return self.tail_from(state)
         return float(np.partition(peaks, place)[place]) + self.tail_from(state) - state.numbers[1]
 
     def tail_share(self, state: ThresholdState) -> float:
         """Return the share of normal scores in the tail, those missing by the law included."""
         n, missing = state.numbers[4], state.numbers[9]
-        return (len(state.sample) + missing) / (n + missing)
+        return max(len(state.sample) + missing, 1.0) / (n + missing)
 
     def _fitted(
         self, risk: float, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float
