@@ -153,9 +153,11 @@ class Judging:
         score_of, model_of = scores.score[row : row + count].tolist(), scores.model[row : row + count].tolist()
         ends, ingests = windows.end_ms.tolist(), windows.ingest_ms.tolist()
         looks = self._sensing.look(windows, scores.model[row : row + count])
-        odd = [False] * count if looks is None else [bool(row.any()) for row in looks]
+        odd: list[bool] = [False] * count if looks is None else list(map(bool, looks.any(axis=1)))
         under = [0] * count if shifts is None else shifts.serials[row : row + count]
         due = self._adapting.due(windows.end_ms) if self._follows and scores.offset is not None else [False] * count
+        method, margin, learn_after, adapt = self._method, self._margin, self._learn_after, self._adapt
+        step = self._incidents.step
         for index, asset in enumerate(windows.assets):
             model = model_of[index]
             if model < 0:
@@ -193,11 +195,9 @@ class Judging:
                         watch(asset, score_of[index], level, Judgement(level, False), after)
                     continue
                 state = replace(state, incident=incident)
-            learns = self._adapt and (before is None or self._creeps(state.incident))
-            judgement, threshold = judge(
-                self._method, state.threshold, score_of[index], pin, self._margin, self._learn_after, learns
-            )  # fmt: skip
-            incident, found = self._incidents.step(
+            learns = adapt and (before is None or self._creeps(state.incident))
+            judgement, threshold = judge(method, state.threshold, score_of[index], pin, margin, learn_after, learns)
+            incident, found = step(
                 state.incident, asset, end, judgement, scores, row + index, threshold.seen, ingests[index]
             )
             self.anomalies += judgement.anomalous

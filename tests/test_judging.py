@@ -105,5 +105,5 @@ def told_of(peaks: list[float], **threshold: object) -> int:
 
 def test_what_was_told_and_is_over_is_no_news_if_asked_for():
     """With learn_told the same leap again opens no incident, a worse one does; without it each does."""
-    assert told_of([60.0, 60.0, 60.0, 300.0]) == 4
-    assert told_of([60.0, 60.0, 60.0, 300.0], learn_told=True) == 2
+    assert told_of([60.0, 60.0, 60.0, 3_000.0]) == 4
+    assert told_of([60.0, 60.0, 60.0, 3_000.0], learn_told=True) == 2
