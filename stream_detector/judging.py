@@ -153,7 +153,7 @@ class Judging:
         score_of, model_of = scores.score[row : row + count].tolist(), scores.model[row : row + count].tolist()
         ends, ingests = windows.end_ms.tolist(), windows.ingest_ms.tolist()
         looks = self._sensing.look(windows, scores.model[row : row + count])
-        odd: list[bool] = [False] * count if looks is None else list(map(bool, looks.any(axis=1)))
+        odd: list[bool] = [False] * count if looks is None else np.asarray(looks.any(axis=1)).tolist()
         under = [0] * count if shifts is None else shifts.serials[row : row + count]
         due = self._adapting.due(windows.end_ms) if self._follows and scores.offset is not None else [False] * count
         method, margin, learn_after, adapt = self._method, self._margin, self._learn_after, self._adapt
