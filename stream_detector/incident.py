@@ -223,8 +223,12 @@ class Incidents:
             return "critical"
         return "warning" if ratio >= self.config.warning_ratio else "info"
 
+    def quiet_at(self, level: float | None) -> float:
+        """Return the highest score of a window that is quiet by `exit_ratio`."""
+        return math.inf if level is None else level - (1.0 - self.config.exit_ratio) * abs(level)
+
     def _is_quiet(self, score: float, level: float | None) -> bool:
-        return level is None or score <= level - (1.0 - self.config.exit_ratio) * abs(level)
+        return score <= self.quiet_at(level)
 
     def _is_over(self, score: float, level: float | None, peak: float) -> bool:
         return _ratio(score, level) < self.config.exit_peak_share * _ratio(peak, level)

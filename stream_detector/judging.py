@@ -6,6 +6,7 @@ score of one that a change of shift overtook within its batch is asked for again
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from stream_detector.auditing import Auditor, level_moved
 from stream_detector.config import Config
 from stream_detector.incident import Incidents
 from stream_detector.norms import Norms
+from stream_detector.placing import Floats, Probe
 from stream_detector.records import (
     Adaptation,
     Alert,
@@ -73,6 +75,7 @@ class Judging:
         self._method: ThresholdMethod = make_method(config.threshold)
         self._margin, self._learn_after = config.threshold.alarm_margin, config.threshold.learn_after
         self._adapt = config.threshold.adapt
+        self._learn_told = config.threshold.learn_told
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, norms)
         self._sensing = Sensing(config, norms, self._incidents)
@@ -150,9 +153,11 @@ class Judging:
         score_of, model_of = scores.score[row : row + count].tolist(), scores.model[row : row + count].tolist()
         ends, ingests = windows.end_ms.tolist(), windows.ingest_ms.tolist()
         looks = self._sensing.look(windows, scores.model[row : row + count])
-        odd = [False] * count if looks is None else [bool(row.any()) for row in looks]
+        odd: list[bool] = [False] * count if looks is None else np.asarray(looks.any(axis=1)).tolist()
         under = [0] * count if shifts is None else shifts.serials[row : row + count]
         due = self._adapting.due(windows.end_ms) if self._follows and scores.offset is not None else [False] * count
+        method, margin, learn_after, adapt = self._method, self._margin, self._learn_after, self._adapt
+        step = self._incidents.step
         for index, asset in enumerate(windows.assets):
             model = model_of[index]
             if model < 0:
@@ -190,10 +195,9 @@ class Judging:
                         watch(asset, score_of[index], level, Judgement(level, False), after)
                     continue
                 state = replace(state, incident=incident)
-            judgement, threshold = judge(
-                self._method, state.threshold, score_of[index], pin, self._margin, self._learn_after, self._adapt
-            )  # fmt: skip
-            incident, found = self._incidents.step(
+            learns = adapt and (before is None or self._creeps(state.incident))
+            judgement, threshold = judge(method, state.threshold, score_of[index], pin, margin, learn_after, learns)
+            incident, found = step(
                 state.incident, asset, end, judgement, scores, row + index, threshold.seen, ingests[index]
             )
             self.anomalies += judgement.anomalous
@@ -202,9 +206,15 @@ class Judging:
                 alerts += [replace(alert, risk=risk) for alert in found] if self.budget is not None else found
             change: Change | None = None
             if incident.opened_ms is not before:
+                if self._learn_told and incident.opened_ms is None:
+                    threshold = self._told_learnt(threshold, adaptation)
                 adaptation = self._adapting.turned(adaptation, end)
+                if before is None and threshold.pending:
+                    threshold = replace(threshold, pending=())  # they may hold the beginning of what alarms now
             elif due[index] and (incident.recent == 0 or before is not None):
-                adaptation, change = self._adapted(adaptation, scores, row + index, end, incident)
+                adaptation, change = self._adapted(
+                    adaptation, scores, row + index, score_of[index], end, incident, level, judgement.level
+                )
             ledger, risked = state.ledger, False
             if self.budget is not None and ledger.budget is not None:
                 opened = incident.opened_ms is not None
@@ -220,7 +230,8 @@ class Judging:
             if change == "regime-change" or accepts_it:
                 token_accepted = accepts[asset] if accepts_it else state.ledger.accepted
                 after, told = self._regime(
-                    after, asset, judgement, scores, row + index, ingests[index], change is not None, token_accepted
+                    after, asset, judgement, scores, row + index, ingests[index], change is not None, token_accepted,
+                    None if rescore is None else _probe(windows, index, rescore),
                 )
                 alerts += told
             elif change is not None:
@@ -236,15 +247,26 @@ class Judging:
         return alerts
 
     def _adapted(
-        self, adaptation: Adaptation, scores: ScoreBatch, place: int, end: int, incident: IncidentState
-    ) -> tuple[Adaptation, Change | None]:
-        """Return the adaptation after the window in `place` of `scores`."""
+        self, adaptation: Adaptation, scores: ScoreBatch, place: int, score: float, end: int, incident: IncidentState,
+        level: float | None, alarm: float | None,
+    ) -> tuple[Adaptation, Change | None]:  # fmt: skip
+        """Return the adaptation after the window in `place` of `scores`; `level`: adaptive, `alarm`: to alarm above."""
         assert scores.offset is not None
         offset = scores.offset[place]
-        creeps = self._adapting.roams and incident.severity == "info"
-        if incident.opened_ms is None or creeps:
-            return self._adapting.quiet(adaptation, offset, end)
-        return self._adapting.during(adaptation, offset, float(scores.score[place]), end, incident.opened_ms)
+        if incident.opened_ms is None or self._creeps(incident):
+            normal, low = math.inf if level is None else level, self._incidents.quiet_at(alarm)
+            return self._adapting.quiet(adaptation, offset, score, end, normal, low)
+        return self._adapting.during(adaptation, offset, score, end, incident.opened_ms)
+
+    def _creeps(self, incident: IncidentState) -> bool:
+        """Whether an open incident is taken for drift that got ahead (adaptation.py)."""
+        return self._adapting.roams and incident.severity == "info"
+
+    def _told_learnt(self, threshold: ThresholdState, adaptation: Adaptation) -> ThresholdState:
+        """Return the threshold having learnt the scores that adaptation kept of an incident, now over."""
+        for score in adaptation.scores:
+            threshold = self._method.update(threshold, score)
+        return threshold
 
     def _first(
         self, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls, ref: ModelRef
@@ -293,7 +315,7 @@ class Judging:
 
     def _regime(
         self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
-        is_new: bool, accepted: str,
+        is_new: bool, accepted: str, probe: Probe | None,
     ) -> tuple[AssetState, list[Alert]]:  # fmt: skip
         """Return the state after a regime change was found (`is_new`) or an operator's acceptance, and its alerts.
 
@@ -313,13 +335,13 @@ class Judging:
         after = replace(state, incident=incident)
         if not accept:
             return self._auditor.tell(asset, state.judged_ms, "regime-ask", state, after, ref), alerts
-        after = self._accepted(after)
+        after = self._accepted(after, probe)
         cause: AuditCause = "accept" if asked_for else "regime-change"
         return self._auditor.tell(asset, state.judged_ms, cause, state, after, ref), alerts
 
-    def _accepted(self, state: AssetState) -> AssetState:
+    def _accepted(self, state: AssetState, probe: Probe | None) -> AssetState:
         """Return the state with its regime as the new normal."""
-        adaptation, sample = self._adapting.accepted(state.adaptation, state.judged_ms)
+        adaptation, sample = self._adapting.accepted(state.adaptation, state.judged_ms, probe)
         threshold = state.threshold
         if sample is not None:
             calibrated = self._method.calibrate(sample)
@@ -354,13 +376,8 @@ class Judging:
         """Score the asset's next windows from `index` on under its present shift, in place."""
         asset, assets = windows.assets[index], windows.assets
         places = [place for place in range(index, len(assets)) if assets[place] == asset][:_AGAIN]
-        serials = [adaptation.serial] * len(places)
-        some = WindowBatch(
-            windows.task, [asset] * len(places), windows.end_ms[places], windows.values[places],
-            windows.filled[places], windows.ingest_ms[places],
-        )  # fmt: skip
         values = np.tile(adaptation.shift.astype(np.float64), (len(places), 1))
-        fresh = rescore(some, Shifts(values, serials))
+        fresh = rescore(_taken(windows, places), Shifts(values, [adaptation.serial] * len(places)))
         rows = np.array(places) + row
         scores.score[rows], scores.channels[rows] = fresh.score, fresh.channels
         scores.observed[rows], scores.expected[rows] = fresh.observed, fresh.expected
@@ -368,3 +385,22 @@ class Judging:
             scores.offset[rows] = fresh.offset
         for place, score in zip(places, fresh.score.tolist(), strict=True):
             under[place], score_of[place] = adaptation.serial, score
+
+
+def _taken(windows: WindowBatch, places: list[int]) -> WindowBatch:
+    """Return the windows at these places."""
+    return WindowBatch(
+        windows.task, [windows.assets[place] for place in places], windows.end_ms[places], windows.values[places],
+        windows.filled[places], windows.ingest_ms[places],
+    )  # fmt: skip
+
+
+def _probe(windows: WindowBatch, index: int, rescore: Rescore) -> Probe:
+    """Return what scores one window under any shifts."""
+
+    def probe(shifts: NDArray[np.float64]) -> tuple[NDArray[np.float64], Floats]:
+        fresh = rescore(_taken(windows, [index] * len(shifts)), Shifts(shifts, [0] * len(shifts)))
+        assert fresh.offset is not None
+        return fresh.score, fresh.offset
+
+    return probe

@@ -57,6 +57,7 @@ class Sensing:
         self._checks = SensorChecks(norms, len(self._columns), window.length)
         self.on = config.sensors.check and window.mode == "grid" and self._checks.any
         """Whether any window is looked at."""
+        self._told = frozenset(config.sensors.checks)
         self._cell_ms = window.cell_ms
         self._reach_ms = window.length * window.cell_ms
         self._close_after = max(config.incident.close_after, math.ceil(window.length / window.stride))
@@ -196,6 +197,11 @@ class Sensing:
         )
 
     def _named(self, flags: int, model: int, column: int, value: float) -> str | None:
+        """Return the fault some flags mean, None for none that is told."""
+        name = self._meant(flags, model, column, value)
+        return name if name in self._told else None
+
+    def _meant(self, flags: int, model: int, column: int, value: float) -> str | None:
         """Return the fault some flags mean, None for none."""
         if not flags:
             return None

@@ -28,10 +28,12 @@ class Machine:
         self.opened = 0
         self.changes: list[tuple[str, int]] = []
 
-    def quiet(self, offsets: np.ndarray) -> None:
-        for offset in np.asarray(offsets, np.float32):
+    def quiet(self, offsets: np.ndarray, scores: np.ndarray | float = 1.0) -> None:
+        """No incident; scores up to 4 are normal, those up to 3 would end one."""
+        scores = np.broadcast_to(scores, len(offsets))
+        for offset, score in zip(np.asarray(offsets, np.float32), scores.tolist(), strict=True):
             self.now += STEP_MS * EVERY
-            self.state, change = self.rules.quiet(self.state, np.atleast_1d(offset), self.now)
+            self.state, change = self.rules.quiet(self.state, np.atleast_1d(offset), score, self.now, 4.0, 3.0)
             self.note(change)
 
     def alarm(self, offsets: np.ndarray, scores: np.ndarray | float = 10.0) -> None:
@@ -129,7 +131,7 @@ def test_a_fault_that_grows_is_never_learnt(per_hour):
     seconds = STEP_MS * EVERY / 1_000
     before = np.arange(0, 4.0, per_hour * seconds / 3_600)
     machine.quiet(noise(200))
-    machine.quiet(before + noise(len(before), 1))
+    machine.quiet(before + noise(len(before), 1), 1.0 + before**2)
     after = 4.0 + np.arange(4 * 3_600 / seconds) * per_hour * seconds / 3_600
     machine.alarm(after + noise(len(after), 2), after**2)
     assert [] == machine.changes
@@ -141,6 +143,51 @@ def test_scores_that_grow_in_place_are_never_learnt_while_they_grow():
     machine.quiet(noise(100))
     machine.alarm(noise(2_000), 10.0 * 2.0 ** (np.arange(2_000) / 200))
     assert [] == machine.changes
+
+
+def test_a_leap_that_stays_is_told_soon_wherever_the_machine_stood_before():
+    """It had been strange for hours without an alarm: the leap is a change of its own, as long as that came."""
+    machine = Machine(flat_ms=5 * MINUTE)
+    machine.quiet(noise(100))
+    machine.quiet(np.full(1_000, 3.0) + noise(1_000, 1), 9.0)
+    machine.alarm(np.full(400, 9.0) + noise(400, 2), 80.0)
+    assert ["regime-change"] == [change for change, _ in machine.changes]
+    assert machine.changes[0][1] - machine.opened <= 8 * MINUTE
+
+
+def test_what_came_slowly_must_stand_still_for_longer_though_it_alarms_late():
+    """An hour of growth, then half an hour of standing still: not yet; after some hours it is a regime change."""
+    machine = Machine(flat_ms=5 * MINUTE, block=40)
+    machine.quiet(noise(200))
+    grown = np.linspace(0.0, 9.0, 900)
+    machine.quiet(grown[:500] + noise(500, 1), 1.0 + grown[:500] ** 2)
+    machine.alarm(grown[500:] + noise(400, 2), 1.0 + grown[500:] ** 2)
+    opened = machine.opened
+    for windows, changes in ((450, []), (2_000, ["regime-change"])):
+        for offset in 9.0 + noise(windows, 3):
+            machine.now += STEP_MS * EVERY
+            machine.state, change = machine.rules.during(
+                machine.state, np.array([offset], np.float32), 82.0, machine.now, opened
+            )
+            machine.note(change)
+        assert changes == [change for change, _ in machine.changes]
+
+
+def test_what_is_strange_at_a_place_just_accepted_is_noise():
+    """The place is known; so the next incident lasts until its scores can be a calibration."""
+    machine = Machine(flat_ms=MINUTE)
+    machine.quiet(noise(100))
+    machine.alarm(9.0 + noise(40, 1), 80.0)
+    assert ["regime-change"] == [change for change, _ in machine.changes]
+    machine.state, sample = machine.rules.accepted(machine.state, machine.now)
+    assert sample is None
+    machine.alarm(9.0 + noise(45, 2), 20.0)
+    assert 1 == len(machine.changes)
+    machine.alarm(9.0 + noise(100, 3), 20.0)
+    state, sample = machine.rules.accepted(machine.state, machine.now)
+    assert sample is not None
+    assert len(sample) >= 50
+    assert state.shift.tolist() == machine.state.shift.tolist()
 
 
 def test_an_asset_of_other_columns_starts_anew():

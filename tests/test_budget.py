@@ -97,6 +97,12 @@ def test_promised_and_achieved_are_told_and_the_risk_is_audited():
     assert config.threshold.risk not in {alert.risk for alert in alerts}
 
 
+def test_scores_that_are_all_alike_start_under_a_budget_too():
+    """A figure that never moves has no tail to learn a risk from; it is judged all the same, and a leap alarms."""
+    alerts, _, _ = judged(make_config(), np.concatenate([np.full(500, 0.5), np.full(5, 50.0)]), 400)
+    assert [alert.event for alert in alerts] == ["open"]
+
+
 def test_parts_of_a_log_make_the_same_risk():
     """One by one or all at once."""
     config = make_config()

@@ -46,7 +46,8 @@ def state(sample: int = 3) -> AssetState:
             (SensorFault("flow", "stuck", TS, INCIDENT, 2, 7, True),), Refused("clock", "", 3, 1, True, TS)
         ),
         adaptation=Adaptation(
-            7, *(np.arange(2, dtype=np.float32) + i for i in range(5)), 3, TS + 2, TS + 3, True, (0.5, 0.25)
+            7, *(np.arange(2, dtype=np.float32) + i for i in range(5)), 3, TS + 2, TS + 3, True, (0.5, 0.25),
+            1 / 3, 2, 1, TS + 5, 0.1 + 0.2, (0.7, 1 / 7), True,
         ),
         ledger=Ledger(1 / 3, "token-2", "token-3", 0.1 + 0.2, TS + 4),
     )
@@ -77,8 +78,21 @@ def test_states_are_read_back_exactly() -> None:
 
 
 def test_states_of_earlier_schemas_are_read() -> None:
-    """Schema 1 lacked what waits and limits, 2 what is known of sensors, 3 what has moved and was told: none of it."""
-    _, epoch, judged_ms, reset, threshold, incident, sensors, *_ = msgpack.unpackb(encode_state(state(), 41))
+    """Schema 1 lacked what waits and limits, 2 what is known of sensors, 3 what has moved and was told: none of it.
+
+    Schema 4 lacked how scores went: the block that is being filled begins anew, the rest stays.
+    """
+    _, epoch, judged_ms, reset, threshold, incident, sensors, moved, ledger = msgpack.unpackb(encode_state(state(), 41))
+    now = state().adaptation
+    then = Adaptation(
+        now.serial, now.shift, now.anchor, now.usual, now.waiting, calm_ms=now.calm_ms, flat_ms=now.flat_ms,
+        asked=now.asked, scores=now.scores,
+    )  # fmt: skip
+    found_epoch, found = decode_state(
+        msgpack.packb([4, epoch, judged_ms, reset, threshold, incident, sensors, moved[:-1], ledger])
+    )
+    expected = replace(state(), adaptation=then)
+    assert (41, arrays(expected), rest(expected)) == (found_epoch, arrays(found), rest(found))
     fields = {
         3: [epoch, judged_ms, reset, threshold, incident, sensors],
         2: [epoch, judged_ms, reset, threshold, incident],
@@ -111,7 +125,8 @@ def test_a_state_is_at_most_4_kb() -> None:
             full,
             threshold=replace(full.threshold, numbers=(1 / 3,) * 16, pending=(0.5,) * 60),
             adaptation=Adaptation(
-                9, vector, vector, vector, np.append(vector, 1), vector, 3, TS, TS, True, (0.5,) * 64
+                9, vector, vector, vector, np.append(vector, 1), vector, 3, TS, TS, True, (0.5,) * 64,
+                1 / 3, 15, 15, TS, 1 / 3, (1 / 3, 1 / 3), True,
             ),
             sensors=SensorState(
                 (SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4,

@@ -22,7 +22,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("settings", "strict_yaml", "codec", "ports", "metrics", "window", "records_window", "grid", "waveform",
      "features", "models", "stacked", "rights", "verdicts", "resuming"),
     ("artifact", "artifact_file", "fleet", "model_set", "scorer", "calibration", "threshold", "incident", "adaptation",
-     "join", "sensor_checks", "sensing", "presence", "refusals"),
+     "placing", "join", "sensor_checks", "sensing", "presence",
+     "refusals"),
     ("pipeline", "task", "judging", "health", "scoring", "saving", "waiting", "offline", "truth", "labels",
      "auditing", "memory", "memory_store", "verdict_stage", "kafka_io", "redis_store", "embedded",
      "train", "train_fleet", "history", "evaluate"),
@@ -47,7 +48,7 @@ ONLY_IN = {
 #: Stages that are functions of their arguments: no I/O, no clock, no logging, no chance.
 PURE = {
     "verdicts", "window", "records_window", "grid", "waveform", "join", "threshold", "incident", "norms", "pace",
-    "sensor_checks", "sensing", "adaptation", "presence", "refusals", "precision",
+    "sensor_checks", "sensing", "adaptation", "placing", "presence", "refusals", "precision",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys",

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from stream_detector.config import ChannelConfig, Config, ThresholdConfig
+import numpy as np
+import pytest
+
+from stream_detector.config import ChannelConfig, Config, IncidentConfig, ThresholdConfig
 from stream_detector.judging import Judging
 from stream_detector.ports import TaskState
 from stream_detector.records import Controls, ModelRef, ScoreBatch, WindowBatch
 from stream_detector.task import Task
 
 CONFIG = Config(stream="s", channels={"a": ChannelConfig()}, threshold=ThresholdConfig(learn_after=0))
+
+
+def fed(judging: Judging, task: Task, scores: list[float]) -> None:
+    """Judge one window after the other of the asset p, a second apart."""
+    state = task.states.get("p")
+    begin = 0 if state is None else state.judged_ms + 1_000
+    for step, score in enumerate(scores):
+        judging.judge(task, *batch(["p"], begin + 1_000 * step, score), 0, Controls())
 
 
 def batch(assets: list[str], end_ms: int, score: float) -> tuple[WindowBatch, ScoreBatch]:
@@ -36,3 +47,63 @@ def test_a_reset_of_one_asset_leaves_the_others_as_they_are():
     assert seen + 10 == task.states["p"].threshold.seen
     assert 500 + 10 >= task.states["q"].threshold.seen
     assert "1700000000000000" == task.states["q"].reset
+
+
+@pytest.mark.parametrize("learn_after", [0, 20])
+def test_a_fault_that_comes_and_goes_does_not_lift_the_level(learn_after: int):
+    """Scores that fall off after each time it was there lie below the level, but are those of the fault."""
+    config = CONFIG.model_copy(
+        update={"threshold": ThresholdConfig(learn_after=learn_after), "incident": IncidentConfig(close_after=5)}
+    )
+    rng = np.random.default_rng(1)
+    judging = Judging(config, [rng.exponential(size=2_000)])
+    task = Task(config, 0, 1, TaskState({}, 0, {}), {}, {})
+    fed(judging, task, rng.exponential(size=100).tolist())
+    level = task.states["p"].threshold.level
+    assert level is not None
+    for _ in range(60):
+        fed(judging, task, [60.0, 400.0, 300.0, 60.0, *np.geomspace(0.95 * level, 0.3, 12), *[0.3] * 14])
+    after = task.states["p"].threshold.level
+    assert after is not None
+    assert after < 1.2 * level
+
+
+def test_what_led_to_an_incident_is_not_learnt():
+    """Scores that wait to be learnt when it opens may be its beginning; during it none is learnt."""
+    config = CONFIG.model_copy(update={"threshold": ThresholdConfig(learn_after=20)})
+    judging = Judging(config, [np.random.default_rng(0).exponential(size=500)])
+    task = Task(config, 0, 1, TaskState({}, 0, {}), {}, {})
+    fed(judging, task, [0.5] * 50)
+    assert 20 == len(task.states["p"].threshold.pending)
+    fed(judging, task, [500.0, 500.0, *[0.5] * 10])
+    assert task.states["p"].incident.opened_ms is not None
+    assert () == task.states["p"].threshold.pending
+    assert 500 + 30 == task.states["p"].threshold.seen
+
+
+def told_of(peaks: list[float], **threshold: object) -> int:
+    """Return how many incidents as many leaps to these scores open, a quiet time after each."""
+    config = Config.model_validate(
+        {
+            "stream": "s",
+            "channels": {"a": ChannelConfig()},
+            "threshold": {"learn_after": 0, **threshold},
+            "incident": {"open_after": 2, "open_of": 3, "close_after": 10},
+            "adaptation": {"flat_ms": None},
+        }
+    )
+    judging = Judging(config, [np.random.default_rng(0).exponential(size=500)])
+    task, opened, step = Task(config, 0, 1, TaskState({}, 0, {}), {}, {}), 0, 0
+    for peak in peaks:
+        for score in [peak] * 40 + [0.5] * 40:
+            step += 1
+            windows, scores = batch(["p"], 1_000 * step, score)
+            scores = replace(scores, offset=np.zeros((1, 1), np.float32))
+            opened += sum(alert.event == "open" for alert in judging.judge(task, windows, scores, 0, Controls()))
+    return opened
+
+
+def test_what_was_told_and_is_over_is_no_news_if_asked_for():
+    """With learn_told the same leap again opens no incident, a worse one does; without it each does."""
+    assert told_of([60.0, 60.0, 60.0, 3_000.0]) == 4
+    assert told_of([60.0, 60.0, 60.0, 3_000.0], learn_told=True) == 2

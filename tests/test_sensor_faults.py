@@ -206,6 +206,15 @@ def test_checks_can_be_switched_off(trained):
     assert told(Hall((quiet, models), with_fault("silent")).run(1_000)) == []
 
 
+def test_only_the_faults_asked_for_are_told(trained):
+    """Without `saturated` among sensors.checks a pinned channel is no sensor's fault; a stuck one still is."""
+    config, models = trained
+    some = config.sensors.model_copy(update={"checks": ["stuck"]})
+    config = config.model_copy(update={"sensors": some})
+    assert told(Hall((config, models), with_fault("saturated")).run(1_000)) == []
+    assert told(Hall((config, models), with_fault("stuck")).run(1_000)) != []
+
+
 def test_what_messages_told_after_the_last_window_is_told_before_a_commit(trained):
     """A fault read off messages that complete no window is not passed over by the commit of a stop or a rebalance."""
     hall = Hall(trained, rows(4, 600))

@@ -28,7 +28,7 @@ from stream_detector.records import (
     ThresholdState,
 )
 
-STATE_SCHEMA = 4
+STATE_SCHEMA = 5
 #: What schema 1 lacked, at the ends of the threshold's and the incident's fields: nothing pending, not re-armed.
 _SINCE_2: tuple[bytes, None] = (b"", None)
 POSITIONS_SCHEMA = 1
@@ -94,6 +94,8 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
         fields = _as_schema_3(fields)
     if fields[0] == 3:
         fields = _as_schema_4(fields)
+    if fields[0] == 4:
+        fields = _as_schema_5(fields)
     if fields[0] != STATE_SCHEMA:
         raise DecodeError("bad-state", f"schema {fields[0]} is not known; expected {STATE_SCHEMA}")
     match fields:
@@ -132,12 +134,13 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 (int() | None) as flat_ms,
                 bool(asked),
                 bytes(newest),
+                [float(logs), int(normal), int(low), (int() | None) as came_ms, float(came), [*past], bool(settling)],
             ],
             [(float() | None) as pinned, str(accepted), str(rolled), (float() | None) as told, int(told_ms),
              budget],
         ] if len(sample) % 4 == len(pending) % 4 == 0 and _are_floats(
             shift, anchor, usual, waiting, sums, newest
-        ) and all(type(number) is float for number in numbers):
+        ) and all(type(number) is float for number in (*numbers, *past)):
             return epoch, AssetState(
                 threshold=ThresholdState(
                     method=method,
@@ -157,7 +160,8 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 ),
                 adaptation=Adaptation(
                     serial, _floats(shift), _floats(anchor), _floats(usual), _floats(waiting), _floats(sums), count,
-                    calm_ms, flat_ms, asked, tuple(_floats(newest).tolist()),
+                    calm_ms, flat_ms, asked, tuple(_floats(newest).tolist()), logs, normal, low, came_ms, came,
+                    tuple(past), settling,
                 ),
                 ledger=Ledger(pinned, accepted, rolled, told, told_ms, _budget(budget)),
             )  # fmt: skip
@@ -238,7 +242,16 @@ def _sensor_fault(fields: object) -> SensorFault:
 def _as_schema_4(fields: list[Any]) -> list[Any]:
     """Give a state what schema 3 lacked: nothing has moved, nothing was told."""
     if len(fields) == 7:
-        return [4, *fields[1:], _packed_adaptation(Adaptation()), [None, "", "", None, 0, None]]
+        return [4, *fields[1:], _packed_adaptation(Adaptation())[:-1], [None, "", "", None, 0, None]]
+    return fields
+
+
+def _as_schema_5(fields: list[Any]) -> list[Any]:
+    """Give a state what schema 4 lacked: how scores went lately. A block that is being filled is begun anew."""
+    if len(fields) == 9 and type(fields[7]) is list and len(fields[7]) == 11:
+        moved = [*fields[7], _packed_adaptation(Adaptation())[-1]]
+        moved[5:7] = [b"", 0]
+        return [5, *fields[1:7], moved, fields[8]]
     return fields
 
 
@@ -263,7 +276,11 @@ def _packed_adaptation(one: Adaptation) -> list[Any]:
         _int_or_none(one.flat_ms),
         bool(one.asked),
         np.array(one.scores, dtype="<f4").tobytes(),
-    ]
+        [
+            float(one.logs), int(one.normal), int(one.low), _int_or_none(one.came_ms), float(one.came),
+            [float(log) for log in one.past], bool(one.settling),
+        ],
+    ]  # fmt: skip
 
 
 def _bytes(array: NDArray[np.float32]) -> bytes:

@@ -20,6 +20,7 @@ from stream_detector.config.fitting import TrainConfig as TrainConfig
 from stream_detector.config.judging import IncidentConfig as IncidentConfig
 from stream_detector.config.judging import ThresholdConfig as ThresholdConfig
 from stream_detector.config.judging import most_scores as most_scores
+from stream_detector.config.judging import spare as spare
 from stream_detector.config.kafka import InputConfig as InputConfig
 from stream_detector.config.kafka import KafkaConfig as KafkaConfig
 from stream_detector.config.kafka import KafkaSecurity as KafkaSecurity
@@ -129,9 +130,10 @@ class Config(Section):
                     raise ValueError(f"features.{key}: categories have none, and channels.{categories[0]} is one")
         key, kept = self.threshold.kept
         columns = len(self.numeric_columns) if self.window.mode == "grid" else 0
-        waiting, most = self.threshold.learn_after, most_scores(columns)
+        waiting = self.threshold.learn_after + spare(self.threshold.learn_after)
+        most = most_scores(columns)
         if kept + waiting > most:
-            where = f"threshold: {key} and learn_after must sum to at most {most} with {columns} columns"
+            where = f"threshold: {key} and 1.25 learn_after must sum to at most {most} with {columns} columns"
             raise ValueError(f"{where}, so that an asset's state stays below 4 kB, got {kept} + {waiting}")
         reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
         if reserved:

@@ -29,4 +29,4 @@ class AdaptationConfig(Section):
     never."""
     flat_within: float = Field(default=2.0, gt=0)
     """Flat: no channel's mean over a block differs by more than this, and a tenth of its distance from normal, and the
-    scores' logarithm by no more than a quarter, from where the flat stretch began."""
+    scores' mean logarithm by no more than 0.4, from where the flat stretch began."""

@@ -20,6 +20,11 @@ def most_scores(columns: int) -> int:
     return MOST_SCORES - SCORES_A_COLUMN * columns
 
 
+def spare(learn_after: int) -> int:
+    """Return how many scores may wait beyond `learn_after`, to be learnt together: a quarter as many, 15 at most."""
+    return min(learn_after // 4, 15)
+
+
 class ThresholdConfig(Section):
     """How scores are judged. The threshold adapts with every normal score and lives in Redis, per asset."""
 
@@ -35,8 +40,11 @@ class ThresholdConfig(Section):
     """Alarm only above margin times the adaptive level: room for conditions that a short history did not show. Scores
     between the two neither alarm nor are learnt."""
     learn_after: int = Field(default=60, ge=0, le=400)
-    """A normal score is learnt once so many more were normal: a slow rise must not pull the level up with it. 0: at
-    once."""
+    """A normal score is learnt once so many more were normal, and up to a quarter as many again (15 at most): a slow
+    rise must not pull the level up with it. 0: at once."""
+    learn_told: bool = False
+    """Learn the scores of an incident, too, once it has ended by itself: the same again is no news, only worse is. For
+    figures that leap and come back as a matter of course; a fault that comes back no worse is not told again."""
     adapt: bool = True
     """Learn from normal scores. false: the level stays as the calibration set it, for streams that may be mostly
     anomalies for a time."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from stream_detector.config.base import Section
@@ -13,6 +15,11 @@ class SensorsConfig(Section):
 
     check: bool = True
     """Tell sensor faults. false: what a broken sensor does is judged as the machine's doing."""
+    checks: list[Literal["stuck", "dropout", "out-of-range", "saturated"]] = Field(
+        default=["stuck", "dropout", "out-of-range", "saturated"]
+    )
+    """Of the faults that windows show, those that are told. A figure that is counted, not measured, does without
+    `out-of-range` and `saturated`: a utilisation of 100 % is a state of the machine, and a leap is what to look for."""
     silent_after_ms: float | None = Field(default=None, gt=0)
     """An asset that has sent nothing for so long, while others of its partition went on, is silent. Left out: ten
     cells, the longest max_gap_ms or five times the longest gap of the training history, whichever is longest."""

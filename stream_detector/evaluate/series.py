@@ -83,10 +83,6 @@ def figures(run: Run) -> dict[str, Any]:
     )
     volumes = [vus_pr(case.labels, rows.score) for case, rows in zip(run.cases, run.rows, strict=True)]
     known = [volume for volume in volumes if volume is not None]
-    watches = [
-        events.watch(case, track, rows, case.config.window.length * case.config.window.cell_ms)
-        for case, track, rows in zip(run.cases, run.tracks, run.rows, strict=True)
-    ]
     return {
         **Counts.of(truth, alarm).figures(),
         "ap": average_precision(truth, ratio),
@@ -94,8 +90,16 @@ def figures(run: Run) -> dict[str, Any]:
         "vus_pr": float(np.mean(known)) if known else None,
         "f1_at_far10": f1_at_far(run),
         "f1_point_adjusted": Counts.of(truth, adjusted).f1,
-        "incidents": events.summary(watches, run.rows),
+        "incidents": events.summary(_watches(run), run.rows),
     }
+
+
+def _watches(run: Run) -> list[events.Watch]:
+    """Return how each recording was watched."""
+    return [
+        events.watch(case, track, rows, case.config.window.length * case.config.window.cell_ms)
+        for case, track, rows in zip(run.cases, run.tracks, run.rows, strict=True)
+    ]
 
 
 def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
@@ -134,13 +138,14 @@ def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
 def per_file(run: Run) -> list[dict[str, Any]]:
     """Return each recording's own figures."""
     found = []
-    for case, rows in zip(run.cases, run.rows, strict=True):
+    for case, rows, watched in zip(run.cases, run.rows, _watches(run), strict=True):
         counts = Counts.of(case.labels, rows.alarm)
         found.append(
             {
                 "file": case.name, "rows": len(case.test), "anomalous": int((case.labels > 0).sum()),
                 **counts.figures(), "ap": average_precision(case.labels, rows.score),
-                "vus_pr": vus_pr(case.labels, rows.score),
+                "vus_pr": vus_pr(case.labels, rows.score), "faults": len(watched.faults),
+                "caught": sum(delay is not None for delay in watched.delays_ms), "false_incidents": len(watched.false),
             }
         )  # fmt: skip
     return found

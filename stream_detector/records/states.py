@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.records.flow import ModelRef, Severity, VerdictKind
+from stream_detector.records.remembered import remembered
 
 
-@dataclass(frozen=True, slots=True)
+@remembered
 class IncidentState:
     """Where one asset stands between quiet and alarm (see incident.py)."""
 
@@ -77,7 +78,7 @@ class SensorState:
     refused: Refused = field(default_factory=Refused)
 
 
-@dataclass(frozen=True, slots=True)
+@remembered
 class ThresholdState:
     """What a threshold method knows of one asset: a small bag of numbers, at most 4 kB serialised."""
 
@@ -97,7 +98,7 @@ def _empty() -> NDArray[np.float32]:
     return _EMPTY
 
 
-@dataclass(frozen=True, slots=True)
+@remembered
 class Adaptation:
     """How an asset has moved since its detector was trained (see adaptation.py).
 
@@ -116,13 +117,20 @@ class Adaptation:
     sums: NDArray[np.float32] = field(default_factory=_empty)
     """Of the block that is being filled."""
     count: int = 0              # windows in it
-    calm_ms: int | None = None  # end of the last quiet block that lay by its anchor
+    calm_ms: int | None = None  # end of the last calm block (adaptation.py)
     flat_ms: int | None = None  # since when the open incident has been flat
     asked: bool = False         # its regime change was told
     scores: tuple[float, ...] = ()  # the open incident's newest scores, of which a level can be made
+    logs: float = 0.0           # of the block that is being filled: sum of its scores' logarithms,
+    normal: int = 0             # how many of them are normal,
+    low: int = 0                # and how many would end an incident
+    came_ms: int | None = None  # since when the scores of a machine that isn't calm have not grown
+    came: float = 0.0           # their mean logarithm then
+    past: tuple[float, ...] = ()  # that of the last two blocks, oldest first
+    settling: bool = False      # at a place just accepted, and not calm there yet
 
 
-@dataclass(frozen=True, slots=True)
+@remembered
 class BudgetState:
     """What an alert budget was promised and what came of it (threshold/budget.py)."""
 
@@ -141,7 +149,7 @@ class BudgetState:
     rarer_quiet: int = -1
 
 
-@dataclass(frozen=True, slots=True)
+@remembered
 class Ledger:
     """What operators' settings were last applied to an asset, and what was last written to the audit topic."""
 
@@ -153,7 +161,7 @@ class Ledger:
     budget: BudgetState | None = None  # of set-ups that have one
 
 
-@dataclass(frozen=True, slots=True)
+@remembered
 class AssetState:
     """All that is remembered of one asset between commits."""
 

@@ -6,12 +6,13 @@ learn, and never learn from what alarmed: a slow fault must not be learned away.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.config import ThresholdConfig
+from stream_detector.config import ThresholdConfig, spare
 from stream_detector.records import ThresholdState
 from stream_detector.threshold.dspot import DSpot
 from stream_detector.threshold.mad import Mad
@@ -33,6 +34,9 @@ class ThresholdMethod(Protocol):
 
     def update(self, state: ThresholdState, score: float, limit: float | None = None) -> ThresholdState:
         """Return `state` having learnt one more normal `score`; `limit`: the pin it also had to lie below, if any."""
+
+    def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
+        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
 
     def adopt(self, state: ThresholdState) -> ThresholdState | None:
         """Return a stored `state` as this configuration would have it: the same state when it was made under it.
@@ -84,10 +88,13 @@ def judge(
     whatever the level, and never learnt. With a `margin` above 1, scores between the adaptive level and the alarm level
     (`alarm_level`) neither alarm nor are learnt: what is learnt must not depend on how tolerant the alarm is.
 
-    `learn_after` is how many normal scores must follow one before it is learnt. Extreme value theory, and any quantile,
+    `learn_after` is how many normal scores must follow one before it is learnt (and up to a quarter as many again,
+    since they are learnt some at a time). Extreme value theory, and any quantile,
     takes scores for independent; those of overlapping windows are not. A score that rises slowly towards the level
     would be learnt step by step and lift the level before itself, for ever. Against a level that is `learn_after`
     scores behind, a rise faster than that alarms. What is learnt in the end is the same, so rates stay what they were.
+    An incident empties the queue and nothing is learnt while it is open (judging.py): scores that rise to an alarm and
+    fall off after it are no normal ones, and a fault that comes and goes would lift the level with each time.
     Without `adapt` nothing is learnt once there is a level.
     """
     level = state.level
@@ -104,7 +111,7 @@ def judge(
         return Judgement(None, score != score), state
     if score <= level:
         learnt = _learn(method, state, score, learn_after)
-        return Judgement(level if margin == 1.0 else alarm_level(level, margin), False), learnt
+        return Judgement(level if margin == 1.0 else level + (margin - 1.0) * abs(level), False), learnt
     above = level if margin == 1.0 else level + (margin - 1.0) * abs(level)
     return Judgement(above, not score <= above), state
 
@@ -112,16 +119,18 @@ def judge(
 def _learn(
     method: ThresholdMethod, state: ThresholdState, score: float, learn_after: int, limit: float | None = None
 ) -> ThresholdState:
-    """Return `state` with a normal `score` in the queue and the one whose turn it is learnt.
+    """Return `state` with a normal `score` in the queue and those whose turn it is learnt.
 
-    That one is learnt even if the level has fallen below it since. It was cut off by the level of its own time; were
-    it cut off by today's as well, the sample would lack more of its tail than methods allow for.
+    They are learnt some at a time (`spare`), for each time costs a new state of the method. They are learnt even if the
+    level has fallen below them since: they were cut off by the level of their own time; were they cut off by today's as
+    well, the sample would lack more of its tail than methods allow for.
     """
-    level = state.level
-    if level is None or (learn_after == 0 and not state.pending):
+    if state.level is None or (learn_after == 0 and not state.pending):
         return method.update(state, score, limit)
     queue = (*state.pending, min(max(score, -LARGEST), LARGEST))
-    due = len(queue) - learn_after  # more than one after learn_after was lowered
-    for oldest in queue[: max(due, 0)]:
-        state = method.update(state, oldest, limit)
-    return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[max(due, 0) :])
+    if len(queue) <= learn_after or len(queue) <= learn_after + spare(learn_after):
+        return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue)
+    due = len(queue) - learn_after
+    state = method.learn(state, queue[:due], limit)
+    return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[due:])
+

@@ -8,6 +8,8 @@ neither M nor the tail, so a step of the scores stays an alarm: DSPOT follows dr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +48,12 @@ class DSpot(Spot):
         mean = state.numbers[-1]
         still = super().update(_still(state), score - mean, None if limit is None else limit - mean)
         return _moved(still, mean + self.weight * (score - mean))
+
+    def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
+        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
+        for score in scores:
+            state = self.update(state, score, limit)
+        return state
 
     def adopt(self, state: ThresholdState) -> ThresholdState | None:
         """Return `state` as this configuration would have it; None when another method made it."""

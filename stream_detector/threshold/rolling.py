@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,6 +60,12 @@ class Rolling:
         if seen % EVERY == 0 or (level is None and len(sample) >= MIN_SCORES):
             return self._levelled(seen, place, int(learnt), cut, sample)
         return ThresholdState(self.name, level, seen, (self.risk, float(place), learnt, cut), sample)
+
+    def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
+        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
+        for score in scores:
+            state = self.update(state, score, limit)
+        return state
 
     def adopt(self, state: ThresholdState) -> ThresholdState | None:
         """Return `state` as this configuration would have it; None when another method made it."""

@@ -28,6 +28,7 @@ Where this differs from the paper, and why
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ from stream_detector.threshold.sample import appended, packed
 
 MIN_PEAKS = 10
 MIN_SCORES = 50  # fewer say nothing of a tail: no level, no alarms
-REFIT_SHARE = 32
+REFIT_SHARE = 16
 WIDE = 1.5
 LEAST_TAIL = 10.0
 FLAT_MARGIN = 1e-3
@@ -119,6 +120,31 @@ class Spot:
             self.name, level, seen, (risk, t, shape, scale, n, floor, news, free, cut, missing), peaks
         )
 
+    def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
+        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return.
+
+        Most lie below the tail, where they count and no more: of a run of those the level is taken once.
+        """
+        low = 0
+        for score in scores:
+            if state.level is not None and score <= state.numbers[1]:
+                low += 1
+                continue
+            state = self.update(self._counted(state, low), score, limit)
+            low = 0
+        return self._counted(state, low)
+
+    def _counted(self, state: ThresholdState, low: int) -> ThresholdState:
+        """Return the state after so many more scores below the tail."""
+        if not low:
+            return state
+        risk, t, shape, scale, n, floor, news, free, cut, missing = state.numbers
+        for _ in range(low):
+            n += 1.0  # one by one, as `update` does: n has a fraction, and another sum could end in other bits
+        level = self._level(risk, t, shape, scale, n, len(state.sample), floor, missing)
+        numbers = (risk, t, shape, scale, n, floor, news, free, cut, missing)
+        return ThresholdState(self.name, level, state.seen + low, numbers, state.sample)
+
     def adopt(self, state: ThresholdState) -> ThresholdState | None:
         """Return `state` as this configuration would have it; None when another method made it."""
         if state.method != self.name:
@@ -156,12 +182,14 @@ class Spot:
     def tail_quarter(self, state: ThresholdState) -> float:
         """Return the score that a quarter of the tail lies above."""
         peaks, place = state.sample, len(state.sample) * 3 // 4
+        if not len(peaks):  # all scores were alike: nothing lay above any of them
+            return self.tail_from(state)
         return float(np.partition(peaks, place)[place]) + self.tail_from(state) - state.numbers[1]
 
     def tail_share(self, state: ThresholdState) -> float:
         """Return the share of normal scores in the tail, those missing by the law included."""
         n, missing = state.numbers[4], state.numbers[9]
-        return (len(state.sample) + missing) / (n + missing)
+        return max(len(state.sample) + missing, 1.0) / (n + missing)
 
     def _fitted(
         self, risk: float, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float

@@ -71,7 +71,8 @@ def test_every_protocol_prints_one_object(protocol, tmp_path, capsys):
         capsys, protocol, "--data", str(root), "--config", str(quick(protocol, tmp_path)), "--seeds", "2",
         "--baselines", "none", "--report", str(report),
     )  # fmt: skip
-    assert (found["protocol"], found["detector"], len(found["seeds"])) == (protocol, "ae", 2)
+    shipped = "pca" if PROTOCOLS[protocol].config == "kpi" else "ae"
+    assert (found["protocol"], found["detector"], len(found["seeds"])) == (protocol, shipped, 2)
     assert found["files"] >= 1
     assert FIGURES[protocol] <= found.keys()
     assert check(report.read_text()) >= 1
