@@ -67,14 +67,18 @@ class GANConfig(Section):
 
     kind: Literal["gan"] = "gan"
     """Family of the detector."""
-    body: Literal["dense", "conv"] = "dense"
-    """`dense`: fully connected on the flattened window; `conv`: 1-d convolutions along time."""
+    body: Literal["dense", "conv", "recurrent", "mixer"] = "dense"
+    """`dense`: fully connected on the flattened window; `conv`: 1-d convolutions along time; `recurrent`: GRU;
+    `mixer`: patches of the window mixed over time and over features in turn, for long windows."""
     hidden: list[Width] = Field(default=[32], min_length=1)
-    """Widths of the hidden layers of discriminator and encoder; the generator mirrors them."""
+    """Widths of the hidden layers of discriminator and encoder (`conv`: channels, `recurrent`: units of each layer,
+    `mixer`: width of a patch's code in each block); the generator mirrors them."""
     latent: int = Field(default=4, ge=1)
     """Width of the noise that windows are made from."""
     kernel: int = Field(default=5, ge=1)
     """`conv` only: kernel width, odd."""
+    patch: int = Field(default=8, ge=1)
+    """`mixer` only: cells in a patch."""
     score: Literal["encoder", "encoder+features", "discriminator"] = "encoder"
     """`encoder`: residual of G(E(x)); `encoder+features`: the same, and the residual of the discriminator's features;
     `discriminator`: -log D(x), as the literature has it, but weak and sometimes inverted: for comparison."""

@@ -126,7 +126,8 @@ class _Game:
         penalty = torch.zeros((), device=real.device)
         if self.r1 and self.steps % LAZY == 0:
             real = real.detach().requires_grad_(True)
-            of_real, of_made = self.discriminator(real), self.discriminator(made)
+            with torch.backends.cudnn.flags(enabled=False):  # its GRU has no second derivative, and this needs one
+                of_real, of_made = self.discriminator(real), self.discriminator(made)
             (slope,) = torch.autograd.grad(of_real.sum(), real, create_graph=True)
             penalty = 0.5 * self.r1 * LAZY * slope.square().sum(dim=(1, 2)).mean()
         else:

@@ -39,6 +39,8 @@ CASES: dict[str, tuple[ModelConfig, int, int]] = {
     "gan-vector": (GANConfig(hidden=[16], latent=2), 1, 5),
     "gan-features": (GANConfig(hidden=[32], latent=4, score="encoder+features"), 6, 5),
     "gan-conv": (GANConfig(body="conv", hidden=[8, 16], latent=4), 13, 5),
+    "gan-recurrent": (GANConfig(body="recurrent", hidden=[16], latent=4), 9, 5),
+    "gan-mixer": (GANConfig(body="mixer", hidden=[16, 16], latent=4, patch=4), 13, 5),
     "metric": (MetricConfig(hidden=[16, 16], embedding=8, normalise="none"), 12, 5),
     "classifier-vector": (ClassifierConfig(), 1, 5),
     "classifier-conv": (ClassifierConfig(body="conv", hidden=[8, 16]), 13, 5),
