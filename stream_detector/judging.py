@@ -210,7 +210,7 @@ class Judging:
                     threshold = self._told_learnt(threshold, adaptation)
                 adaptation = self._adapting.turned(adaptation, end)
                 if before is None and threshold.pending:
-                    threshold = replace(threshold, pending=())  # they may hold the beginning of what alarms now
+                    threshold = replace(threshold, pending=b"")  # they may hold the beginning of what alarms now
             elif due[index] and (incident.recent == 0 or before is not None):
                 adaptation, change = self._adapted(
                     adaptation, scores, row + index, score_of[index], end, incident, level, judgement.level

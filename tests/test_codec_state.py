@@ -37,7 +37,8 @@ def state(sample: int = 3) -> AssetState:
     """Return a state with every field set to something of its own."""
     return AssetState(
         threshold=ThresholdState(
-            "spot", 0.1 + 0.2, 18_233, (1 / 3, -0.0, 5e-324), np.arange(sample, dtype=np.float32), (0.5, 3.25)
+            "spot", 0.1 + 0.2, 18_233, (1 / 3, -0.0, 5e-324), np.arange(sample, dtype=np.float32),
+            np.array([0.5, 3.25], "<f4").tobytes(),
         ),
         incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12, 0.1 + 0.7, 5),
         judged_ms=TS,
@@ -103,7 +104,7 @@ def test_states_of_earlier_schemas_are_read() -> None:
         if schema == 2:
             expected = replace(expected, sensors=SensorState(), incident=replace(expected.incident, unusual=0))
         elif schema == 1:
-            threshold_then = replace(expected.threshold, pending=())
+            threshold_then = replace(expected.threshold, pending=b"")
             expected = replace(
                 expected, threshold=threshold_then, incident=replace(expected.incident, rearm=None)
             )
@@ -123,7 +124,7 @@ def test_a_state_is_at_most_4_kb() -> None:
         full = state(scores - 60)
         full = replace(
             full,
-            threshold=replace(full.threshold, numbers=(1 / 3,) * 16, pending=(0.5,) * 60),
+            threshold=replace(full.threshold, numbers=(1 / 3,) * 16, pending=np.full(75, 0.5, "<f4").tobytes()),
             adaptation=Adaptation(
                 9, vector, vector, vector, np.append(vector, 1), vector, 3, TS, TS, True, (0.5,) * 64,
                 1 / 3, 15, 15, TS, 1 / 3, (1 / 3, 1 / 3), True,

@@ -74,10 +74,10 @@ def test_what_led_to_an_incident_is_not_learnt():
     judging = Judging(config, [np.random.default_rng(0).exponential(size=500)])
     task = Task(config, 0, 1, TaskState({}, 0, {}), {}, {})
     fed(judging, task, [0.5] * 50)
-    assert 20 == len(task.states["p"].threshold.pending)
+    assert 4 * 20 <= len(task.states["p"].threshold.pending) <= 4 * 25
     fed(judging, task, [500.0, 500.0, *[0.5] * 10])
     assert task.states["p"].incident.opened_ms is not None
-    assert () == task.states["p"].threshold.pending
+    assert b"" == task.states["p"].threshold.pending
     assert 500 + 30 == task.states["p"].threshold.seen
 
 

@@ -228,19 +228,19 @@ def test_a_stored_state_is_adopted_by_a_changed_configuration(name: Name):
 def test_scores_are_learnt_late(method: ThresholdMethod):
     """With `learn_after` a score is learnt when so many more were normal; the queue is part of the state."""
     state = method.calibrate(exponential(300))
-    late, scores = state, (0.5 * exponential(50, 1)).clip(max=1.0).tolist()
+    late, scores = state, (0.5 * exponential(50, 1)).clip(max=1.0).astype(np.float32).tolist()
     for place, score in enumerate(scores):
         _, late = judge(method, late, score, learn_after=20)
-        assert min(place + 1, 20) <= len(late.pending) <= 25
-    learnt = len(scores) - len(late.pending)
+        assert min(place + 1, 20) <= len(late.pending) // 4 <= 25
+    learnt = len(scores) - len(late.pending) // 4
     at_once = state
     for score in scores[:learnt]:
         _, at_once = judge(method, at_once, score)
-    assert same(replace(late, pending=()), at_once)
-    assert late.pending == tuple(scores[learnt:])
+    assert same(replace(late, pending=b""), at_once)
+    assert late.pending == np.array(scores[learnt:], "<f4").tobytes()
     for _ in range(2):  # set back to 0, all that waits is learnt with the next normal score
         _, late = judge(method, late, 0.25)
-        assert late.pending == ()
+        assert late.pending == b""
     assert late.seen == 300 + 50 + 2
 
 
@@ -281,7 +281,7 @@ def test_a_level_can_be_left_as_calibrated(method: ThresholdMethod):
 def test_a_level_is_reached_without_waiting(method: ThresholdMethod):
     """Until there is a level nothing can alarm, so nothing waits."""
     _, state = judge(method, method.calibrate(np.empty(0)), 1.0, learn_after=20)
-    assert (state.seen, state.pending) == (1, ())
+    assert (state.seen, state.pending) == (1, b"")
 
 
 def test_a_slow_rise_does_not_lift_the_level_before_itself():
@@ -325,7 +325,7 @@ def test_another_methods_state_is_not_adopted(method: ThresholdMethod):
 def test_a_state_fits_into_4_kb(name: Name):
     """With the largest memory the settings allow, as stored."""
     method = make_method(ThresholdConfig(method=name, risk=1e-3, memory=840, max_peaks=800, tail=0.4))
-    state = replace(method.calibrate(exponential(5_000)), pending=(0.5,) * 60)
+    state = replace(method.calibrate(exponential(5_000)), pending=np.full(60, 0.5, "<f4").tobytes())
     assert len(encode_state(AssetState(state, IncidentState(), judged_ms=1_583_748_873_000), 1_000_000)) <= 4_096
 
 

@@ -53,7 +53,7 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
             int(threshold.seen),
             [float(number) for number in threshold.numbers],
             np.ascontiguousarray(threshold.sample, dtype="<f4").tobytes(),
-            np.array(threshold.pending, dtype="<f4").tobytes(),
+            threshold.pending,
         ],
         [
             int(incident.recent),
@@ -148,7 +148,7 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                     seen=seen,
                     numbers=tuple(numbers),
                     sample=np.frombuffer(sample, dtype="<f4").astype(np.float32),
-                    pending=tuple(np.frombuffer(pending, dtype="<f4").tolist()),
+                    pending=pending,
                 ),
                 incident=IncidentState(
                     recent, quiet, first_ms, opened_ms, incident, severity, leader, peak, windows, rearm, unusual

@@ -87,7 +87,7 @@ class ThresholdState:
     seen: int                # normal scores learnt from, calibration included
     numbers: tuple[float, ...] = ()           # method-specific scalars, documented in threshold.py
     sample: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # peaks or recent scores
-    pending: tuple[float, ...] = ()           # normal scores not yet learnt, oldest first (see threshold.learn_after)
+    pending: bytes = b""   # normal scores not yet learnt, float32, oldest first (see threshold.learn_after)
 
 
 _EMPTY: NDArray[np.float32] = np.empty(0, np.float32)

@@ -7,6 +7,7 @@ learn, and never learn from what alarmed: a slow fault must not be learned away.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +53,8 @@ class Judgement(NamedTuple):
     anomalous: bool
     pinned: bool = False  # the level is an operator's
 
+
+_pack = Struct("<f").pack
 
 _METHODS: dict[str, type[Spot] | type[Quantile] | type[Mad]] = {
     "spot": Spot, "dspot": DSpot, "quantile": Quantile, "mad": Mad,
@@ -127,10 +130,10 @@ def _learn(
     """
     if state.level is None or (learn_after == 0 and not state.pending):
         return method.update(state, score, limit)
-    queue = (*state.pending, min(max(score, -LARGEST), LARGEST))
-    if len(queue) <= learn_after or len(queue) <= learn_after + spare(learn_after):
+    queue = state.pending + _pack(min(max(score, -LARGEST), LARGEST))
+    due = len(queue) // 4 - learn_after
+    if due <= 0 or due <= spare(learn_after):
         return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue)
-    due = len(queue) - learn_after
-    state = method.learn(state, queue[:due], limit)
-    return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[due:])
+    state = method.learn(state, np.frombuffer(queue, "<f4", due).tolist(), limit)
+    return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[4 * due :])
 
