@@ -20,9 +20,13 @@ def most_scores(columns: int) -> int:
     return MOST_SCORES - SCORES_A_COLUMN * columns
 
 
+#: So many scores at most may wait beyond `learn_after`, to be learnt together, ...
+MOST_SPARE = 15
+
+
 def spare(learn_after: int) -> int:
-    """Return how many scores may wait beyond `learn_after`, to be learnt together: a quarter as many, 15 at most."""
-    return min(learn_after // 4, 15)
+    """... and not more than a quarter as many."""
+    return min(learn_after // 4, MOST_SPARE)
 
 
 class ThresholdConfig(Section):

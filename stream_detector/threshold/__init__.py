@@ -6,15 +6,18 @@ learn, and never learn from what alarmed: a slow fault must not be learned away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from struct import Struct
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.config import ThresholdConfig, spare
+from stream_detector.config import ThresholdConfig
+from stream_detector.config.judging import MOST_SPARE
 from stream_detector.records import ThresholdState
+from stream_detector.records.remembered import remembered
 from stream_detector.threshold.dspot import DSpot
 from stream_detector.threshold.mad import Mad
 from stream_detector.threshold.quantile import Quantile
@@ -46,7 +49,8 @@ class ThresholdMethod(Protocol):
         """
 
 
-class Judgement(NamedTuple):
+@remembered
+class Judgement:
     """What was decided of one score."""
 
     level: float | None  # alarm above this; None while too little was seen
@@ -124,15 +128,15 @@ def _learn(
 ) -> ThresholdState:
     """Return `state` with a normal `score` in the queue and those whose turn it is learnt.
 
-    They are learnt some at a time (`spare`), for each time costs a new state of the method. They are learnt even if the
-    level has fallen below them since: they were cut off by the level of their own time; were they cut off by today's as
-    well, the sample would lack more of its tail than methods allow for.
+    They are learnt some at a time (MOST_SPARE, and a quarter of `learn_after`), for each time costs a new state of the
+    method. They are learnt even if the level has fallen below them since: they were cut off by the level of their own
+    time; were they cut off by today's as well, the sample would lack more of its tail than methods allow for.
     """
     if state.level is None or (learn_after == 0 and not state.pending):
         return method.update(state, score, limit)
-    queue = state.pending + _pack(min(max(score, -LARGEST), LARGEST))
+    queue = state.pending + _pack(score if -LARGEST <= score <= LARGEST else math.copysign(LARGEST, score))
     due = len(queue) // 4 - learn_after
-    if due <= 0 or due <= spare(learn_after):
+    if due <= MOST_SPARE and 4 * due <= learn_after:  # no more than `spare`, without a call
         return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue)
     state = method.learn(state, np.frombuffer(queue, "<f4", due).tolist(), limit)
     return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[4 * due :])
