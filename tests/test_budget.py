@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from stream_detector.cli.trail import change
 from stream_detector.config import ChannelConfig, Config
 from stream_detector.judging import Judging
 from stream_detector.ports import TaskState
@@ -93,8 +94,9 @@ def test_promised_and_achieved_are_told_and_the_risk_is_audited():
     promised, achieved = judging.budget.achieved(state.ledger.budget, state.judged_ms)
     assert 3.0 == pytest.approx(promised, rel=0.01)
     assert sum(alert.event == "open" for alert in alerts) == achieved
-    risks = [entry.risk for entry in judging.take_audits() if entry.cause == "risk"]
+    risks = [entry for entry in judging.take_audits() if entry.cause == "risk"]
     assert len(risks) > 3
+    assert change(risks[1], risks[0]).startswith(f"risk {risks[0].risk:.4g} → {risks[1].risk:.4g}")
     assert config.threshold.risk not in {alert.risk for alert in alerts}
 
 
@@ -107,10 +109,10 @@ def test_a_level_made_of_a_regime_keeps_the_budgets_risk():
     told = [alert for alert in late if alert.event in ("regime-change", "close")]
     assert {"regime-change", "close"} <= {alert.event for alert in told}
     assert 1e-4 not in {alert.risk for alert in told}
-    change = next(entry for entry in judging.take_audits() if entry.cause == "regime-change")
-    assert change.after.level is not None
-    assert change.after.level > 100.0
-    assert change.risk == told[0].risk
+    settled = next(entry for entry in judging.take_audits() if entry.cause == "regime-change")
+    assert settled.after.level is not None
+    assert settled.after.level > 100.0
+    assert settled.risk == told[0].risk
 
 
 def test_scores_that_are_all_alike_start_under_a_budget_too():
