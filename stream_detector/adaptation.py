@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from stream_detector.config import AdaptationConfig
 from stream_detector.placing import Probe, placed
 from stream_detector.records import Adaptation
+from stream_detector.threshold.sample import LARGEST
 
 EVERY = 4
 #: A shift is moved only when some channel is to move by more: a smaller step is the noise of a block's mean.
@@ -104,6 +105,9 @@ class Adapting:
         if state.count < self._samples:
             return state, None
         mean = state.sums / np.float32(state.count)
+        if not np.isfinite(mean).all():  # a reading beyond all measure, before there was a level: not a place to go to
+            nothing = self._nowhere[:0]
+            return replace(state, waiting=nothing, sums=nothing, count=0, logs=0.0, normal=0, low=0), None
         by_anchor = float(np.abs(mean - state.anchor).max(initial=0.0)) <= self._by_anchor
         calm = self.roams or 2 * (max(state.normal, state.low) if by_anchor else state.low) >= state.count
         usual, shift = state.usual, state.shift
@@ -138,7 +142,8 @@ class Adapting:
         Whether it is normal now (`accepted`) is the policy's to decide.
         """
         state = _filled(state, offset, score)
-        state = replace(state, scores=(*state.scores[1 - SCORES :], float(np.float32(score))))
+        kept = float(np.float32(score)) if abs(score) <= LARGEST else math.inf  # what is no number teaches nothing
+        state = replace(state, scores=(*state.scores[1 - SCORES :], kept))
         if state.count < self._samples:
             return state, None
         mean = np.append(state.sums / np.float32(state.count), np.float32(state.logs / state.count))
@@ -200,8 +205,10 @@ class Adapting:
 
     def _differs(self, mean: Floats, state: Adaptation) -> bool:
         """Whether a block's mean offsets and mean log score are others than those the flat stretch began with."""
-        change = np.abs(mean - state.waiting)
         away = np.abs(state.waiting[:-1] - state.shift)
+        if not np.isfinite(away).all():  # a tenth of it bounds nothing
+            return True
+        change = np.abs(mean - state.waiting)
         still = bool((change[:-1] <= self._config.flat_within + GROWTH * away).all())
         return not (still and (self.roams or float(change[-1]) <= LOG_GROWTH))
 

@@ -75,7 +75,7 @@ class Judging:
         self._method: ThresholdMethod = make_method(config.threshold)
         self._margin, self._learn_after = config.threshold.alarm_margin, config.threshold.learn_after
         self._adapt = config.threshold.adapt
-        self._learn_told = config.threshold.learn_told
+        self._learn_told = config.threshold.learn_told and self._adapt
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
         self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, norms)
         self._sensing = Sensing(config, norms, self._incidents)
@@ -225,12 +225,14 @@ class Judging:
                     self.promised += self.budget.promised(ledger.budget, counted)
                     self.opened += counted.opened_ever - ledger.budget.opened_ever
                     ledger = replace(ledger, budget=counted)
+            accepts_it = bool(accepts) and accepts.get(asset, "") > ledger.accepted
+            if accepts_it:  # done with, also where there is nothing to accept
+                ledger = replace(ledger, accepted=accepts[asset])
             after = AssetState(threshold, incident, end, token, sensors, adaptation, ledger)
-            accepts_it = bool(accepts) and accepts.get(asset, "") > state.ledger.accepted
-            if change == "regime-change" or accepts_it:
-                token_accepted = accepts[asset] if accepts_it else state.ledger.accepted
+            is_asked = accepts_it and adaptation.asked and incident.opened_ms is not None
+            if change == "regime-change" or is_asked:
                 after, told = self._regime(
-                    after, asset, judgement, scores, row + index, ingests[index], change is not None, token_accepted,
+                    after, asset, judgement, scores, row + index, ingests[index], change is not None, is_asked,
                     None if rescore is None else _probe(windows, index, rescore),
                 )
                 alerts += told
@@ -263,10 +265,11 @@ class Judging:
         return self._adapting.roams and incident.severity == "info"
 
     def _told_learnt(self, threshold: ThresholdState, adaptation: Adaptation) -> ThresholdState:
-        """Return the threshold having learnt the scores that adaptation kept of an incident, now over."""
-        for score in adaptation.scores:
-            threshold = self._method.update(threshold, score)
-        return threshold
+        """Return the threshold having learnt the scores that adaptation kept of an incident, now over.
+
+        Those that are no number, or too large for one, say of no level that worse lies above it.
+        """
+        return self._method.learn(threshold, [score for score in adaptation.scores if math.isfinite(score)])
 
     def _first(
         self, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls, ref: ModelRef
@@ -315,22 +318,17 @@ class Judging:
 
     def _regime(
         self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
-        is_new: bool, accepted: str, probe: Probe | None,
+        is_new: bool, asked_for: bool, probe: Probe | None,
     ) -> tuple[AssetState, list[Alert]]:  # fmt: skip
-        """Return the state after a regime change was found (`is_new`) or an operator's acceptance, and its alerts.
-
-        `accepted`: token of the last acceptance; one that finds no regime change told is done with all the same.
-        """
-        asked_for = accepted != state.ledger.accepted
-        state = replace(state, ledger=replace(state.ledger, accepted=accepted))
-        if not state.adaptation.asked or state.incident.opened_ms is None:
-            return state, []
+        """Return the state after a regime change was found (`is_new`) or accepted (`asked_for`), and its alerts."""
         accept = asked_for or not self._asks
         told: tuple[AlertEvent, ...] = ("regime-change",) if is_new else ()
         incident, alerts = self._incidents.settle(
             state.incident, asset, state.judged_ms, judgement, scores, place, state.threshold.seen, ingest_ms,
             (*told, "close") if accept else told,
         )  # fmt: skip
+        if self.budget is not None:
+            alerts = [replace(alert, risk=self.risk_of(state.threshold)) for alert in alerts]
         ref = scores.models[int(scores.model[place])]
         after = replace(state, incident=incident)
         if not accept:
@@ -345,6 +343,8 @@ class Judging:
         threshold = state.threshold
         if sample is not None:
             calibrated = self._method.calibrate(sample)
+            if self.budget is not None and calibrated.level is not None and threshold.level is not None:
+                calibrated = self.budget.moved(calibrated, threshold)
             if calibrated.level is not None and (threshold.level is None or calibrated.level > threshold.level):
                 threshold = calibrated
         return replace(state, threshold=threshold, adaptation=adaptation)
@@ -367,7 +367,7 @@ class Judging:
     def _told(self, state: ThresholdState, pinned: float | None) -> tuple[float | None, str, float, int]:
         """Return alarm level, method, risk and scores seen, for alerts about sensors."""
         level = alarm_level(state.level, self._margin) if pinned is None else pinned
-        return level, state.method if pinned is None else "pinned", self._method.risk, state.seen
+        return level, state.method if pinned is None else "pinned", self.risk_of(state), state.seen
 
     def _score_again(
         self, windows: WindowBatch, scores: ScoreBatch, row: int, index: int, adaptation: Adaptation,

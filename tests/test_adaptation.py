@@ -197,6 +197,21 @@ def test_an_asset_of_other_columns_starts_anew():
     assert rules.adopt(Adaptation()).serial == 0
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_offsets_beyond_all_measure_move_nothing(odd: float):
+    """Nor is a block of them the beginning of a flat stretch, which anything would be near to."""
+    machine = Machine(follow=None, flat_ms=60_000)
+    machine.quiet(noise(3))
+    machine.quiet(np.array([odd, odd, *noise(500)]))
+    assert np.abs(machine.state.shift).max() < 1
+    machine.alarm(np.array([odd, odd, *noise(3)]))
+    assert machine.state.flat_ms == machine.now
+    machine.alarm(np.concatenate([noise(5) + 6, [odd, odd], noise(3) + 6, noise(10)]))
+    assert machine.state.flat_ms is not None
+    assert machine.state.flat_ms >= machine.now - 5 * EVERY * STEP_MS
+    assert not [change for change in machine.changes if change[0] == "regime-change"]
+
+
 # ── through all stages ────────────────────────────────────────────────────────────────────────────────────────────────
 
 ADAPTING = {"follow": None, "block": 16, "flat_ms": 60_000, "flat_within": 1.0}

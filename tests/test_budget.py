@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from stream_detector.cli.trail import change
 from stream_detector.config import ChannelConfig, Config
 from stream_detector.judging import Judging
 from stream_detector.ports import TaskState
@@ -18,7 +19,7 @@ WEEK = 7 * 24 * 60  # windows of a minute
 REFS = (ModelRef("ae", "1"),)
 
 
-def make_config(**budget: object) -> Config:
+def make_config(adaptation: dict[str, object] | None = None, **budget: object) -> Config:
     """A set-up with a window a minute and a budget; nothing is followed."""
     return Config.model_validate(
         {
@@ -27,6 +28,7 @@ def make_config(**budget: object) -> Config:
             "window": {"cell_ms": MINUTE_MS, "length": 1, "stride": 1},
             "threshold": {"budget": {"incidents": 3, "per": "week", **budget}, "learn_after": 0},
             "incident": {"open_after": 2, "open_of": 3, "close_after": 10},
+            "adaptation": adaptation or {},
         }
     )
 
@@ -53,7 +55,7 @@ def judged(config: Config, scores: np.ndarray, calibration: int) -> tuple[list[A
     ends = (np.arange(n) + 1 + calibration) * MINUTE_MS
     one = np.zeros((n, 1), np.float32)
     windows = WindowBatch(0, ["m"] * n, ends, np.zeros((n, 1, 1), np.float32), np.zeros((n, 1, 1), bool), ends)
-    batch = ScoreBatch(live.copy(), one, one, one, np.zeros(n, np.int32), REFS)
+    batch = ScoreBatch(live.copy(), one, one, one, np.zeros(n, np.int32), REFS, one)
     return judging.judge(task, windows, batch, 0, Controls()), task, judging
 
 
@@ -92,9 +94,25 @@ def test_promised_and_achieved_are_told_and_the_risk_is_audited():
     promised, achieved = judging.budget.achieved(state.ledger.budget, state.judged_ms)
     assert 3.0 == pytest.approx(promised, rel=0.01)
     assert sum(alert.event == "open" for alert in alerts) == achieved
-    risks = [entry.risk for entry in judging.take_audits() if entry.cause == "risk"]
+    risks = [entry for entry in judging.take_audits() if entry.cause == "risk"]
     assert len(risks) > 3
+    assert change(risks[1], risks[0]).startswith(f"risk {risks[0].risk:.4g} → {risks[1].risk:.4g}")
     assert config.threshold.risk not in {alert.risk for alert in alerts}
+
+
+def test_a_level_made_of_a_regime_keeps_the_budgets_risk():
+    """Scores that have grown for good are calibrated on, for the risk that the budget gave, and their alerts say it."""
+    scores = series("chi", 5.0, 1_440 + WEEK, 2)
+    scores[6_000:6_700] = 200.0 + scores[6_000:6_700]
+    alerts, _, judging = judged(make_config({"block": 16, "flat_ms": 14_400_000}), scores[:6_700], 1_440)
+    late = [alert for alert in alerts if alert.end_ms > 6_000 * MINUTE_MS]
+    told = [alert for alert in late if alert.event in ("regime-change", "close")]
+    assert {"regime-change", "close"} <= {alert.event for alert in told}
+    assert 1e-4 not in {alert.risk for alert in told}
+    settled = next(entry for entry in judging.take_audits() if entry.cause == "regime-change")
+    assert settled.after.level is not None
+    assert settled.after.level > 100.0
+    assert settled.risk == told[0].risk
 
 
 def test_scores_that_are_all_alike_start_under_a_budget_too():

@@ -19,6 +19,7 @@ from stream_detector.errors import DecodeError
 from stream_detector.records import (
     Adaptation,
     AssetState,
+    BudgetState,
     IncidentState,
     Ledger,
     Partition,
@@ -31,6 +32,11 @@ from stream_detector.records import (
 
 TS = 1_583_748_873_000
 INCIDENT = "ccf6c1f4-41d8-5ac2-aac1-72e4951524a1"
+
+
+BUDGET = BudgetState(
+    TS, TS + 1, TS + 2, 1 / 3, 0.1 + 0.2, 2 / 3, 1 / 7, 2**20, 2**64 - 1, 99, 1 / 9, 2**63, 98
+)  # fmt: skip
 
 
 def state(sample: int = 3) -> AssetState:
@@ -78,6 +84,13 @@ def test_states_are_read_back_exactly() -> None:
         assert rest(expected) == rest(found)
 
 
+def test_budgets_are_read_back_exactly() -> None:
+    """What was promised and what came of it, the shadow's verdicts at both levels included."""
+    expected = replace(state(), ledger=replace(state().ledger, budget=BUDGET))
+    _, found = decode_state(encode_state(expected, 41))
+    assert found.ledger.budget == BUDGET
+
+
 def test_states_of_earlier_schemas_are_read() -> None:
     """Schema 1 lacked what waits and limits, 2 what is known of sensors, 3 what has moved and was told: none of it.
 
@@ -117,14 +130,14 @@ def test_states_of_earlier_schemas_are_read() -> None:
 
 
 def test_a_state_is_at_most_4_kb() -> None:
-    """The most scores that the config allows beside so many columns fit, with 16 numbers and names of usual length."""
+    """The most scores that the config allows beside so many columns fit, with a budget and names of usual length."""
     for columns in (1, 8, 55, 72):
         scores = most_scores(columns)
         vector = np.arange(columns, dtype=np.float32)
-        full = state(scores - 60)
+        full = state(scores - 75)
         full = replace(
             full,
-            threshold=replace(full.threshold, numbers=(1 / 3,) * 16, pending=np.full(75, 0.5, "<f4").tobytes()),
+            threshold=replace(full.threshold, numbers=(1 / 3,) * 11, pending=np.full(75, 0.5, "<f4").tobytes()),
             adaptation=Adaptation(
                 9, vector, vector, vector, np.append(vector, 1), vector, 3, TS, TS, True, (0.5,) * 64,
                 1 / 3, 15, 15, TS, 1 / 3, (1 / 3, 1 / 3), True,
@@ -133,7 +146,7 @@ def test_a_state_is_at_most_4_kb() -> None:
                 (SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4,
                 Refused("out-of-range", "Thermocouple", 5, 2, True, TS),
             ),
-            ledger=Ledger(1 / 3, "0" * 16, "0" * 16, 0.3, TS),
+            ledger=Ledger(1 / 3, "0" * 16, "0" * 16, 0.3, TS, BUDGET),
         )
         assert len(encode_state(full, 2**40)) <= 4_096
 

@@ -107,3 +107,35 @@ def test_what_was_told_and_is_over_is_no_news_if_asked_for():
     """With learn_told the same leap again opens no incident, a worse one does; without it each does."""
     assert told_of([60.0, 60.0, 60.0, 3_000.0]) == 4
     assert told_of([60.0, 60.0, 60.0, 3_000.0], learn_told=True) == 2
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, 1e300])
+def test_what_was_told_teaches_no_score_that_is_no_number(odd: float):
+    """Scores no state can hold are left out: a level made of them would be none, or above all that may come."""
+    assert told_of([60.0, odd, 3_000.0], learn_told=True) == 3
+
+
+def test_a_level_that_is_not_to_adapt_learns_nothing_of_what_was_told():
+    """The same leap is told each time."""
+    assert told_of([60.0, 60.0, 60.0], learn_told=True, adapt=False) == 3
+
+
+def changes(accepted_from: int) -> list[tuple[str, int]]:
+    """Return causes and times of the audit entries of an asset that wanders, with an acceptance from a window on."""
+    settings = {"stream": "s", "channels": {"a": ChannelConfig()}, "adaptation": {"follow": None, "block": 8}}
+    judging = Judging(Config.model_validate(settings), [np.random.default_rng(0).exponential(size=500)])
+    task = Task(CONFIG, 0, 1, TaskState({}, 0, {}), {}, {})
+    for step in range(100):
+        windows, scores = batch(["p"], 1_000 * step, 0.5)
+        scores = replace(scores, offset=np.full((1, 1), 0.05 * step, np.float32))
+        controls = Controls(version=1, accepts={"p": "1700000000000000"}) if step >= accepted_from else Controls()
+        judging.judge(task, windows, scores, 0, controls)
+    return [(entry.cause, entry.at_ms) for entry in judging.take_audits()]
+
+
+def test_an_acceptance_that_finds_nothing_hides_no_entry():
+    """Asked for when no incident is open, with the very window that moves the shift: that move is told all the same."""
+    undisturbed = changes(1_000)
+    moves = [at_ms // 1_000 for cause, at_ms in undisturbed if cause == "refit"]
+    assert len(moves) > 1
+    assert [changes(step) for step in moves] == [undisturbed] * len(moves)

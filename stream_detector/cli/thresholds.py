@@ -180,13 +180,14 @@ def _history(config: Config, args: argparse.Namespace) -> None:
 
     if args.last is not None and args.last < 1:
         raise ConfigError(f"--last must be at least 1, got {args.last}")
-    found = trail.history(config, args.asset)[-(args.last or 0) :]
+    every = trail.history(config, args.asset)
+    found = list(zip([None, *every], every, strict=False))[-(args.last or 0) :]
     if args.json:
-        _print_json([trail.plain(entry) for entry in found])
+        _print_json([trail.plain(entry) for _, entry in found])
         return
-    for entry in found:
+    for earlier, entry in found:
         sys.stdout.write(
-            f"{entry.id[:8]}  {_time(entry.at_ms)}  {entry.cause:<13}  {trail.change(entry)}"
+            f"{entry.id[:8]}  {_time(entry.at_ms)}  {entry.cause:<13}  {trail.change(entry, earlier)}"
             f"  ({trail.MEANING[entry.cause]})\n"
         )
 

@@ -107,10 +107,12 @@ def plain(entry: Audit) -> dict[str, Any]:
     }
 
 
-def change(entry: Audit) -> str:
-    """Return what an entry changed, in few words."""
+def change(entry: Audit, earlier: Audit | None = None) -> str:
+    """Return what an entry changed, in few words; `earlier`: the asset's entry before it, which says the risk then."""
     before, after = entry.before, entry.after
     parts = []
+    if entry.cause == "risk":
+        parts.append(f"risk {_number(None if earlier is None else earlier.risk)} → {_number(entry.risk)}")
     old = None if before is None else before.level
     if old != after.level:
         parts.append(f"level {_number(old)} → {_number(after.level)}")

@@ -87,6 +87,10 @@ class Budget:
         state, threshold = self._turned(state, threshold, end_ms)
         return state, threshold, threshold is not before
 
+    def moved(self, calibrated: ThresholdState, before: ThresholdState) -> ThresholdState:
+        """Return a state just calibrated with the risk that the one before it had; both have a level."""
+        return self._method.with_risk(calibrated, self._method.risk_of(before))
+
     def promised(self, before: BudgetState, after: BudgetState) -> float:
         """Return the incidents that the budget allows for the time that a step counted."""
         return self._rate * (after.set_ms - before.set_ms)
