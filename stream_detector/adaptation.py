@@ -117,13 +117,15 @@ class Adapting:
             usual = state.waiting
             shift = np.clip(usual, state.anchor - self._follow, state.anchor + self._follow)
         moved = float(np.abs(shift - state.shift).max(initial=0.0)) > LEAST_STEP
-        after = Adaptation(state.serial + moved, shift if moved else state.shift, state.anchor, usual, mean)
-        if calm or state.calm_ms is None:
-            after = replace(after, calm_ms=end_ms)
-        else:
+        calm_ms: int | None = end_ms
+        came_ms, came, settling = None, 0.0, False
+        if not calm and state.calm_ms is not None:
             calm_ms, came_ms, came = self._came(state, end_ms, state.calm_ms)
-            after = replace(after, calm_ms=calm_ms, came_ms=came_ms, came=came, settling=state.settling)
-        after = replace(after, past=_past(state))
+            settling = state.settling
+        after = Adaptation(
+            state.serial + moved, shift if moved else state.shift, state.anchor, usual, mean, calm_ms=calm_ms,
+            came_ms=came_ms, came=came, past=_past(state), settling=settling,
+        )  # fmt: skip
         return after, "refit" if moved else None
 
     def turned(self, state: Adaptation, end_ms: int) -> Adaptation:
