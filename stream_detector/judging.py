@@ -229,10 +229,10 @@ class Judging:
             if accepts_it:  # done with, also where there is nothing to accept
                 ledger = replace(ledger, accepted=accepts[asset])
             after = AssetState(threshold, incident, end, token, sensors, adaptation, ledger)
-            is_asked = accepts_it and adaptation.asked and incident.opened_ms is not None
-            if change == "regime-change" or is_asked:
+            settles = accepts_it and adaptation.asked and incident.opened_ms is not None
+            if change == "regime-change" or settles:
                 after, told = self._regime(
-                    after, asset, judgement, scores, row + index, ingests[index], change is not None, is_asked,
+                    after, asset, judgement, scores, row + index, ingests[index], change is not None, settles,
                     None if rescore is None else _probe(windows, index, rescore),
                 )
                 alerts += told
