@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.adaptation import Adapting, Change
-from stream_detector.auditing import Auditor, level_moved
+from stream_detector.auditing import LEVEL_MS, Auditor, level_moved
 from stream_detector.config import Config
 from stream_detector.incident import Incidents
 from stream_detector.norms import Norms
@@ -240,7 +240,9 @@ class Judging:
                 after = self._auditor.tell(asset, end, change, state, after, scores.models[model])
             elif risked:
                 after = self._auditor.tell(asset, end, "risk", state, after, scores.models[model])
-            elif level_moved(state.ledger, threshold.level, end):
+            elif (threshold.level is not level or end - state.ledger.told_ms >= LEVEL_MS) and level_moved(
+                state.ledger, threshold.level, end
+            ):  # a level that is the one before was looked at then
                 after = self._auditor.tell(asset, end, "level", state, after, scores.models[model])
             states[asset] = after
             changed.add(asset)
