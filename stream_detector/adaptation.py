@@ -115,7 +115,9 @@ class Adapting:
             usual = shift = mean  # the block right after training: nothing came before it that could have begun a fault
         elif len(state.waiting):
             usual = state.waiting
-            shift = np.clip(usual, state.anchor - self._follow, state.anchor + self._follow)
+            shift = state.anchor
+            if self._follow:
+                shift = np.clip(usual, state.anchor - self._follow, state.anchor + self._follow)
         moved = float(np.abs(shift - state.shift).max(initial=0.0)) > LEAST_STEP
         calm_ms: int | None = end_ms
         came_ms, came, settling = None, 0.0, False

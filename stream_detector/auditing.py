@@ -7,7 +7,6 @@ once an hour of event time, whichever comes first; every other change is told at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from stream_detector.codec import audit_id, encode_point
 from stream_detector.records import AssetState, Audit, AuditCause, Ledger, ModelRef, Point
@@ -51,7 +50,8 @@ class Auditor:
         model: ModelRef,
     ) -> AssetState:
         """Write an entry; return the state `after` it, which remembers what was told."""
-        ledger = replace(after.ledger, level=after.threshold.level, told_ms=at_ms)
+        was = after.ledger
+        ledger = Ledger(was.pinned, was.accepted, was.rolled, after.threshold.level, at_ms, was.budget)
         if self._on:
             entry = Audit(
                 id=audit_id(self._stream, asset, at_ms, cause),
@@ -67,7 +67,9 @@ class Auditor:
                 state=encode_point(after.threshold, after.adaptation),
             )
             self._written.append(entry)
-        return replace(after, ledger=ledger)
+        return AssetState(
+            after.threshold, after.incident, after.judged_ms, after.reset, after.sensors, after.adaptation, ledger
+        )
 
     def _point(self, state: AssetState, told: bool = False) -> Point:
         """Return what a state is held against; `told`: with the level as it was told last."""

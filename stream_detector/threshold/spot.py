@@ -40,7 +40,7 @@ from stream_detector.threshold.sample import appended, packed
 
 MIN_PEAKS = 10
 MIN_SCORES = 50  # fewer say nothing of a tail: no level, no alarms
-REFIT_SHARE = 8
+REFIT_SHARE = 16
 WIDE = 1.5
 LEAST_TAIL = 10.0
 FLAT_MARGIN = 1e-3
