@@ -174,8 +174,8 @@ def test_a_task_whose_token_was_taken(undisturbed):
     assert worker.metric("aborts_total") == 1
 
 
-def test_offsets_that_an_operator_set_are_taken_as_they_are():
-    """An offset without our metadata: read on from there, with the newest states; epochs go on."""
+def set_back():
+    """A plant read to its end, of which an operator then set one partition back by 100; that partition, and its end."""
     plant = make_plant()
     worker = plant.worker(16)
     plant.run(worker)
@@ -183,6 +183,12 @@ def test_offsets_that_an_operator_set_are_taken_as_they_are():
     here = Partition(TOPIC, 0)
     end = plant.log.end(here)
     plant.log.group("detector").committed[here] = Position(end - 100, end - 100, 0)
+    return plant, here, end
+
+
+def test_offsets_that_an_operator_set_are_taken_as_they_are():
+    """An offset without our metadata: read on from there, with the newest states; epochs go on."""
+    plant, here, _ = set_back()
     epoch, alerts = MemoryStore(plant.server).load(0).epoch, list(plant.alerts)
     again = plant.worker(16)
     plant.run(again)
@@ -193,13 +199,7 @@ def test_offsets_that_an_operator_set_are_taken_as_they_are():
 
 def test_a_worker_killed_while_it_reads_from_offsets_that_an_operator_set():
     """The states are newer than what was read since: they count all the same, and none is lost."""
-    plant = make_plant()
-    worker = plant.worker(16)
-    plant.run(worker)
-    worker.pipeline.close()
-    here = Partition(TOPIC, 0)
-    end = plant.log.end(here)
-    plant.log.group("detector").committed[here] = Position(end - 100, end - 100, 0)
+    plant, here, end = set_back()
     alerts = list(plant.alerts)
     again = plant.worker(16)
     turns(plant, again, 3)

@@ -116,10 +116,9 @@ def judge(
         if score - score == 0.0:  # finite
             return Judgement(None, False), method.update(state, score)
         return Judgement(None, score != score), state
+    above = level if margin == 1.0 else level + (margin - 1.0) * abs(level)  # alarm_level, without a call
     if score <= level:
-        learnt = _learn(method, state, score, learn_after)
-        return Judgement(level if margin == 1.0 else level + (margin - 1.0) * abs(level), False), learnt
-    above = level if margin == 1.0 else level + (margin - 1.0) * abs(level)
+        return Judgement(above, False), _learn(method, state, score, learn_after)
     return Judgement(above, not score <= above), state
 
 
