@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from producers.arguments import build_parser
-from producers.recording import Recording
-from producers.replay import Plan, Progress, SystemClock, Writer, messages_in, replay
+from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.replay import Plan, Progress, SystemClock, Writer, messages_in, replay
 from stream_detector.errors import ConfigError, DataError, DetectorError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _replay(args: argparse.Namespace) -> None:
-    from producers.readers import read
+    from stream_detector.datasets import read
 
     recordings = read(
         args.files,
@@ -64,8 +64,8 @@ def _replay(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from producers.output import write
-    from producers.simulate import DEFAULT_START_MS, Waveforms, simulate
+    from stream_detector.datasets.output import write
+    from stream_detector.simulation.simulate import DEFAULT_START_MS, Waveforms, simulate
 
     if args.out is None and args.topic is None and args.config is None:
         raise DataError("nothing to do: give --out DIR to write files, --topic or --config to send readings, or both")
@@ -118,7 +118,7 @@ def _send(recordings: Sequence[Recording], args: argparse.Namespace) -> None:
 
 def connect(kafka: KafkaConfig, topic: str, partitions: int) -> AbstractContextManager[Writer]:
     """Create the topic where it is missing and open a writer. Raises BrokerError."""
-    from stream_detector.kafka_io import MessageWriter, ensure_topics
+    from stream_detector.adapters.kafka import MessageWriter, ensure_topics
 
     ensure_topics(kafka, {topic: partitions})
     return MessageWriter(kafka, client_id="stream-detector-producer")
@@ -130,7 +130,7 @@ def _target(args: argparse.Namespace) -> tuple[KafkaConfig, InputConfig]:
 
     servers = args.bootstrap_servers
     if args.config is not None:
-        from stream_detector.settings import load
+        from stream_detector.config.loading import load
 
         config = load(args.config, overrides=None if servers is None else {"kafka.bootstrap_servers": servers})
         return config.kafka, config.inputs[0]
@@ -178,7 +178,7 @@ def _progress(total: int | None, quiet: bool) -> Iterator[Callable[[Progress], N
 
 
 def _summary(done: Progress, assets: int, topic: str) -> str:
-    from producers.readers.times import ms_to_iso
+    from stream_detector.datasets.times import ms_to_iso
 
     until = "" if done.event_ms is None else f", up to event time {ms_to_iso(done.event_ms)}"
     how = "" if done.done else "stopped early: "

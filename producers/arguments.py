@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from producers.faults import KINDS, SYNTAX
-from producers.profiles import PROFILES
-from producers.readers import FORMATS
-from producers.readers.times import TsUnit, iso_to_ms
-from producers.replay import Times
-from producers.scenarios import SCENARIOS
-from producers.simulate import CHANNELS, DEFAULT_CHANNELS
+from stream_detector.simulation.faults import KINDS, SYNTAX
+from stream_detector.simulation.profiles import PROFILES
+from stream_detector.datasets import FORMATS
+from stream_detector.datasets.times import TsUnit, iso_to_ms
+from stream_detector.datasets.replay import Times
+from stream_detector.simulation.scenarios import SCENARIOS
+from stream_detector.simulation.simulate import CHANNELS, DEFAULT_CHANNELS
 
 _EXAMPLES = """\
 examples:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from stream_detector import __version__
 from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train, verdict
 from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
-from stream_detector.logs import Output
+from stream_detector.telemetry.logs import Output
 
 _EPILOG = """\
 from nothing to alerts:

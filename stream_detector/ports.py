@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream_detector.records import (
+from stream_detector.types import (
     Alert,
     AssetState,
     Audit,

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta, timezone
 import msgpack  # type: ignore[import-untyped] # it ships no types
 
 from stream_detector.config import ChannelConfig
-from stream_detector.records import PlainMessage
+from stream_detector.types import PlainMessage
 
 BASE_MS = 1_583_748_873_000
 CHANNELS: Mapping[str, ChannelConfig] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped] # it ships no types
 
-from stream_detector.records import PlainMessage
+from stream_detector.types import PlainMessage
 
 START_MS = 1_600_000_000_000
 _TEXTS = (

@@ -18,11 +18,11 @@ import numpy as np
 
 from stream_detector.codec import encode_reading, encode_state
 from stream_detector.config import Config
-from stream_detector.memory import MemoryLog, MemorySink, MemorySource
-from stream_detector.memory_store import MemoryServer, MemoryStore
-from stream_detector.metrics import Metrics
-from stream_detector.pipeline import Pipeline
-from stream_detector.records import ModelRef, Partition, PlainMessage, ScoreBatch, Shifts, WindowBatch
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.telemetry.metrics import Metrics
+from stream_detector.worker.pipeline import Pipeline
+from stream_detector.types import ModelRef, Partition, PlainMessage, ScoreBatch, Shifts, WindowBatch
 
 START_MS = 1_600_000_000_000
 TOPIC = "pump.readings"

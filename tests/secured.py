@@ -38,8 +38,8 @@ from kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from stream_detector.embedded import free_port
-from stream_detector.rights import KafkaRight
+from stream_detector.adapters.embedded.servers import free_port
+from stream_detector.permissions import KafkaRight
 from tests.servers import KafkaServer, RedisServer, Server
 
 DAY = timedelta(days=1)

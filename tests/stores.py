@@ -8,10 +8,10 @@ from typing import Protocol
 import redis
 
 from stream_detector.config import RedisConfig
-from stream_detector.memory_store import MemoryServer, MemoryStore
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.ports import StateStore
-from stream_detector.records import AssetState
-from stream_detector.redis_store import RedisStore
+from stream_detector.types import AssetState
+from stream_detector.adapters.redis import RedisStore
 
 
 class Store(StateStore, Protocol):

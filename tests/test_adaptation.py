@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from stream_detector.adaptation import EVERY, Adapting
+from stream_detector.decision.adaptation import EVERY, Adapting
 from stream_detector.codec import encode_reading
 from stream_detector.config import AdaptationConfig
-from stream_detector.offline import Backtest, Encoded
-from stream_detector.records import Adaptation
+from stream_detector.evaluate.offline import Backtest, Encoded
+from stream_detector.types import Adaptation
 from tests.rig import CALIBRATION, START_MS, LastValue, Plant, Sent, make_config
 
 STEP_MS = 1_000

@@ -15,12 +15,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from stream_detector import artifact_file as module
-from stream_detector.artifact import load
-from stream_detector.artifact_file import METADATA_KEY
+from stream_detector.artifacts import file as module
+from stream_detector.artifacts.artifact import load
+from stream_detector.artifacts.file import METADATA_KEY
 from stream_detector.config import Config
 from stream_detector.errors import ArtifactError
-from stream_detector.model_set import ModelSet
+from stream_detector.artifacts.model_set import ModelSet
 from tests.test_artifact import envelope_of, rewrite
 from tests.trained import artifact, make_config
 

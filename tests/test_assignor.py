@@ -10,7 +10,7 @@ from kafka.coordinator.assignors.abstract import RebalanceProtocol
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 from kafka.structs import TopicPartition
 
-from stream_detector.kafka_io.assignor import TaskAssignor, deal
+from stream_detector.adapters.kafka.assignor import TaskAssignor, deal
 
 GROUPS = st.integers(1, 40).flatmap(
     lambda tasks: st.tuples(

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stream_detector.pace import FIRST, GROWTH, Pace
-from stream_detector.records import Partition
-from stream_detector.scoring import AHEAD_MS, SLICE_MS
+from stream_detector.worker.throughput import FIRST, GROWTH, Pace
+from stream_detector.types import Partition
+from stream_detector.worker.slices import AHEAD_MS, SLICE_MS
 from tests.rig import TOPIC, Plant, ids, make_config, recorded
 
 MESSAGES = recorded(assets=6, rows=1_200, partitions=2)

@@ -9,10 +9,10 @@ import pytest
 
 from stream_detector.cli.trail import change
 from stream_detector.config import ChannelConfig, Config
-from stream_detector.judging import Judging
+from stream_detector.decision.engine import Judging
 from stream_detector.ports import TaskState
-from stream_detector.records import Alert, Controls, ModelRef, ScoreBatch, WindowBatch
-from stream_detector.task import Task
+from stream_detector.types import Alert, Controls, ModelRef, ScoreBatch, WindowBatch
+from stream_detector.worker.task import Task
 
 MINUTE_MS = 60_000
 WEEK = 7 * 24 * 60  # windows of a minute

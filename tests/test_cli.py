@@ -11,11 +11,11 @@ import jsonschema
 import pytest
 import yaml
 
-from producers.output import write
-from producers.simulate import simulate
+from stream_detector.datasets.output import write
+from stream_detector.simulation.simulate import simulate
 from stream_detector.__main__ import main
 from stream_detector.cli.show import alert_line
-from stream_detector.records import AlertEvent
+from stream_detector.types import AlertEvent
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "stream_detector" / "schemas" / "alert.schema.json").read_text())

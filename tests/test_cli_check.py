@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.cli import check, reference
-from stream_detector.logs import Output
+from stream_detector.telemetry.logs import Output
 
 ROOT = Path(__file__).parents[1]
 

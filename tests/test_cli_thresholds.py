@@ -16,8 +16,8 @@ from stream_detector.cli import thresholds
 from stream_detector.codec import encode_point
 from stream_detector.config import RedisConfig
 from stream_detector.errors import ConfigError, DecodeError, StoreError
-from stream_detector.records import Adaptation, AssetState, IncidentState, ThresholdState
-from stream_detector.redis_store import RedisStore
+from stream_detector.types import Adaptation, AssetState, IncidentState, ThresholdState
+from stream_detector.adapters.redis import RedisStore
 
 Run = Callable[..., str]
 

@@ -16,7 +16,7 @@ from stream_detector.codec import (
     encode_reading,
 )
 from stream_detector.config import ChannelConfig, InputConfig
-from stream_detector.records import (
+from stream_detector.types import (
     DeadLetter,
     MessageBatch,
     Partition,

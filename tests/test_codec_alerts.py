@@ -22,7 +22,7 @@ from stream_detector.codec import (
     incident_id,
 )
 from stream_detector.errors import DecodeError
-from stream_detector.records import (
+from stream_detector.types import (
     DEAD_LETTER_CODES,
     Alert,
     ChannelShare,

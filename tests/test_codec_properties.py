@@ -22,7 +22,7 @@ from stream_detector.codec import (
 )
 from stream_detector.config import ChannelConfig, InputConfig
 from stream_detector.errors import DecodeError
-from stream_detector.records import (
+from stream_detector.types import (
     DEAD_LETTER_CODES,
     AssetState,
     IncidentState,

@@ -16,7 +16,7 @@ from stream_detector.codec import (
 )
 from stream_detector.config import most_scores
 from stream_detector.errors import DecodeError
-from stream_detector.records import (
+from stream_detector.types import (
     Adaptation,
     AssetState,
     BudgetState,

@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from producers.__main__ import main as producers_main
-from stream_detector import settings
-from stream_detector.metrics import Metrics
+from stream_detector.config import loading as settings
+from stream_detector.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from stream_detector import features
+from stream_detector.models import preprocessing as features
 from stream_detector.config import ChannelConfig, FeatureConfig
 from stream_detector.errors import ConfigError, DataError
-from stream_detector.features import Preprocess, Scale, Smooth, column_channels
+from stream_detector.models.preprocessing import Preprocess, Scale, Smooth, column_channels
 
 
 def windows(n: int = 300, length: int = 20, columns: int = 3, seed: int = 0) -> torch.Tensor:

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from stream_detector.memory import MemoryLog, MemorySink, MemorySource
-from stream_detector.memory_store import MemoryServer, MemoryStore
-from stream_detector.metrics import Metrics
-from stream_detector.records import DEAD_LETTER_CODES, Partition
-from stream_detector.verdict_stage import VerdictStage, verdict_config
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.telemetry.metrics import Metrics
+from stream_detector.types import DEAD_LETTER_CODES, Partition
+from stream_detector.feedback.stage import VerdictStage, verdict_config
 from tests.fuzz import fuzzed_readings, fuzzed_verdicts, untouched
 from tests.rig import TOPIC, Plant, make_config
 

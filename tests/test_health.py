@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream_detector.errors import BrokerError
-from stream_detector.health import STUCK_S, Health
+from stream_detector.worker.health import STUCK_S, Health
 from tests.rig import Clock, Plant, make_config, recorded
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from stream_detector.config import ChannelConfig, Config, IncidentConfig, ThresholdConfig
-from stream_detector.judging import Judging
+from stream_detector.decision.engine import Judging
 from stream_detector.ports import TaskState
-from stream_detector.records import Controls, ModelRef, ScoreBatch, WindowBatch
-from stream_detector.task import Task
+from stream_detector.types import Controls, ModelRef, ScoreBatch, WindowBatch
+from stream_detector.worker.task import Task
 
 CONFIG = Config(stream="s", channels={"a": ChannelConfig()}, threshold=ThresholdConfig(learn_after=0))
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from stream_detector.codec import decode_state, encode_alert, encode_audit, encode_state
 from stream_detector.config import Config
-from stream_detector.judging import Judging
+from stream_detector.decision.engine import Judging
 from stream_detector.ports import TaskState
-from stream_detector.records import Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
-from stream_detector.scorer import SCORE_BITS, round_mantissa
-from stream_detector.task import Task
+from stream_detector.types import Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
+from stream_detector.scoring.scorer import SCORE_BITS, round_mantissa
+from stream_detector.worker.task import Task
 
 Floats = NDArray[np.float64]
 ASSETS, COLUMNS, WINDOWS, STEP_MS = ("p", "q"), 3, 700, 10_000

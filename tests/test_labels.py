@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from stream_detector import artifact as artifacts
+from stream_detector.artifacts import artifact as artifacts
 from stream_detector.__main__ import main
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DataError
-from stream_detector.labels import Labels, Marker
-from stream_detector.train import train
+from stream_detector.training.labels import Labels, Marker
+from stream_detector.training.train import train
 from tests.trained import make_config, windows
 
 ROWS, FAULTS = 2_000, ((600, 640), (1_000, 1_060), (1_700, 1_750))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_detector.logs import JsonLines, event
+from stream_detector.telemetry.logs import JsonLines, event
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,7 +73,7 @@ def test_what_ends_a_program_is_a_line_too(tmp_path, level):
 def test_what_nobody_caught_is_a_line_too(tmp_path):
     """A defect's traceback doesn't break the lines apart."""
     code = (
-        "from stream_detector.logs import Output\n"
+        "from stream_detector.telemetry.logs import Output\n"
         "import threading, warnings\n"
         "Output('json', 'info').install()\n"
         "warnings.warn('old')\n"

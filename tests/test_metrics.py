@@ -8,8 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_detector.errors import ConfigError
-from stream_detector.metrics import HealthServer, Metrics
-from stream_detector.records import Partition
+from stream_detector.telemetry.metrics import HealthServer, Metrics
+from stream_detector.types import Partition
 
 
 class Health:

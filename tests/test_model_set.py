@@ -4,7 +4,7 @@ from urllib.parse import unquote
 import pytest
 
 from stream_detector.errors import ArtifactError, ConfigError
-from stream_detector.model_set import LONGEST_NAME, ModelSet, asset_file, save_all
+from stream_detector.artifacts.model_set import LONGEST_NAME, ModelSet, asset_file, save_all
 from tests.trained import artifact, make_config
 
 

@@ -8,7 +8,7 @@ import pytest
 from stream_detector.codec import encode_reading
 from stream_detector.config import InputConfig
 from stream_detector.errors import DataError
-from stream_detector.offline import Backtest, Encoded, offline, windows
+from stream_detector.evaluate.offline import Backtest, Encoded, offline, windows
 from tests.rig import CALIBRATION, START_MS, LastValue, Plant, make_config, recorded
 
 

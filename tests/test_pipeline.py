@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stream_detector.memory_store import MemoryStore
-from stream_detector.records import Partition
+from stream_detector.adapters.memory.store import MemoryStore
+from stream_detector.types import Partition
 from tests.rig import START_MS, STRANGER, TOPIC, Plant, Sent, ids, make_config, recorded
 
 MESSAGES = recorded()

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from stream_detector.errors import BrokerError, StoreError
-from stream_detector.memory_store import MemoryStore
-from stream_detector.records import Partition
+from stream_detector.adapters.memory.store import MemoryStore
+from stream_detector.types import Partition
 from tests.rig import TOPIC, CrashError, Plant, ids, make_config, recorded
 
 MESSAGES = recorded(assets=4, rows=200, partitions=2)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream_detector.memory_store import MemoryServer
+from stream_detector.adapters.memory.store import MemoryServer
 from tests.rig import Plant, make_config, recorded
 
 TIMEOUT_MS = 2_000.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.placing import Probe, placed
+from stream_detector.decision.relocation import Probe, placed
 
 #: Five channels that go together closely, as load, current and heat do.
 SPREAD = np.full((5, 5), 0.95) + 0.05 * np.eye(5)

@@ -7,8 +7,8 @@ import logging
 import numpy as np
 import pytest
 
-from stream_detector.precision import coarse_columns
-from stream_detector.train import train
+from stream_detector.models.precision import coarse_columns
+from stream_detector.training.train import train
 from tests.trained import make_config, windows
 
 NOISE = np.random.default_rng(5).normal(size=(2_000, 1))

@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from stream_detector.config import Config
-from stream_detector.offline import Backtest, Encoded, windows
-from stream_detector.records import Partition, PlainMessage, ReadingBatch, WindowBatch
-from stream_detector.records_window import RecordsWindower
+from stream_detector.evaluate.offline import Backtest, Encoded, windows
+from stream_detector.types import Partition, PlainMessage, ReadingBatch, WindowBatch
+from stream_detector.windowing.records import RecordsWindower
 
 TOPIC = "cards.readings"
 TS = 1_700_000_000_000
@@ -140,9 +140,9 @@ def test_offline_windows_are_cut_by_records():
 
 def test_a_backtest_judges_every_record():
     """Through the loop: trained on ordinary payments, it tells of an amount and of a country never seen."""
-    from stream_detector.model_set import ModelSet
-    from stream_detector.scorer import Scorer
-    from stream_detector.train import train
+    from stream_detector.artifacts.model_set import ModelSet
+    from stream_detector.scoring.scorer import Scorer
+    from stream_detector.training.train import train
 
     draw = np.random.default_rng(0)
     setup = config(
@@ -175,8 +175,8 @@ def test_a_restart_judges_no_record_twice():
     """What the states loaded have seen is left out when the log is read again from an earlier position."""
     from stream_detector.codec import ReadingDecoder
     from stream_detector.ports import TaskState
-    from stream_detector.records import AssetState, IncidentState, MessageBatch, Position, ThresholdState
-    from stream_detector.task import Task
+    from stream_detector.types import AssetState, IncidentState, MessageBatch, Position, ThresholdState
+    from stream_detector.worker.task import Task
 
     setup = config()
     partition = Partition(TOPIC, 0)

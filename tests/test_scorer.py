@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from stream_detector.artifact import Artifact
+from stream_detector.artifacts.artifact import Artifact
 from stream_detector.config import ScorerConfig
 from stream_detector.errors import ArtifactError, ConfigError
-from stream_detector.model_set import ModelSet
-from stream_detector.records import ScoreBatch
-from stream_detector.scorer import Scorer, buckets, round_mantissa, window_seeds
-from stream_detector.train import train, train_many
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.types import ScoreBatch
+from stream_detector.scoring.scorer import Scorer, buckets, round_mantissa, window_seeds
+from stream_detector.training.train import train, train_many
 from tests.trained import artifact, joined, make_batch, make_config, take, windows
 
 FIELDS = ("score", "channels", "observed", "expected", "model")
@@ -255,7 +255,7 @@ def test_a_fleet_side_by_side_scores_bit_for_bit_as_one_by_one(kind: str, folds:
     """Whichever assets are in a batch, in what order, and however many windows each has."""
     models = ModelSet(artifact(), fleet(kind, folds))  # and a fourth, of another shape, for whoever else comes
     side_by_side = Scorer(models, ScorerConfig(max_batch=64))
-    monkeypatch.setattr("stream_detector.scorer.LARGEST_STACKED", 0)
+    monkeypatch.setattr("stream_detector.scoring.scorer.LARGEST_STACKED", 0)
     one_by_one = Scorer(models, ScorerConfig())
     batch = joined(*(windows(90, name, seed=seed) for seed, name in enumerate(["a", "b", "c", "d"])))
     batch.values[7] = np.nan

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.norms import NormsLearner, norms_of
-from stream_detector.records import WindowBatch
-from stream_detector.sensor_checks import FLAT, OUT, RUN, TIES, SensorChecks
+from stream_detector.windowing.channel_profile import NormsLearner, norms_of
+from stream_detector.types import WindowBatch
+from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, SensorChecks
 
 LENGTH = 20
 NOISE, SETPOINT, SWITCH, COARSE = range(4)

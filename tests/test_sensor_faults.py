@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from stream_detector.config import Config
-from stream_detector.memory import MemoryLog, MemorySink, MemorySource
-from stream_detector.memory_store import MemoryServer, MemoryStore
-from stream_detector.model_set import ModelSet
-from stream_detector.offline import Encoded, windows
-from stream_detector.pipeline import Pipeline
-from stream_detector.records import Partition, PlainMessage
-from stream_detector.scorer import Scorer
-from stream_detector.train import train
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.evaluate.offline import Encoded, windows
+from stream_detector.worker.pipeline import Pipeline
+from stream_detector.types import Partition, PlainMessage
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.training.train import train
 
 START = 1_700_000_000_000
 SECONDS = 900

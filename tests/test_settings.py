@@ -4,7 +4,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError
 

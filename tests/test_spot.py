@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from stream_detector.config import ThresholdConfig
-from stream_detector.records import ThresholdState
-from stream_detector.threshold import gpd, judge
-from stream_detector.threshold.dspot import DSpot
-from stream_detector.threshold.spot import MIN_PEAKS, Spot
+from stream_detector.types import ThresholdState
+from stream_detector.decision.threshold import gpd, judge
+from stream_detector.decision.threshold.dspot import DSpot
+from stream_detector.decision.threshold.spot import MIN_PEAKS, Spot
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 

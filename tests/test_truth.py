@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from stream_detector.records import Alert, ChannelShare, ModelRef
-from stream_detector.truth import Incident, Interval, incidents, runs, tally
+from stream_detector.types import Alert, ChannelShare, ModelRef
+from stream_detector.datasets.ground_truth import Incident, Interval, incidents, runs, tally
 
 ALERT = Alert(
     id="1", incident="a", event="open", stream="pump", asset="pump-1", start_ms=90, end_ms=100, score=2.0,

@@ -9,12 +9,12 @@ import pytest
 
 from stream_detector.config import VerdictConfig
 from stream_detector.errors import BrokerError, DecodeError, StoreError
-from stream_detector.memory import MemoryLog, MemorySink, MemorySource
-from stream_detector.memory_store import MemoryServer, MemoryStore
-from stream_detector.metrics import Metrics
-from stream_detector.records import MessageBatch, Partition, PlainMessage, Position
-from stream_detector.verdict_stage import VerdictStage, verdict_config
-from stream_detector.verdicts import Desk, decode_verdict, encode_verdict
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.telemetry.metrics import Metrics
+from stream_detector.types import MessageBatch, Partition, PlainMessage, Position
+from stream_detector.feedback.stage import VerdictStage, verdict_config
+from stream_detector.feedback.verdicts import Desk, decode_verdict, encode_verdict
 from tests.rig import make_config
 
 ALERT = "f354e300-8729-52db-b2ed-82bb28adfe45"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stream_detector.config import ChannelConfig
-from stream_detector.waveform import BAND_FLOOR, waveform_features
+from stream_detector.windowing.waveform import BAND_FLOOR, waveform_features
 
 ALL = ("rms", "peak", "crest", "kurtosis")
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.config import ChannelConfig, WindowConfig
-from stream_detector.records import Partition, PlainMessage, ReadingBatch
-from stream_detector.window import Windower, part
+from stream_detector.types import Partition, PlainMessage, ReadingBatch
+from stream_detector.windowing.windower import Windower, part
 from tests.window_oracle import OracleAsset
 
 CHANNELS = {"a": ChannelConfig(), "b": ChannelConfig(cell="last"), "c": ChannelConfig(cell="max", max_gap_ms=3_000)}

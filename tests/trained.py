@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.artifact import Artifact
+from stream_detector.artifacts.artifact import Artifact
 from stream_detector.config import Config
-from stream_detector.records import WindowBatch
-from stream_detector.train import train
+from stream_detector.types import WindowBatch
+from stream_detector.training.train import train
 
 START_MS = 1_583_748_873_000  # 2020-03-09T10:14:33Z
 CELL_MS = 1_000

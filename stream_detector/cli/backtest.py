@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.cli import data
 from stream_detector.cli.show import alert_line, letter_line, state_line
 from stream_detector.errors import DataError
@@ -49,9 +49,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
-    from stream_detector.model_set import ModelSet  # torch comes with it: only once the options are right
-    from stream_detector.offline import Backtest
-    from stream_detector.scorer import Scorer
+    from stream_detector.artifacts.model_set import ModelSet  # torch comes with it: only once the options are right
+    from stream_detector.evaluate.offline import Backtest
+    from stream_detector.scoring.scorer import Scorer
 
     overrides = {"artifact": args.model.resolve()} if args.model else None
     config = settings.load(args.config, overrides=overrides)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.messages and len(config.inputs) > 1:
         raise DataError(f"--messages: the set-up joins {len(config.inputs)} topics, a file has the messages of one")
     models = ModelSet.load(config)
-    logging.getLogger("stream_detector.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
+    logging.getLogger("stream_detector.worker.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
     backtest = Backtest(
         config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
         norms=[one.norms for one in models.artifacts], model_of=models.ref_of,

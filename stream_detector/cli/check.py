@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.cli import reference
 from stream_detector.config import Config, Secret
 from stream_detector.errors import ConfigError
-from stream_detector.logs import Output
-from stream_detector.rights import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_rights, redis_command
+from stream_detector.telemetry.logs import Output
+from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_rights, redis_command
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

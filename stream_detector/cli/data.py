@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from producers.readers import FORMATS, read
-from producers.recording import Recording
+from stream_detector.datasets import FORMATS, read
+from stream_detector.datasets.recording import Recording
 from stream_detector.config import Config
 from stream_detector.errors import DataError
-from stream_detector.offline import Encoded
+from stream_detector.evaluate.offline import Encoded
 
 
 def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None:

@@ -18,21 +18,21 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
-from producers.output import write
-from producers.readers import FORMATS, read
-from producers.recording import Recording
-from producers.simulate import simulate
-from stream_detector import settings
+from stream_detector.datasets.output import write
+from stream_detector.datasets import FORMATS, read
+from stream_detector.datasets.recording import Recording
+from stream_detector.simulation.simulate import simulate
+from stream_detector.config import loading as settings
 from stream_detector.cli import data, processes
 from stream_detector.cli.show import alert_line
 from stream_detector.config import Config
-from stream_detector.embedded import free_port
+from stream_detector.adapters.embedded.servers import free_port
 from stream_detector.errors import ConfigError, DetectorError
-from stream_detector.truth import Interval, incidents, runs, tally
+from stream_detector.datasets.ground_truth import Interval, incidents, runs, tally
 
 if TYPE_CHECKING:
-    from stream_detector.kafka_io import AlertReader
-    from stream_detector.records import Alert
+    from stream_detector.adapters.kafka import AlertReader
+    from stream_detector.types import Alert
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -154,9 +154,9 @@ def _plan(args: argparse.Namespace, exits: ExitStack) -> _Plan:
 
 
 def _train(plan: _Plan, config: Config, console: Console) -> None:
-    from stream_detector.model_set import save_all
-    from stream_detector.offline import windows
-    from stream_detector.train import train_many
+    from stream_detector.artifacts.model_set import save_all
+    from stream_detector.evaluate.offline import windows
+    from stream_detector.training.train import train_many
 
     rows = sum(map(len, plan.history))
     trained = train_many(config, windows(config, data.encoded(plan.history)))
@@ -176,7 +176,7 @@ def _replay(
 
     Returns the alerts, and what the worker itself counted.
     """
-    from stream_detector.kafka_io import AlertReader
+    from stream_detector.adapters.kafka import AlertReader
 
     env = {**os.environ, **environment}
     path = str(plan.config_path)
@@ -227,7 +227,7 @@ def _show(reader: AlertReader, alerts: list[Alert], console: Console) -> None:
 def _summary(
     plan: _Plan, config: Config, alerts: list[Alert], counts: dict[str, int]
 ) -> dict[str, float | int]:
-    from stream_detector.kafka_io import end_offsets
+    from stream_detector.adapters.kafka import end_offsets
 
     last = {recording.asset: float(recording.ts_ms.max()) for recording in plan.recordings}
     # a recording that has ended is no silent machine

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.cli import evaluate_live, evaluate_simulated
 from stream_detector.errors import ConfigError
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--report {args.report}: there is no folder {args.report.parent}; make it first")
     if args.suite is not None:
         raise ConfigError(f"--suite is for the protocol simulated, not for {args.protocol}")
-    from producers.readers import read
+    from stream_detector.datasets import read
     from stream_detector.evaluate.protocols import PROTOCOLS, Request  # torch comes with it
     from stream_detector.models import DETECTORS, Labelled
 

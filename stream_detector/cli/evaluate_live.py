@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.cli import processes
 from stream_detector.config import Config
 from stream_detector.errors import DetectorError
@@ -86,20 +86,20 @@ def _published(folder: Path, recordings: Sequence[Recording]) -> ByAsset:
 
 def _send(config: Config, recordings: Sequence[Recording]) -> None:
     """Replay all recordings, as fast as it goes, into the input topic."""
-    from producers.replay import Plan, SystemClock, replay
-    from stream_detector.kafka_io import MessageWriter
+    from stream_detector.datasets.replay import Plan, SystemClock, replay
+    from stream_detector.adapters.kafka import MessageWriter
 
     entry = config.inputs[0]
     plan = Plan(
         entry.topic, speed=None, format="msgpack" if entry.format == "msgpack" else "json", fields=entry.fields
     )
     with MessageWriter(config.kafka, client_id="stream-detector-evaluate") as writer:
-        replay(recordings, plan, writer, clock=SystemClock())  # type: ignore[arg-type]  # read by producers.readers
+        replay(recordings, plan, writer, clock=SystemClock())  # type: ignore[arg-type]  # read by stream_detector.datasets
 
 
 def _read(config: Config) -> ByAsset:
     """Return all alerts published, by asset."""
-    from stream_detector.kafka_io import AlertReader
+    from stream_detector.adapters.kafka import AlertReader
 
     found: ByAsset = {}
     quiet = 0

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "simulated.yaml"
@@ -47,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     days = args.days or 7.0
     if args.suite != "healthy" and days < LEAST_DAYS:
         raise ConfigError(f"--days must be at least {LEAST_DAYS:g} for --suite {args.suite}: its events take so long")
-    from producers.simulate import simulate
+    from stream_detector.simulation.simulate import simulate
     from stream_detector.evaluate.simulated import SUITES as TRIALS  # torch comes with it
     from stream_detector.evaluate.simulated import Trial
 
-    logging.getLogger("stream_detector.offline").setLevel(logging.ERROR)  # readings of broken sensors are refused
+    logging.getLogger("stream_detector.evaluate.offline").setLevel(logging.ERROR)  # readings of broken sensors are refused
     config = settings.load(args.config or CONFIG)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from producers.readers.times import iso_to_ms
-from producers.recording import Recording
+from stream_detector.datasets.times import iso_to_ms
+from stream_detector.datasets.recording import Recording
 from stream_detector.config import Config
 from stream_detector.errors import DataError
-from stream_detector.labels import Labels, from_intervals, from_rows
-from stream_detector.truth import Interval
+from stream_detector.training.labels import Labels, from_intervals, from_rows
+from stream_detector.datasets.ground_truth import Interval
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:

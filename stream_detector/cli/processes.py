@@ -16,7 +16,7 @@ def servers(kafka: str | None, redis: str | None, exits: ExitStack) -> dict[str,
     """Return the environment that names broker and store, started here, until `exits` closes, where none was given."""
     environment: dict[str, str] = {}
     if kafka is None or redis is None:
-        from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
+        from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, Embedded
 
         embedded = exits.enter_context(Embedded())
         if kafka is None:
@@ -30,8 +30,8 @@ def servers(kafka: str | None, redis: str | None, exits: ExitStack) -> dict[str,
 
 def create(config: Config, partitions: int) -> None:
     """Make the topics, and see whether broker and store are there at all: before time goes into training."""
-    from stream_detector.kafka_io import ensure_topics
-    from stream_detector.redis_store import RedisStore
+    from stream_detector.adapters.kafka import ensure_topics
+    from stream_detector.adapters.redis import RedisStore
 
     with closing(RedisStore(config.redis, config.stream)) as store:
         store.controls_version()
@@ -64,7 +64,7 @@ class Child:
 
 def ends(config: Config) -> dict[int, int]:
     """Return the end of each partition of the first input topic that holds messages."""
-    from stream_detector.kafka_io import end_offsets
+    from stream_detector.adapters.kafka import end_offsets
 
     found = end_offsets(config.kafka, [config.inputs[0].topic])
     return {partition.index: end for partition, end in found.items() if end}
@@ -72,7 +72,7 @@ def ends(config: Config) -> dict[int, int]:
 
 def processed(config: Config, upto: Mapping[int, int]) -> bool:
     """Whether workers have committed all up to these ends."""
-    from stream_detector.redis_store import RedisStore
+    from stream_detector.adapters.redis import RedisStore
 
     with closing(RedisStore(config.redis, config.stream)) as store:
         return all(

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.cli.starting import Start
 from stream_detector.cli.verdict_worker import VerdictWorker
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError, FencedError
-from stream_detector.health import Health
-from stream_detector.logs import Output, event
-from stream_detector.tuning import tune_gc
+from stream_detector.worker.health import Health
+from stream_detector.telemetry.logs import Output, event
+from stream_detector.worker.gc_settings import tune_gc
 
 if TYPE_CHECKING:
-    from stream_detector.kafka_io import KafkaSink, TransactionalSink
-    from stream_detector.pipeline import Pipeline
+    from stream_detector.adapters.kafka import KafkaSink, TransactionalSink
+    from stream_detector.worker.pipeline import Pipeline
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -103,12 +103,12 @@ def _assemble(
     config: Config, partitions: int | None, closing: ExitStack, health: Health, start: Start | None = None
 ) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
-    from stream_detector.kafka_io import KafkaSource, ensure_topics, make_sink, require_all_topics, require_rights
-    from stream_detector.metrics import HealthServer, Metrics
-    from stream_detector.model_set import ModelSet
-    from stream_detector.pipeline import Pipeline
-    from stream_detector.redis_store import RedisStore
-    from stream_detector.scorer import Scorer
+    from stream_detector.adapters.kafka import KafkaSource, ensure_topics, make_sink, require_all_topics, require_rights
+    from stream_detector.telemetry.metrics import HealthServer, Metrics
+    from stream_detector.artifacts.model_set import ModelSet
+    from stream_detector.worker.pipeline import Pipeline
+    from stream_detector.adapters.redis import RedisStore
+    from stream_detector.scoring.scorer import Scorer
 
     models = ModelSet.load(config)
     scorer = Scorer(models, config.scorer)

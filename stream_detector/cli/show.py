@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 
 from stream_detector.codec import decode_alert, encode_state
-from stream_detector.records import AssetState, PlainMessage
+from stream_detector.types import AssetState, PlainMessage
 
 _MARK = {"info": "·", "warning": "!", "critical": "‼"}
 

@@ -9,8 +9,8 @@ from threading import Event
 from typing import TypeVar
 
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError
-from stream_detector.health import Health
-from stream_detector.logs import event
+from stream_detector.worker.health import Health
+from stream_detector.telemetry.logs import event
 
 log = logging.getLogger(__name__)
 

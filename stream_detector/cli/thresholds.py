@@ -12,13 +12,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
-from stream_detector.records import AssetState, Controls
+from stream_detector.types import AssetState, Controls
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; redis is imported when it is used
     from stream_detector.config import BudgetConfig, Config
-    from stream_detector.redis_store import RedisStore
+    from stream_detector.adapters.redis import RedisStore
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -57,7 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status. Raises ConfigError for a wrong argument, StoreError when Redis is away."""
-    from stream_detector.redis_store import RedisStore
+    from stream_detector.adapters.redis import RedisStore
 
     config = settings.load(args.config)
     with closing(RedisStore(config.redis, config.stream)) as store:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from stream_detector.codec import decode_audit
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DecodeError
-from stream_detector.records import Audit, Point
+from stream_detector.types import Audit, Point
 
 if TYPE_CHECKING:
-    from stream_detector.kafka_io import TopicReader
+    from stream_detector.adapters.kafka import TopicReader
 
 #: What each cause means to people.
 MEANING = {
@@ -36,7 +36,7 @@ def entries(config: Config) -> Iterator[Audit]:
 
     What can't be read is told on stderr. Raises BrokerError.
     """
-    from stream_detector.kafka_io import TopicReader, end_offsets  # the client is slow to import
+    from stream_detector.adapters.kafka import TopicReader, end_offsets  # the client is slow to import
 
     if not config.audit:
         raise ConfigError("audit is false in this set-up: nothing is written to the audit topic")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.cli import data, labels
 from stream_detector.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from stream_detector.artifact import Artifact
+    from stream_detector.artifacts.artifact import Artifact
     from stream_detector.config import Config
-    from stream_detector.labels import Labels
-    from stream_detector.records import WindowBatch
+    from stream_detector.training.labels import Labels
+    from stream_detector.types import WindowBatch
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -55,9 +55,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
-    from stream_detector.model_set import save_all  # torch comes with it: only once the options are right
-    from stream_detector.offline import windows
-    from stream_detector.train import train, train_many
+    from stream_detector.artifacts.model_set import save_all  # torch comes with it: only once the options are right
+    from stream_detector.evaluate.offline import windows
+    from stream_detector.training.train import train, train_many
 
     config = settings.load(args.config)
     out: Path | None = args.out or config.artifact
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         TimeElapsedColumn(), console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
     ) as bars:  # fmt: skip
         if args.per_asset and out.suffix == ".safetensors" and not out.is_dir():
-            from stream_detector.train_fleet import train_fleet
+            from stream_detector.training.fleet import train_fleet
 
             every = bars.add_task("assets", total=len(recordings), loss="")
             fleet = train_fleet(
@@ -107,7 +107,7 @@ def _history(
     args: argparse.Namespace, config: Config, batches: Iterator[WindowBatch], known: Labels | None
 ) -> Iterator[WindowBatch]:
     """Return the windows to train on: without faulty ones where that is asked for. What trains as normal is said."""
-    from stream_detector.labels import only_normal
+    from stream_detector.training.labels import only_normal
     from stream_detector.models import DETECTORS, Labelled
 
     if issubclass(DETECTORS[config.model.kind], Labelled):

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_detector import settings
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError, DecodeError
-from stream_detector.verdicts import KINDS, encode_verdict
+from stream_detector.feedback.verdicts import KINDS, encode_verdict
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
     from stream_detector.config import Config
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         value = encode_verdict(alert, args.verdict, getpass.getuser() if args.by is None else args.by, args.note)
     except DecodeError as error:
         raise ConfigError(error.detail) from None
-    from stream_detector.kafka_io import MessageWriter, ensure_topics  # the client is slow to import
+    from stream_detector.adapters.kafka import MessageWriter, ensure_topics  # the client is slow to import
 
     # The limits are per minute of message time, so it must be the broker's and not the sender's to set.
     ensure_topics(config.kafka, {config.verdict_topic: 1}, message_timestamp_type="LogAppendTime")
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     """List them; return the exit status. Raises StoreError, with --alerts BrokerError."""
-    from stream_detector.redis_store import RedisStore
+    from stream_detector.adapters.redis import RedisStore
 
     config = settings.load(args.config)
     with closing(RedisStore(config.redis, config.stream)) as store:
@@ -104,7 +104,7 @@ _FROM_ALERT = ("asset", "end", "event", "incident")
 
 def _alerts(config: Config, wanted: set[str]) -> dict[str, dict[str, Any]]:
     """Return what the alert topic holds of these alerts."""
-    from stream_detector.kafka_io import AlertReader
+    from stream_detector.adapters.kafka import AlertReader
 
     found: dict[str, dict[str, Any]] = {}
     if wanted:

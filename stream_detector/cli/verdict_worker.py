@@ -7,8 +7,8 @@ from threading import Event, Thread
 
 from stream_detector.config import Config
 from stream_detector.errors import BrokerRightsError, DetectorError
-from stream_detector.logs import event
-from stream_detector.metrics import Metrics
+from stream_detector.telemetry.logs import event
+from stream_detector.telemetry.metrics import Metrics
 from stream_detector.ports import StateStore
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class VerdictWorker:
 
     def _read(self) -> bool:
         """Read until told to stop; False when there is no topic. Raises DetectorError."""
-        from stream_detector.kafka_io import KafkaSource, make_sink, partition_counts
-        from stream_detector.verdict_stage import VerdictStage, verdict_config
+        from stream_detector.adapters.kafka import KafkaSource, make_sink, partition_counts
+        from stream_detector.feedback.stage import VerdictStage, verdict_config
 
         topic = self._config.verdict_topic
         if topic not in partition_counts(self._config.kafka, [topic]):

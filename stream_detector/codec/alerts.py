@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import orjson
 
 from stream_detector.errors import DecodeError
-from stream_detector.records import (
+from stream_detector.types import (
     Alert,
     AlertEvent,
     AlertKind,

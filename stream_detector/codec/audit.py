@@ -11,7 +11,7 @@ import orjson
 from stream_detector.codec.alerts import iso, ms_of, uuid5
 from stream_detector.codec.state import decode_state, encode_state
 from stream_detector.errors import DecodeError
-from stream_detector.records import (
+from stream_detector.types import (
     Adaptation,
     AssetState,
     Audit,

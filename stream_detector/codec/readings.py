@@ -32,7 +32,7 @@ from stream_detector.codec.strict import (
 )
 from stream_detector.config import ChannelConfig, InputConfig
 from stream_detector.errors import DecodeError
-from stream_detector.records import DeadLetter, Message, MessageBatch, ReadingBatch
+from stream_detector.types import DeadLetter, Message, MessageBatch, ReadingBatch
 
 FEW = 8  # below so many messages of one layout the columns cost more than they save
 

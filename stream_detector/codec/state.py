@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stream_detector.codec.packing import pack, unpack
 from stream_detector.errors import DecodeError
-from stream_detector.records import (
+from stream_detector.types import (
     Adaptation,
     AssetState,
     BudgetState,

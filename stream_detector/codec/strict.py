@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stream_detector.codec.packing import unpack
 from stream_detector.config import ChannelConfig, InputConfig
 from stream_detector.errors import DecodeError
-from stream_detector.records import Message
+from stream_detector.types import Message
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 END_MS = 7_258_118_400_000.0  # 2200-01-01T00:00:00Z: beyond it a number is most likely not in milliseconds

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from stream_detector.config.base import Section
 from stream_detector.errors import ConfigError
-from stream_detector.redaction import hide
+from stream_detector.telemetry.redaction import hide
 
 
 class Secret(Section):

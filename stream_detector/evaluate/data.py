@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import Config
-from stream_detector.offline import Encoded
+from stream_detector.evaluate.offline import Encoded
 
 
 class Message(Protocol):
@@ -33,7 +33,7 @@ class Message(Protocol):
 class Recording(Protocol):
     """Readings of one asset in the order of their source and what is known of their truth; N rows.
 
-    `producers.recording.Recording` is one. Labels never enter a message.
+    `stream_detector.datasets.recording.Recording` is one. Labels never enter a message.
     """
 
     asset: str
@@ -70,7 +70,7 @@ class Recording(Protocol):
 
 
 class Read(Protocol):
-    """Reads files of one public format, as `producers.readers.read` does; raises DataError."""
+    """Reads files of one public format, as `stream_detector.datasets.read` does; raises DataError."""
 
     def __call__(self, paths: Path | Sequence[Path], format: str, **options: Any) -> Sequence[Recording]:
         """Return the recordings of files and folders."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stream_detector.evaluate.data import Case
 from stream_detector.evaluate.live import Rows, Track
-from stream_detector.truth import Incident, Interval, incidents, runs, tally
+from stream_detector.datasets.ground_truth import Incident, Interval, incidents, runs, tally
 
 DAY_MS = 86_400_000.0
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
-from stream_detector.artifact import Artifact
+from stream_detector.artifacts.artifact import Artifact
 from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.evaluate.data import Case, Recording, encoded
-from stream_detector.history import gather
-from stream_detector.labels import from_rows
-from stream_detector.model_set import ModelSet
-from stream_detector.offline import windows
-from stream_detector.records import WindowBatch
-from stream_detector.train import enough, of_each, train
+from stream_detector.training.history import gather
+from stream_detector.training.labels import from_rows
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.evaluate.offline import windows
+from stream_detector.types import WindowBatch
+from stream_detector.training.train import enough, of_each, train
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from stream_detector.errors import DataError
 from stream_detector.evaluate.data import Recording
 from stream_detector.evaluate.live import Live
 from stream_detector.evaluate.series import Run
-from stream_detector.model_set import DEFAULT_FILE, asset_file
-from stream_detector.settings import effective
+from stream_detector.artifacts.model_set import DEFAULT_FILE, asset_file
+from stream_detector.config.loading import effective
 
 ARTIFACTS = "artifacts"
 

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config, WindowConfig
 from stream_detector.evaluate.data import Recording, encoded
-from stream_detector.judging import Judging
-from stream_detector.model_set import ModelSet
-from stream_detector.norms import Norms
-from stream_detector.offline import offline, windows
+from stream_detector.decision.engine import Judging
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.windowing.channel_profile import Norms
+from stream_detector.evaluate.offline import offline, windows
 from stream_detector.ports import TaskState
-from stream_detector.records import Alert, AssetState, Controls, ScoreBatch, WindowBatch
-from stream_detector.scorer import Scorer
-from stream_detector.task import Task
-from stream_detector.threshold import Judgement, alarm_level
+from stream_detector.types import Alert, AssetState, Controls, ScoreBatch, WindowBatch
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.worker.task import Task
+from stream_detector.decision.threshold import Judgement, alarm_level
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from stream_detector.evaluate.live import Rows, Track
 from stream_detector.evaluate.pointwise import stretches
 from stream_detector.evaluate.protocols import Protocol
 from stream_detector.evaluate.series import Outcome
-from stream_detector.truth import incidents
+from stream_detector.datasets.ground_truth import incidents
 
 #: Most channels drawn of a recording, and most of its incidents listed.
 CHANNELS = 8

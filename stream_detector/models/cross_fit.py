@@ -38,7 +38,7 @@ from stream_detector.models.base import Detector
 from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress, joint_report
 from stream_detector.models.labelled import Labelled
-from stream_detector.models.learnt import Learnt
+from stream_detector.models.closed_form import Learnt
 from stream_detector.models.metric import Metric
 from stream_detector.models.stacked_fit import fit_all
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from stream_detector.config import ModelConfig
 from stream_detector.models.base import Detector, Judged
-from stream_detector.stacked import Method
+from stream_detector.models.stacking import Method
 
 
 class Ensemble(Detector):

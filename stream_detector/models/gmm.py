@@ -21,7 +21,7 @@ from torch import Tensor
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import GMMConfig
 from stream_detector.models.base import Judged
-from stream_detector.models.learnt import SMALLEST_DEVIATION, Learnt, require
+from stream_detector.models.closed_form import SMALLEST_DEVIATION, Learnt, require
 from stream_detector.models.mahalanobis import vector_size
 from stream_detector.models.whitening import by_channel, corr_max
 

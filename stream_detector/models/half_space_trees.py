@@ -24,7 +24,7 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import HalfSpaceTreesConfig
-from stream_detector.models.learnt import Gauged, require
+from stream_detector.models.closed_form import Gauged, require
 
 #: The range cut reaches so many training ranges beyond what was seen, on either side.
 BEYOND = 1.0

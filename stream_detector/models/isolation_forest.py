@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import IsolationForestConfig
-from stream_detector.models.learnt import Gauged, require
+from stream_detector.models.closed_form import Gauged, require
 
 _EULER = 0.5772156649015329
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import KNNConfig
-from stream_detector.models.learnt import Learnt, require
+from stream_detector.models.closed_form import Learnt, require
 
 #: Most numbers kept in all training windows: 64 MB.
 MOST_NUMBERS = 1 << 24

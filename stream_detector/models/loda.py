@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import LODAConfig
-from stream_detector.models.learnt import Gauged, require
+from stream_detector.models.closed_form import Gauged, require
 
 #: Density where no training window fell.
 FLOOR = 1e-12

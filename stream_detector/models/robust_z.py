@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import RobustZConfig
-from stream_detector.models.learnt import SMALLEST_DEVIATION, Learnt, require
+from stream_detector.models.closed_form import SMALLEST_DEVIATION, Learnt, require
 
 #: (q90 - q10) of a Gaussian is 2.563 standard deviations.
 GAUSSIAN_DECILES = 2.563

@@ -22,7 +22,7 @@ from stream_detector.config import TrainConfig
 from stream_detector.errors import DataError
 from stream_detector.models.base import Detector
 from stream_detector.models.fitting import FitReport, Progress, check_finite
-from stream_detector.stacked import Method, stacked
+from stream_detector.models.stacking import Method, stacked
 
 #: Most models trained at once: more gain nothing and need memory.
 MOST = 512

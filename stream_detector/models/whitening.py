@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stream_detector.models.learnt import SMALLEST_DEVIATION
+from stream_detector.models.closed_form import SMALLEST_DEVIATION
 
 
 def corr_max(covariance: Tensor) -> Tensor:

@@ -29,11 +29,11 @@ from kafka import KafkaConsumer, TopicPartition
 
 from stream_detector.codec import decode_metadata, encode_reading
 from stream_detector.config import Config
-from stream_detector.embedded import free_port
-from stream_detector.kafka_io import AlertReader, MessageWriter, ensure_topics
-from stream_detector.offline import Encoded, windows
-from stream_detector.settings import load
-from stream_detector.train import train
+from stream_detector.adapters.embedded.servers import free_port
+from stream_detector.adapters.kafka import AlertReader, MessageWriter, ensure_topics
+from stream_detector.evaluate.offline import Encoded, windows
+from stream_detector.config.loading import load
+from stream_detector.training.train import train
 from tests.integration.site import DETECTOR, Program, Site, until
 from tests.servers import KafkaServer, RedisServer, kafka_jars
 

@@ -26,10 +26,10 @@ import numpy as np
 import orjson
 import yaml
 
-from stream_detector.kafka_io import AlertReader, MessageWriter, ensure_topics
-from stream_detector.offline import Encoded, windows
-from stream_detector.settings import load
-from stream_detector.train import train
+from stream_detector.adapters.kafka import AlertReader, MessageWriter, ensure_topics
+from stream_detector.evaluate.offline import Encoded, windows
+from stream_detector.config.loading import load
+from stream_detector.training.train import train
 from tests.benchmarks.throughput import ASSETS, PARTITIONS, config_for, pipeline, readings, tuned
 from tests.servers import KafkaServer, RedisServer, kafka_jars
 

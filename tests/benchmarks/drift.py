@@ -5,7 +5,7 @@
 Prints one JSON object. Each machine trains its own detector on its healthy beginning. Of the live part every window
 that adaptation looks at (one in four) gives one value a stream: the score's logarithm, and each channel's offset in
 training spreads. A machine's detectors are one a stream; a drift is noticed when any of them fires. `blocks` is the
-rule of stream_detector/adaptation.py, on offsets alone, with several least steps of a shift.
+rule of stream_detector/decision/adaptation.py, on offsets alone, with several least steps of a shift.
 
 - `false_a_week`: times that any stream fired on healthy machines, a machine and week
 - `scenarios`: of each event or fault: `noticed` of `of`, and `delay_h`, the median hours from its beginning
@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 from river import drift
 
-from producers.simulate import simulate
-from stream_detector import adaptation, settings
-from stream_detector.adaptation import EVERY, Adapting
+from stream_detector.simulation.simulate import simulate
+from stream_detector.decision import adaptation
+from stream_detector.config import loading as settings
+from stream_detector.decision.adaptation import EVERY, Adapting
 from stream_detector.config import AdaptationConfig, Config
 from stream_detector.evaluate.data import Case
 from stream_detector.evaluate.fitting import fit_each

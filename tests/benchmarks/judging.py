@@ -18,11 +18,11 @@ import time
 import numpy as np
 
 from stream_detector.config import Config
-from stream_detector.judging import Judging
+from stream_detector.decision.engine import Judging
 from stream_detector.ports import TaskState
-from stream_detector.records import Controls, ModelRef, ScoreBatch, WindowBatch
-from stream_detector.task import Task
-from stream_detector.tuning import tune_gc
+from stream_detector.types import Controls, ModelRef, ScoreBatch, WindowBatch
+from stream_detector.worker.task import Task
+from stream_detector.worker.gc_settings import tune_gc
 
 COLUMNS = 4
 STEP_MS = 60_000

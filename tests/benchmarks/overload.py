@@ -27,10 +27,10 @@ from typing import Any
 
 import yaml
 
-from stream_detector.embedded import free_port
-from stream_detector.kafka_io import MessageWriter, ensure_topics
-from stream_detector.offline import windows
-from stream_detector.train import train
+from stream_detector.adapters.embedded.servers import free_port
+from stream_detector.adapters.kafka import MessageWriter, ensure_topics
+from stream_detector.evaluate.offline import windows
+from stream_detector.training.train import train
 from tests.benchmarks.throughput import ASSETS, CHANNELS, config_for, readings
 from tests.integration.site import Program
 from tests.servers import KafkaServer, RedisServer, kafka_jars
@@ -45,7 +45,7 @@ _DISTINCT = 40_000  # readings prepared; the others repeat them at later times
 def slow_worker(config: Path, slow_ms: float) -> int:
     """Run a worker whose detector takes so many milliseconds longer for each window."""
     from stream_detector.__main__ import main as detector
-    from stream_detector.scorer import Scorer
+    from stream_detector.scoring.scorer import Scorer
 
     score = Scorer.score
 

@@ -29,15 +29,15 @@ from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
 from stream_detector.config import Config
-from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
-from stream_detector.kafka_io import KafkaSource, MessageWriter, ensure_topics, make_sink
-from stream_detector.model_set import ModelSet
-from stream_detector.offline import Encoded, windows
-from stream_detector.pipeline import Pipeline
-from stream_detector.redis_store import RedisStore
-from stream_detector.scorer import Scorer
-from stream_detector.train import train
-from stream_detector.tuning import tune_gc
+from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, Embedded
+from stream_detector.adapters.kafka import KafkaSource, MessageWriter, ensure_topics, make_sink
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.evaluate.offline import Encoded, windows
+from stream_detector.worker.pipeline import Pipeline
+from stream_detector.adapters.redis import RedisStore
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.training.train import train
+from stream_detector.worker.gc_settings import tune_gc
 
 ASSETS, PARTITIONS = 200, 4
 CHANNELS = ("vibration", "temperature", "current")

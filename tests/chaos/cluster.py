@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from stream_detector.embedded import free_port
+from stream_detector.adapters.embedded.servers import free_port
 from tests.servers import KafkaServer, kafka_id
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
-from stream_detector.kafka_io.assignor import TaskAssignor
+from stream_detector.adapters.kafka.assignor import TaskAssignor
 from tests.chaos.target import Target
 from tests.chaos.worker import MOMENTS
 from tests.integration.site import Program

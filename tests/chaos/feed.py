@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
 
-from producers.recording import Headers, Recording
-from producers.replay import Plan, schedule
+from stream_detector.datasets.recording import Headers, Recording
+from stream_detector.datasets.replay import Plan, schedule
 
 _PATIENCE_MS = 600_000
 _SLICE_S = 0.05

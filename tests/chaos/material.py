@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from producers.output import write
-from producers.recording import Recording
-from producers.simulate import simulate
+from stream_detector.datasets.output import write
+from stream_detector.datasets.recording import Recording
+from stream_detector.simulation.simulate import simulate
 from tests.integration.site import DETECTOR, call, write_config
 
 #: All that moves thresholds and tells of sensors, fast enough for an hour of recordings, and many alerts: hardly a

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stream_detector.embedded import free_port
+from stream_detector.adapters.embedded.servers import free_port
 from tests.integration.site import Program, Site
 from tests.servers import KafkaServer, RedisServer
 

@@ -25,10 +25,10 @@ from typing import Any
 from kafka.consumer.group import ConsumerGroupMetadata
 from kafka.producer.transaction_manager import TransactionManager
 
-from stream_detector import pipeline
+from stream_detector.worker import pipeline
 from stream_detector.__main__ import main
-from stream_detector.kafka_io import KafkaSource, TransactionalSink, source, transactional
-from stream_detector.redis_store import RedisStore
+from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, source, transactional
+from stream_detector.adapters.redis import RedisStore
 
 #: Alerts acknowledged and nothing saved; the first task's states saved and others not; all states saved; the offsets
 #: sent in the transaction; its end asked for, and the answer not there; all done.

@@ -11,10 +11,10 @@ from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 
 from stream_detector.config import ChannelConfig, Config, InputConfig, KafkaConfig
-from stream_detector.kafka_io import KafkaSink, KafkaSource, MessageWriter, TopicReader, ensure_topics
-from stream_detector.memory import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.kafka import KafkaSink, KafkaSource, MessageWriter, TopicReader, ensure_topics
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
 from stream_detector.ports import Sink, Source
-from stream_detector.records import Alert, ChannelShare, Message, ModelRef, Partition
+from stream_detector.types import Alert, ChannelShare, Message, ModelRef, Partition
 
 NOW_MS = time.time_ns() // 1_000_000  # what is older than its retention, Kafka deletes
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from stream_detector.records import AssetState, IncidentState, Partition, Position, ThresholdState
+from stream_detector.types import AssetState, IncidentState, Partition, Position, ThresholdState
 from tests.stores import Backend, MemoryBackend, RedisBackend, Store
 
 HERE = Partition("pump.readings", 3)

@@ -8,8 +8,8 @@ import pytest
 
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
-from stream_detector.kafka_io import KafkaSource
-from stream_detector.records import Partition
+from stream_detector.adapters.kafka import KafkaSource
+from stream_detector.types import Partition
 from tests.contracts.logs import Listener, Member, OnBroker, put_out, until, values
 
 TOPICS, PARTITIONS = 2, 6
@@ -134,7 +134,7 @@ def test_a_group_goes_from_eager_to_cooperative_member_by_member(group: Group) -
 
 def test_members_that_know_no_common_way_are_told_what_to_do(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cooperative worker beside one of a version that knows only eager rebalances says how to go on."""
-    from stream_detector.kafka_io import source
+    from stream_detector.adapters.kafka import source
 
     monkeypatch.setattr(KafkaSource, "_assignors", lambda self: [source.RangePartitionAssignor])
     old = group.join("eager")

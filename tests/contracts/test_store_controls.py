@@ -7,7 +7,7 @@ import math
 import pytest
 
 from stream_detector.errors import ConfigError
-from stream_detector.records import RecordedVerdict
+from stream_detector.types import RecordedVerdict
 from tests.contracts.states import at, backend, store
 from tests.stores import Backend, Store
 

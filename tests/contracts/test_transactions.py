@@ -12,12 +12,12 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from stream_detector.config import Config, KafkaConfig
-from stream_detector.embedded import Embedded
+from stream_detector.adapters.embedded.servers import Embedded
 from stream_detector.errors import BrokerError, ConfigError, FencedError
-from stream_detector.kafka_io import KafkaSource, TopicReader, TransactionalSink, make_sink, probe
-from stream_detector.memory import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.kafka import KafkaSource, TopicReader, TransactionalSink, make_sink, probe
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
 from stream_detector.ports import Sink, Source
-from stream_detector.records import DeadLetter, Message, Partition, PlainMessage, Position
+from stream_detector.types import DeadLetter, Message, Partition, PlainMessage, Position
 from tests.contracts.logs import InMemory, Listener, Member, OnBroker, alert, put_out, until, values
 from tests.servers import KafkaServer
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producers.recording import Recording
+from stream_detector.datasets.recording import Recording
 from stream_detector.evaluate.data import Case
 from stream_detector.evaluate.events import summary, watch
 from stream_detector.evaluate.live import Rows, Track
-from stream_detector.records import Alert, ModelRef
+from stream_detector.types import Alert, ModelRef
 from tests.evaluate.test_live import config
 
 

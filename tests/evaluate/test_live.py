@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producers.recording import Recording
+from stream_detector.datasets.recording import Recording
 from stream_detector.codec import encode_alert
 from stream_detector.config import Config, WindowConfig
 from stream_detector.evaluate.data import Case, encoded
 from stream_detector.evaluate.fitting import fit_each
 from stream_detector.evaluate.live import Live, Track, decide, overlaid, ratio
-from stream_detector.offline import Backtest
-from stream_detector.records import WindowBatch
-from stream_detector.scorer import Scorer
+from stream_detector.evaluate.offline import Backtest
+from stream_detector.types import WindowBatch
+from stream_detector.scoring.scorer import Scorer
 from tests.evaluate.data import series
 
 START = 1_583_748_000_000.0

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from producers.readers import read
-from stream_detector import settings
+from stream_detector.datasets import read
+from stream_detector.config import loading as settings
 from stream_detector.__main__ import main
 from stream_detector.cli.evaluate import CONFIGS, PROTOCOL_NAMES
 from stream_detector.evaluate.data import encoded
 from stream_detector.evaluate.protocols import PROTOCOLS
-from stream_detector.model_set import ModelSet
-from stream_detector.offline import Backtest
-from stream_detector.scorer import Scorer
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.evaluate.offline import Backtest
+from stream_detector.scoring.scorer import Scorer
 from tests.evaluate import data
 
 MAKERS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producers.readers import read
+from stream_detector.datasets import read
 from stream_detector.errors import DataError
 from stream_detector.evaluate import skab
 from tests.producers import files

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from producers.output import write
-from producers.simulate import simulate
-from stream_detector.embedded import SESSION_TIMEOUT_MS, Embedded
+from stream_detector.datasets.output import write
+from stream_detector.simulation.simulate import simulate
+from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, Embedded
 from tests.chaos import verify
 from tests.integration.fortress import fortress, make_secured, revealed
 from tests.integration.plant import Plant

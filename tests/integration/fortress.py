@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from stream_detector.embedded import SESSION_TIMEOUT_MS
-from stream_detector.rights import kafka_rights, redis_rules
-from stream_detector.settings import load
+from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS
+from stream_detector.permissions import kafka_rights, redis_rules
+from stream_detector.config.loading import load
 from tests.conftest import missing
 from tests.integration.site import Site, write_config
 from tests.secured import Authority, Identity, SecuredKafka, SecuredRedis, TokenEndpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stream_detector.embedded import free_port
+from stream_detector.adapters.embedded.servers import free_port
 from tests.chaos import verify
 from tests.integration.site import Program, Site, until
 

@@ -18,11 +18,11 @@ from typing import Any
 import yaml
 
 from stream_detector.config import Config
-from stream_detector.embedded import free_port
-from stream_detector.kafka_io import AlertReader, TopicReader, end_offsets, ensure_topics
-from stream_detector.records import Message
-from stream_detector.redis_store import RedisStore
-from stream_detector.settings import load
+from stream_detector.adapters.embedded.servers import free_port
+from stream_detector.adapters.kafka import AlertReader, TopicReader, end_offsets, ensure_topics
+from stream_detector.types import Message
+from stream_detector.adapters.redis import RedisStore
+from stream_detector.config.loading import load
 
 ROOT = Path(__file__).parents[2]
 DETECTOR, PRODUCERS = "stream_detector", "producers"

@@ -13,9 +13,9 @@ import pytest
 import redis
 
 from stream_detector.config import KafkaConfig
-from stream_detector.embedded import Embedded
+from stream_detector.adapters.embedded.servers import Embedded
 from stream_detector.errors import BrokerError, ConfigError
-from stream_detector.kafka_io import (
+from stream_detector.adapters.kafka import (
     MessageWriter,
     TopicReader,
     client_settings,
@@ -23,8 +23,8 @@ from stream_detector.kafka_io import (
     ensure_topics,
     partition_counts,
 )
-from stream_detector.kafka_io import settings as kafka_settings
-from stream_detector.records import Partition
+from stream_detector.adapters.kafka import settings as kafka_settings
+from stream_detector.types import Partition
 from tests.servers import REPOSITORY
 
 
@@ -66,7 +66,7 @@ def test_servers_end_with_python(tmp_path: Path, end: str) -> None:
     script = tmp_path / "program.py"
     script.write_text(
         "import os, signal\n"
-        "from stream_detector.embedded import Embedded\n"
+        "from stream_detector.adapters.embedded.servers import Embedded\n"
         "servers = Embedded().start()\n"
         "print(servers._broker.pid, servers._store._process.pid, servers._folder, flush=True)\n"
         f"{end}\n"

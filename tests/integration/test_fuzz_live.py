@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from stream_detector.kafka_io import MessageWriter, ensure_topics
-from stream_detector.records import DEAD_LETTER_CODES, PlainMessage
+from stream_detector.adapters.kafka import MessageWriter, ensure_topics
+from stream_detector.types import DEAD_LETTER_CODES, PlainMessage
 from tests.fuzz import START_MS, fuzzed_readings, fuzzed_verdicts, untouched
 from tests.integration.site import until
 

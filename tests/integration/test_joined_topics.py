@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stream_detector.codec import encode_reading
-from stream_detector.kafka_io import MessageWriter, ensure_topics
+from stream_detector.adapters.kafka import MessageWriter, ensure_topics
 from tests.integration.plant import FINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("servers", ["kafka+redis"], indirect=True)]

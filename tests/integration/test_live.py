@@ -12,8 +12,8 @@ from contextlib import closing
 
 import pytest
 
-from stream_detector.kafka_io import AlertReader, KafkaSource, MessageWriter
-from stream_detector.records import DEAD_LETTER_CODES, Partition
+from stream_detector.adapters.kafka import AlertReader, KafkaSource, MessageWriter
+from stream_detector.types import DEAD_LETTER_CODES, Partition
 from tests.broken import EITHER, broken
 from tests.contracts.logs import Listener
 from tests.integration.site import DETECTOR, call, repeats, until

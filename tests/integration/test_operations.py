@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from stream_detector.embedded import SESSION_TIMEOUT_MS, free_port
-from stream_detector.kafka_io import partition_counts
+from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, free_port
+from stream_detector.adapters.kafka import partition_counts
 from tests.integration.site import DETECTOR, Site, until, write_config
 from tests.servers import KafkaServer
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 import yaml
 
-from stream_detector.kafka_io import MessageWriter
+from stream_detector.adapters.kafka import MessageWriter
 from tests.chaos import verify
 from tests.integration.plant import FINE
 from tests.integration.site import until

@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
-from stream_detector.kafka_io import MessageWriter, TopicReader, ensure_topics
-from stream_detector.rights import kafka_rights
+from stream_detector.adapters.kafka import MessageWriter, TopicReader, ensure_topics
+from stream_detector.permissions import kafka_rights
 from tests.integration.site import DETECTOR, call, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("revealed")]

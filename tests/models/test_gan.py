@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from stream_detector.artifact import load
+from stream_detector.artifacts.artifact import load
 from stream_detector.config import TrainConfig
 from stream_detector.config.model import GANConfig
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.models import build
 from stream_detector.models.gan import GAN
 from stream_detector.models.gan_checks import troubles
-from stream_detector.train import train
+from stream_detector.training.train import train
 from tests.trained import make_config, windows
 
 TRAIN = TrainConfig(epochs=40)

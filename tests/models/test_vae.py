@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from stream_detector.config import ScorerConfig, TrainConfig
 from stream_detector.config.model import VAEConfig
-from stream_detector.model_set import ModelSet
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.models import build
 from stream_detector.models.vae import FEATURE_FLOOR, VAE
-from stream_detector.scorer import Scorer
-from stream_detector.train import train
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.training.train import train
 from tests.trained import make_config, take, windows
 
 

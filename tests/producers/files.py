@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producers.recording import Recording
+from stream_detector.datasets.recording import Recording
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

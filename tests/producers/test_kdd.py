@@ -7,8 +7,8 @@ import gzip
 
 import pytest
 
-from producers.readers import kdd, read
-from producers.recording import Fault
+from stream_detector.datasets import kdd, read
+from stream_detector.datasets.recording import Fault
 from stream_detector.errors import DataError
 from tests.producers import files
 from tests.producers.files import only

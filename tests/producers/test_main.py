@@ -17,7 +17,7 @@ from producers import __main__ as program
 from producers.__main__ import main
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
-from stream_detector.kafka_io import end_offsets
+from stream_detector.adapters.kafka import end_offsets
 from tests.producers import files
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from producers.readers import read
-from producers.recording import Fault
+from stream_detector.datasets import read
+from stream_detector.datasets.recording import Fault
 from stream_detector.errors import DataError
 from tests.producers import files
 from tests.producers.files import only

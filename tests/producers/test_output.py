@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from producers.output import write
-from producers.readers import read
-from producers.recording import Recording
-from producers.simulate import Waveforms, simulate
+from stream_detector.datasets.output import write
+from stream_detector.datasets import read
+from stream_detector.datasets.recording import Recording
+from stream_detector.simulation.simulate import Waveforms, simulate
 from stream_detector.errors import DataError
 
 

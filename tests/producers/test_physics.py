@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producers.physics import Bearing, Motor, Shaking, Structure, Thermal, Vibration, load_zone, wander
+from stream_detector.simulation.physics import Bearing, Motor, Shaking, Structure, Thermal, Vibration, load_zone, wander
 
 SHAFT_HZ = 24.5
 RATE_HZ = 25_600.0

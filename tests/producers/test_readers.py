@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producers.readers import FORMATS, read
+from stream_detector.datasets import FORMATS, read
 from stream_detector.errors import DataError
 from tests.producers import files
 from tests.producers.files import only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from producers.readers import read
+from stream_detector.datasets import read
 from tests.producers import files
 
 

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from producers.readers.records import first_fields, read_records
+from stream_detector.datasets.records import first_fields, read_records
 from stream_detector.errors import DataError
 from tests.producers import files
 

@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
-from producers.recording import Recording
-from producers.replay import Plan, period_ms, replay, schedule
+from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.replay import Plan, period_ms, replay, schedule
 from stream_detector.errors import BrokerError, DataError
 
 NOW_MS = 1_700_000_000_000.0

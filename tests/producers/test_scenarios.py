@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from producers.__main__ import main
-from producers.output import write
-from producers.readers import read
-from producers.replay import Plan, schedule
-from producers.scenarios import HEALTHY, SCENARIOS, SENSOR_FAULTS
-from producers.simulate import CHANNELS, simulate
+from stream_detector.datasets.output import write
+from stream_detector.datasets import read
+from stream_detector.datasets.replay import Plan, schedule
+from stream_detector.simulation.scenarios import HEALTHY, SCENARIOS, SENSOR_FAULTS
+from stream_detector.simulation.simulate import CHANNELS, simulate
 
 HOURS = 96.0
 NUISANCE = ("load-steps", "season", "maintenance", "sensor-replaced")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producers.faults import KINDS, Duration, FaultPlan, parse
-from producers.simulate import CHANNELS, DEFAULT_START_MS, Waveforms, simulate
+from stream_detector.simulation.faults import KINDS, Duration, FaultPlan, parse
+from stream_detector.simulation.simulate import CHANNELS, DEFAULT_START_MS, Waveforms, simulate
 from stream_detector.errors import DataError
 
 

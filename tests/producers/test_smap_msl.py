@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producers.readers import read
+from stream_detector.datasets import read
 from stream_detector.errors import DataError
 from tests.producers import files
 from tests.producers.files import only

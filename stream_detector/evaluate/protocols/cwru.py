@@ -24,7 +24,7 @@ from stream_detector.evaluate.live import Live, strangeness
 from stream_detector.evaluate.pointwise import Counts, average_precision, roc_auc
 from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, sweep
 from stream_detector.evaluate.series import Outcome, Run
-from stream_detector.model_set import ModelSet
+from stream_detector.artifacts.model_set import ModelSet
 
 FAST_HZ, SLOW_HZ = 48_000, 12_000
 

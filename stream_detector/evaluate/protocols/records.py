@@ -33,7 +33,7 @@ from stream_detector.evaluate.live import Live
 from stream_detector.evaluate.pointwise import Counts, average_precision, roc_auc
 from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, sweep
 from stream_detector.evaluate.series import Outcome, Run
-from stream_detector.model_set import ModelSet
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.models import DETECTORS, Labelled
 
 #: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.

@@ -22,11 +22,11 @@ from stream_detector.errors import DataError
 from stream_detector.evaluate import data
 from stream_detector.evaluate.fitting import history
 from stream_detector.evaluate.live import copied
-from stream_detector.judging import Judging
-from stream_detector.model_set import ModelSet
-from stream_detector.offline import TOPIC, offline
+from stream_detector.decision.engine import Judging
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.evaluate.offline import TOPIC, offline
 from stream_detector.ports import TaskState
-from stream_detector.records import (
+from stream_detector.types import (
     Alert,
     AssetState,
     Controls,
@@ -37,10 +37,10 @@ from stream_detector.records import (
     Sighting,
     WindowBatch,
 )
-from stream_detector.scorer import Scorer
-from stream_detector.task import Task
-from stream_detector.threshold import Judgement
-from stream_detector.train import train_many
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.worker.task import Task
+from stream_detector.decision.threshold import Judgement
+from stream_detector.training.train import train_many
 
 _CHUNK = 4_000  # messages at a time
 _PARTITION = Partition(TOPIC, 0)
@@ -71,7 +71,7 @@ class Message(data.Message, Protocol):
 
 
 class Machine(data.Recording, Protocol):
-    """One simulated machine's readings and truth. `producers.recording.Recording` is one."""
+    """One simulated machine's readings and truth. `stream_detector.datasets.recording.Recording` is one."""
 
     @property
     def faults(self) -> Sequence[Truth]:
@@ -85,7 +85,7 @@ class Machine(data.Recording, Protocol):
         """Yield one message a row that has any value."""
 
 
-#: Makes machines NAME-1, NAME-2, … as `producers.simulate.simulate` does: (machines, hours, seed, rate in Hz,
+#: Makes machines NAME-1, NAME-2, … as `stream_detector.simulation.simulate.simulate` does: (machines, hours, seed, rate in Hz,
 #: channels=…, and `scenario` or `faults`, which say what happens to them). Raises DataError.
 Simulate = Callable[..., Sequence[Machine]]
 

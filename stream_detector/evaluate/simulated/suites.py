@@ -13,7 +13,7 @@ import numpy as np
 from stream_detector.config import BudgetConfig, Config
 from stream_detector.evaluate.data import Tell, silent
 from stream_detector.evaluate.simulated.fleet import Fleet, Machine, Simulate, Watched, share, simulated, spans
-from stream_detector.records import AlertKind
+from stream_detector.types import AlertKind
 
 #: Risks whose promise `healthy` checks.
 RISKS = (1e-3, 1e-4)

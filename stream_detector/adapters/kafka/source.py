@@ -1,0 +1,337 @@
+"""The input topics, read as a member of the consumer group."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from kafka import AsyncConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.net.wakeup_notifier import WakeupNotifier
+
+from stream_detector.codec import decode_metadata, encode_metadata
+from stream_detector.config import Config
+from stream_detector.errors import ConfigError, FencedError
+from stream_detector.adapters.kafka.assignor import TaskAssignor
+from stream_detector.adapters.kafka.cooperation import cooperate, joining, keep_joins, put_out
+from stream_detector.adapters.kafka.leftovers import end_leftovers
+from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
+from stream_detector.adapters.kafka.topics import end_offsets, require_topics
+from stream_detector.adapters.kafka.turns import Turns
+from stream_detector.ports import RebalanceListener
+from stream_detector.types import MessageBatch, Partition, Position
+
+_CLOSE_TIMEOUT_MS = 5_000
+_PARTITION_FETCH_BYTES = 4 * 2**20
+_FETCH_WAIT_MS = 100
+_ENDS_EVERY_S, _ENDS_WAIT_MS = 10.0, 500
+_SILENT_S = 3.0  # heartbeats without an answer for so long: the broker is away. There is one every second or more often
+
+
+class KafkaSource:
+    """`ports.Source` on Kafka.
+
+    Partitions with the same index of all input topics go to the same worker: `assignor` deals tasks, and the range
+    assignor of eager rebalances does so when the topics have equally many, which `open` checks.
+
+    Cooperative rebalances take back only what goes to another worker; the rest is read on, while the group is joined
+    anew, too. Offsets carry the generation of the last join that was completed, and none are committed (`settled`)
+    while one is under way. A member that learns that it was put out of the group gives up all it had before it joins
+    again, so a worker that was away too long can't hold on to a partition that has a new owner.
+
+    The rebalance listener is called on a thread of its own while `poll` waits: never at the same time as anything
+    else the caller does, and free to commit, seek and look up offsets. What it raises, `poll` raises.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Keep the settings; nothing connects before `open`."""
+        self._config = config
+        self._kafka = config.kafka
+        self._topics = [entry.topic for entry in config.inputs]
+        self._consumer: Any = None
+        self._owned: set[TopicPartition] = set()
+        self._names: dict[TopicPartition, Partition] = {}
+        self._listener: RebalanceListener | None = None
+        self._failure: BaseException | None = None
+        self.transactional_id = f"{config.group}#{config.kafka.instance_id or uuid.uuid4().hex}"
+        """Of the transactions that carry this member's offsets; also its client id: so others know that it is alive."""
+        self._membership: Any = None  # as of the last assignment
+        self._cooperative = config.kafka.rebalance == "cooperative"
+        self._joining_since: float | None = None
+        self._turns = Turns()
+        self._seen_ends: dict[TopicPartition, int] = {}
+        self._looked_s = 0.0
+        self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
+
+    def open(self, listener: RebalanceListener) -> None:
+        """Join the group. Partitions arrive through the listener during later polls.
+
+        Raises ConfigError when an input topic is missing or the topics differ in partition counts, BrokerError.
+        """
+        counts = require_topics(self._kafka, self._topics)
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{topic}: {count}" for topic, count in counts.items())
+            raise ConfigError(
+                f"kafka.inputs: topics that are joined need equally many partitions, with the same keys, got {listed}"
+            )
+        session = self._kafka.session_timeout_ms
+        self._consumer = connect_consumer(
+            self._kafka,
+            client_id=self.transactional_id,
+            group_id=self._config.group,
+            group_instance_id=self._kafka.instance_id,
+            # Only for a position that retention has deleted: go on at the oldest message there is, whatever
+            # start_from says. Where a new group starts is settled in `_assigned` and `seek`.
+            auto_offset_reset="earliest",
+            partition_assignment_strategy=self._assignors(),
+            max_poll_records=self._kafka.max_poll_records,
+            session_timeout_ms=session,
+            # Members learn of a rebalance by heartbeat: seldom ones make every rebalance slow.
+            heartbeat_interval_ms=max(100, min(1_000, session // 5)),
+            max_poll_interval_ms=self._kafka.max_poll_interval_ms,
+            max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            # A fetch waits so long for messages of partitions without any, and meanwhile no other is sent.
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            fetch_max_bytes=max(_PARTITION_FETCH_BYTES, int(self._kafka.max_fetch_mb * 2**20)),
+        )
+        keep_joins(self._consumer)
+        if self._cooperative:
+            cooperate(self._consumer)
+        self._listener = listener
+        try:
+            with translated(self._kafka, "subscribing"):
+                self._consumer.subscribe(topics=self._topics, listener=_Bridge(self, self._consumer._net))
+                for topic in self._topics:  # known before joining: a leader that doesn't know one hands out none of it
+                    self._consumer.partitions_for_topic(topic)
+        except BaseException:
+            self.close()
+            raise
+
+    def _assignors(self) -> list[Any]:
+        """Return what this member can be dealt partitions by, best first."""
+        tasks = TaskAssignor(lambda: self._consumer.assignment() or (), self._join_ended, self._cooperative)
+        # Eager ones can be in a group with workers that know only the range assignor, and with cooperative ones: so a
+        # group is taken from one to the other worker by worker.
+        return [tasks] if self._cooperative else [RangePartitionAssignor, tasks]
+
+    def _join_ended(self) -> None:
+        """Note the generation that offsets carry from now on; on the client's thread, before partitions come or go."""
+        self._membership = self._consumer.group_metadata()
+
+    def poll(self, timeout_ms: int, max_messages: int) -> list[MessageBatch]:
+        """Return what is there, at most `max_messages` in all; wait up to `timeout_ms` only when nothing is.
+
+        The messages are the client's own records, unconverted. Returns nothing while no broker can be reached
+        (flushes and commits raise then). Raises what the listener raised, BrokerError.
+        """
+        self._look_for_ends()
+        with translated(self._kafka, "reading"):
+            self._turns.unpark(self._consumer)
+            polled = self._turns.poll(self._consumer, self._lag(), max_messages) if self._turns.due() else {}
+            if not polled and self._failure is None:
+                polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
+        self._joining_since = None if self.settled() else self._joining_since or time.monotonic()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            for partition, records in polled.items():  # not handed out, so not passed over
+                self._consumer.seek(partition, records[0].offset)
+            raise failure
+        names = self._names
+        return [MessageBatch(names[partition], records) for partition, records in polled.items()]
+
+    def committed(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
+        """Return the committed position of each partition that has one; see `ports.Source`. Raises BrokerError."""
+        found = {}
+        with translated(self._kafka, "looking up committed offsets"):
+            for partition in partitions:
+                committed = self._consumer.committed(
+                    TopicPartition(*partition), metadata=True, timeout_ms=REQUEST_TIMEOUT_MS
+                )
+                if committed is None:
+                    continue
+                read, epoch = decode_metadata(committed.metadata or "") or (committed.offset, 0)
+                found[partition] = Position(committed.offset, read, epoch)
+        return found
+
+    def commit(self, positions: Mapping[Partition, Position]) -> None:
+        """Commit positions with their metadata; `KafkaSink.commit` calls this for at-least-once delivery.
+
+        Raises FencedError when this worker doesn't own all the partitions any more, BrokerError.
+        """
+        offsets = {
+            TopicPartition(*partition): OffsetAndMetadata(position.offset, encode_metadata(position), -1)
+            for partition, position in positions.items()
+        }
+        if gone := sorted(set(offsets) - self._owned):
+            raise FencedError(f"committing: {gone[0].topic}[{gone[0].partition}] is not this worker's")
+        with translated(self._kafka, "committing"):
+            self._consumer.commit(offsets, timeout_ms=REQUEST_TIMEOUT_MS)
+
+    def seek(self, partition: Partition, offset: int | None) -> None:
+        """Read on from `offset`, or from where a new group starts (`kafka.start_from`) when it is None."""
+        name = TopicPartition(*partition)
+        with translated(self._kafka, "seeking"):
+            if offset is not None:
+                self._consumer.seek(name, offset)
+            elif self._kafka.start_from == "earliest":
+                self._consumer.seek_to_beginning(name)
+            else:
+                if partition not in self._ends:
+                    self._ends.update(end_offsets(self._kafka, [partition.topic]))
+                self._consumer.seek(name, self._ends[partition])
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop fetching these until resumed; polls go on and keep the membership alive."""
+        self._consumer.pause(*(name for p in partitions if (name := TopicPartition(*p)) in self._owned))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Fetch these again."""
+        self._consumer.resume(*(name for p in partitions if (name := TopicPartition(*p)) in self._owned))
+
+    def lag(self) -> dict[Partition, int]:
+        """Return, of each assigned partition, how many messages lie between the read position and its end.
+
+        The end is the one the last fetch saw, or `poll` some seconds ago, so this asks nobody and may be called in
+        every loop; a partition not fetched yet is absent.
+        """
+        return {self._names[name]: behind for name, behind in self._lag().items()}
+
+    def _look_for_ends(self) -> None:
+        """Ask where partitions end now and then: while a large fetch is worked off, nothing else would tell."""
+        now = time.monotonic()
+        if now - self._looked_s < _ENDS_EVERY_S or not self._owned or self.trouble():
+            return
+        self._looked_s = now
+        with suppress(kafka_errors.KafkaError):  # polls and commits say what is wrong
+            self._seen_ends = self._consumer.end_offsets(list(self._owned), timeout_ms=_ENDS_WAIT_MS)
+
+    def _lag(self) -> dict[TopicPartition, int]:
+        lag: dict[TopicPartition, int] = {}
+        for name in self._owned & (self._consumer.assignment() or set()):  # not those that are just being given up
+            read, end = self._consumer.position(name, timeout_ms=0), self._consumer.highwater(name)
+            if read is not None and end is not None:
+                lag[name] = max(0, max(end, self._seen_ends.get(name, 0)) - read)
+        return lag
+
+    def trouble(self) -> str | None:
+        """Why no messages can come: this worker is out of its group, or no broker answers its heartbeats."""
+        consumer = self._consumer
+        if consumer is None:
+            return "it has not joined its group yet"
+        coordinator = consumer._coordinator
+        if not coordinator.stable():
+            since = time.monotonic() - (self._joining_since or time.monotonic())
+            reads_on = self._cooperative and self._owned and not put_out(consumer)
+            if reads_on and since * 1000 < self._kafka.session_timeout_ms:
+                return None
+            return "its group is being joined, or is handing out partitions anew"
+        beat = coordinator.heartbeat
+        silent = time.monotonic() - max(beat.last_receive, beat.last_reset)
+        return f"no broker has answered for {silent:.0f} s" if silent > _SILENT_S else None
+
+    def settled(self) -> bool:
+        """Whether positions can be committed now: not while the group is joined anew; `poll` until it is."""
+        return self._consumer is None or not joining(self._consumer)
+
+    def group_metadata(self) -> Any:
+        """Return the membership as it is now."""
+        return self._consumer.group_metadata()
+
+    def membership(self, partitions: Iterable[Partition]) -> Any:
+        """Return what fences the offsets of these partitions in a transaction: the membership as of the last join.
+
+        Not the one of now: a member that was put out has none for a while, and a broker lets offsets without one pass.
+        What it had then was this member's all along, or was given up.
+        Raises FencedError when a partition isn't this worker's any more.
+        """
+        if gone := sorted({TopicPartition(*partition) for partition in partitions} - self._owned):
+            raise FencedError(f"committing: {gone[0].topic}[{gone[0].partition}] is not this worker's")
+        if self._membership is None or self._membership.generation_id < 0 or not self._membership.member_id:
+            raise FencedError("committing: this worker is no member of its group")
+        return self._membership
+
+    def close(self) -> None:
+        """Leave the group. Commits nothing and doesn't call the listener."""
+        if self._consumer is not None:
+            self._listener = None
+            consumer, self._consumer = self._consumer, None
+            with translated(self._kafka, "leaving the group"):
+                consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
+            self._owned = set()
+
+    def _assigned(self, partitions: set[TopicPartition]) -> None:
+        self._owned |= partitions
+        self._membership = self._consumer.group_metadata()
+        if self._config.delivery == "exactly_once":
+            end_leftovers(self._kafka, self._config.group, self.transactional_id)
+        self._names.update({name: Partition(name.topic, name.partition) for name in partitions})
+        if self._kafka.start_from == "latest":
+            self._ends.clear()
+            named = [self._names[name] for name in sorted(partitions)]
+            known = self.committed(named)
+            for partition in named:
+                if partition not in known:
+                    self.seek(partition, None)
+        if self._listener is not None:
+            self._listener.on_assigned([self._names[name] for name in sorted(partitions)])
+
+    def _revoked(self, partitions: set[TopicPartition]) -> None:
+        try:
+            if self._listener is not None:
+                self._listener.on_revoked([self._names[name] for name in sorted(partitions)])
+        finally:
+            self._owned -= partitions
+
+    def _lost(self, partitions: set[TopicPartition]) -> None:
+        self._owned -= partitions
+        if self._listener is not None:
+            self._listener.on_lost([self._names[name] for name in sorted(partitions)])
+
+    def _guarded(self, call: Callable[[set[TopicPartition]], None], partitions: set[TopicPartition]) -> None:
+        """Keep what the listener raises for `poll`: inside the client it would stall the rebalance."""
+        try:
+            call(partitions)
+        except BaseException as error:
+            self._failure = self._failure or error
+
+
+class _Bridge(AsyncConsumerRebalanceListener):
+    """Runs the source's callbacks off the client's I/O thread.
+
+    The client calls listeners on the thread that also carries heartbeats and answers, where a commit would wait for
+    itself for ever. Here that thread goes on, and the rebalance goes on when the callback is done.
+    """
+
+    def __init__(self, source: KafkaSource, net: Any) -> None:
+        self._source = source
+        self._net = net
+
+    async def _call(self, callback: Callable[[set[TopicPartition]], None], partitions: Iterable[Any]) -> None:
+        names = set(partitions)
+        if not names:
+            return
+        done: Any = WakeupNotifier(self._net)  # type: ignore[no-untyped-call]  # the client ships no types
+
+        def work() -> None:
+            self._source._guarded(callback, names)
+            done.notify()
+
+        threading.Thread(target=work, name="stream-detector-rebalance", daemon=True).start()
+        await done()
+
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """Forward."""
+        await self._call(self._source._assigned, assigned)
+
+    async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        """Forward."""
+        await self._call(self._source._revoked, revoked)
+
+    async def on_partitions_lost(self, lost: Iterable[Any]) -> None:
+        """Forward."""
+        await self._call(self._source._lost, lost)

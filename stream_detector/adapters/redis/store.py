@@ -1,0 +1,259 @@
+"""The calls of the store: what workers load and save, what operators set, what people said of alerts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stream_detector.codec import (
+    decode_positions,
+    decode_recorded,
+    decode_state,
+    encode_positions,
+    encode_recorded,
+    encode_state,
+)
+from stream_detector.config import RedisConfig
+from stream_detector.errors import ConfigError, StoreAccessError, StoreError, StoreFencedError, StoreLostError
+from stream_detector.ports import TaskState
+from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict
+from stream_detector.adapters.redis import scripts
+from stream_detector.adapters.redis.connection import Connection
+
+SCAN_COUNT = 500
+VERDICTS_AT_ONCE = 500
+
+
+class RedisStore:
+    """State of one stream's tasks in Redis; a `ports.StateStore`. Safe to use from several threads.
+
+    Connects on first use, and again after the server went away. Every method raises StoreError when the server can't
+    be reached in `timeout_ms` or refuses.
+    """
+
+    def __init__(self, config: RedisConfig, stream: str) -> None:
+        """Reads the password; connects to nothing yet. Raises ConfigError when the secret is missing."""
+        self._server = Connection(config, stream)
+        self._redis = self._server.client
+        self._key, self._task = self._server.key, self._server.task
+        self._try: Any = self._redis.register_script(scripts.TRY)
+        self._acquire: Any = self._redis.register_script(scripts.ACQUIRE)
+        self._save: Any = self._redis.register_script(scripts.SAVE)
+        self._record: Any = self._redis.register_script(scripts.RECORD)
+        self._pin: Any = self._redis.register_script(scripts.PIN)
+        self._unpin: Any = self._redis.register_script(scripts.UNPIN)
+        self._reset: Any = self._redis.register_script(scripts.RESET)
+        self._mark: Any = self._redis.register_script(scripts.MARK)
+        self._known: dict[int, tuple[int, bytes]] = {}  # task -> newest epoch and its positions, as last seen here
+
+    def require_rights(self) -> None:
+        """Try what a worker does, under keys of its own (`P:probe…`), which are gone afterwards.
+
+        Raises StoreAccessError when the server doesn't let this user in, or not do it. A server that is away is met
+        later, by `on_store_outage`.
+        """
+        keys = [self._key("probe"), self._key("probe:2")]
+        try:
+            with self._server.errors():
+                if refused := self._try(keys=keys, args=[]):
+                    listed = ", ".join(sorted({name.decode().lower() for name in refused}))
+                    raise StoreAccessError(self._server.not_allowed(f"run {listed} in scripts"))
+                with self._redis.pipeline(transaction=True) as pipe:
+                    pipe.get(keys[1]).hgetall(keys[0]).hget(keys[0], "a").smembers(keys[0])
+                    pipe.execute()
+                self._redis.hscan(keys[0], 0, count=1)
+        except StoreAccessError:
+            raise
+        except StoreError:
+            return
+
+    def acquire(self, task: int) -> int:
+        """Take a new fencing token of the task; writers with an older one are refused from now on."""
+        with self._server.errors():
+            token = int(self._acquire(keys=[self._task(task), self._key("tasks")], args=[task]))
+        self._known.pop(task, None)
+        return token
+
+    def load(self, task: int, epoch: int | None = None) -> TaskState:
+        """Return of each asset the newest version with epoch <= `epoch` (None: the newest); unknown ones are absent.
+
+        `epoch` and `positions` of the answer are those of the newest save at or before `epoch`.
+        """
+        key = self._task(task)
+        with self._server.errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(key).hgetall(f"{key}:new").hgetall(f"{key}:old")
+            meta, new, old = pipe.execute()
+        with self._server.decoding(f"task {task}"):
+            newest = int(meta.get(b"epoch", -1))
+            assets: dict[str, AssetState] = {}
+            for name, version in new.items():
+                for candidate in (version, old.get(name)):
+                    if candidate is None:
+                        continue
+                    tag, _, value = candidate.partition(b":")
+                    if epoch is None or int(tag) <= epoch:
+                        assets[name.decode()] = decode_state(value)[1]
+                        break
+            for prefix in (b"", b"old_"):
+                found = int(meta.get(prefix + b"epoch", -1))
+                if found >= 0 and (epoch is None or found <= epoch):
+                    state = TaskState(assets, found, decode_positions(meta[prefix + b"positions"]))
+                    break
+            else:
+                state = TaskState(assets, 0, {})
+        self._known[task] = newest, meta.get(b"positions", b"")
+        return state
+
+    def save(
+        self,
+        task: int,
+        token: int,
+        epoch: int,
+        states: Mapping[str, AssetState],
+        positions: Mapping[Partition, Position],
+        since: int | None = None,
+    ) -> int:
+        """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.
+
+        `since`: epoch of the save that `states` are all the changes to (None: the newest there is; WHOLE: they are all
+        there are). Later versions are taken back; so a save of an epoch replaces an earlier save of it whole.
+        Raises StoreFencedError when `token` is not the task's newest, StoreLostError when the store has lost what was
+        saved before, StoreError when it can't be reached (then the states may have been written or not: save again).
+        """
+        key = self._task(task)
+        place = encode_positions(positions)
+        known, known_place = self._known.get(task, (-1, b""))
+        args: list[Any] = [token, epoch, place, known, known_place, "" if since is None else since]
+        for asset, state in states.items():
+            args += (asset, encode_state(state, epoch))
+        with self._server.errors():
+            status, detail = self._save(keys=[key, f"{key}:new", f"{key}:old", self._key("controls")], args=args)
+        if status == b"fenced" and int(detail) < token:
+            raise StoreLostError(
+                f"the store at {self._server.name} has forgotten who took task {task} of {self._server.base} last"
+            )
+        if status == b"fenced":
+            raise StoreFencedError(f"task {task} of {self._server.base} was taken over: token {token} < {int(detail)}")
+        if status == b"lost":
+            raise StoreLostError(
+                f"the store at {self._server.name} has lost states of task {task}: "
+                f"expected epoch {known if known >= 0 else 'any'}, found {detail.decode()}"
+                f"{' of another writer' if detail == b'%d' % known else ''}"
+            )
+        self._known[task] = epoch, place
+        return int(detail)
+
+    def controls(self) -> Controls:
+        """Return what operators have set."""
+        with self._server.errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.get(self._key("controls"))
+            for name in ("pins", "resets", "accepts", "rollbacks"):
+                pipe.hgetall(self._key(name))
+            version, pins, resets, accepts, rollbacks = pipe.execute()
+        with self._server.decoding("the rollbacks"):
+            points = {
+                asset.decode(): (token.decode(), decode_state(point)[1])
+                for asset, value in rollbacks.items()
+                for token, _, point in [value.partition(b":")]
+            }
+        return Controls(
+            version=int(version or 0),
+            pins={asset.decode(): float(level) for asset, level in pins.items()},
+            resets={asset.decode(): token.decode() for asset, token in resets.items()},
+            accepts={asset.decode(): token.decode() for asset, token in accepts.items()},
+            rollbacks=points,
+        )
+
+    def controls_version(self) -> int:
+        """Return the count of changes operators made: cheap, for a poll twice a second."""
+        with self._server.errors():
+            return int(self._redis.get(self._key("controls")) or 0)
+
+    def pin(self, asset: str, level: float) -> None:
+        """Alarm above `level` for this asset until unpinned. Raises ConfigError when it is not finite."""
+        if not math.isfinite(level):
+            raise ConfigError(f"the pin of {asset} must be a finite number, got {level}")
+        with self._server.errors():
+            self._pin(keys=[self._key("pins"), self._key("controls")], args=[asset, repr(float(level))])
+
+    def unpin(self, asset: str) -> bool:
+        """Go back to the adaptive level; False when it was not pinned."""
+        with self._server.errors():
+            return bool(self._unpin(keys=[self._key("pins"), self._key("controls")], args=[asset]) == 1)
+
+    def reset(self, asset: str) -> None:
+        """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+        with self._server.errors():
+            self._reset(keys=[self._key("resets"), self._key("controls")], args=[asset])
+
+    def accept(self, asset: str) -> None:
+        """Take the asset's open regime change for its new normal; nothing where none was told."""
+        with self._server.errors():
+            self._mark(keys=[self._key("accepts"), self._key("controls")], args=[asset, ""])
+
+    def rollback(self, asset: str, point: bytes) -> None:
+        """Go back to what an entry of the audit topic says the asset was held against. Raises DecodeError."""
+        decode_state(point)  # what can't be read must not reach the workers
+        with self._server.errors():
+            self._mark(keys=[self._key("rollbacks"), self._key("controls")], args=[asset, b":" + point])
+
+    def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
+        """Keep people's verdicts, of each alert the greatest by `order`, of all the `keep` newest.
+
+        The same again changes nothing.
+        """
+        for start in range(0, len(verdicts), VERDICTS_AT_ONCE):
+            args: list[Any] = [keep]
+            for one in verdicts[start : start + VERDICTS_AT_ONCE]:
+                args += (one.alert, one.ts_ms, one.partition, one.offset, encode_recorded(one))
+            with self._server.errors():
+                self._record(keys=[self._key("verdicts"), self._key("verdicts:times")], args=args)
+
+    def verdicts(self) -> list[RecordedVerdict]:
+        """Return the verdicts kept, oldest first."""
+        with self._server.errors():
+            kept = self._redis.hgetall(self._key("verdicts"))
+        with self._server.decoding("verdicts"):
+            found = [decode_recorded(alert.decode(), value) for alert, value in kept.items()]
+        return sorted(found, key=lambda one: (one.ts_ms, one.alert))
+
+    def tasks(self) -> list[int]:
+        """Return the tasks that were ever acquired, in order."""
+        with self._server.errors():
+            return sorted(int(task) for task in self._redis.smembers(self._key("tasks")))
+
+    def assets(self, task: int | None = None) -> Iterator[tuple[int, str, AssetState]]:
+        """Yield task, asset and newest version of every asset (of one task), in parts: never all of them at once.
+
+        The newest version may belong to a commit still on its way. An asset that changes meanwhile comes once or
+        twice.
+        """
+        for each in self.tasks() if task is None else [task]:
+            cursor: int | None = None
+            while cursor != 0:
+                with self._server.errors():
+                    cursor, found = self._redis.hscan(f"{self._task(each)}:new", cursor or 0, count=SCAN_COUNT)
+                for name, version in found.items():
+                    with self._server.decoding(f"asset {name.decode()} of task {each}"):
+                        state = decode_state(version.partition(b":")[2])[1]
+                    yield each, name.decode(), state
+
+    def find(self, asset: str) -> tuple[int, AssetState] | None:
+        """Return the asset's task and its newest version; of several tasks, of the one that judged it last."""
+        tasks = self.tasks()
+        with self._server.errors(), self._redis.pipeline(transaction=False) as pipe:
+            for task in tasks:
+                pipe.hget(f"{self._task(task)}:new", asset)
+            versions = pipe.execute()
+        with self._server.decoding(f"asset {asset}"):
+            found = [
+                (task, decode_state(version.partition(b":")[2])[1])
+                for task, version in zip(tasks, versions, strict=True)
+                if version is not None
+            ]
+        return max(found, key=lambda item: item[1].judged_ms, default=None)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._redis.close()

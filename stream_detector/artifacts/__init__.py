@@ -1,0 +1,1 @@
+"""Trained detectors as sealed files: one, a fleet in one, and which asset has which."""

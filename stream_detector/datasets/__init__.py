@@ -1,0 +1,130 @@
+"""Recorded data by format: `read` turns files and folders into recordings.
+
+A format is one file here that offers a `Format`; `FORMATS` is the list of them.
+
+Names of assets: the file's name without its ending (a FEMTO folder's name), with the folder's name before it where the
+name alone is only digits or another file of the same call has it too: `valve1/0.csv` is `valve1-0`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from stream_detector.datasets import (
+    creditcard,
+    cwru,
+    delimited,
+    femto,
+    ims,
+    kdd99,
+    nab,
+    nsl_kdd,
+    parquet,
+    skab,
+    smap_msl,
+    ucr,
+    yahoo_s5,
+)
+from stream_detector.datasets.options import Format, ReadOptions
+from stream_detector.datasets.times import TsUnit
+from stream_detector.datasets.recording import Recording
+from stream_detector.errors import DataError
+
+FORMATS: dict[str, Format] = {
+    "skab": skab.FORMAT,
+    "nab": nab.FORMAT,
+    "cwru": cwru.FORMAT,
+    "femto": femto.FORMAT,
+    "ims": ims.FORMAT,
+    "smap-msl": smap_msl.FORMAT,
+    "ucr": ucr.FORMAT,
+    "yahoo-s5": yahoo_s5.FORMAT,
+    "nsl-kdd": nsl_kdd.FORMAT,
+    "kdd99": kdd99.FORMAT,
+    "creditcard": creditcard.FORMAT,
+    "csv": delimited.FORMAT,
+    "parquet": parquet.FORMAT,
+}
+
+__all__ = ["FORMATS", "Format", "ReadOptions", "TsUnit", "read"]
+
+
+def read(
+    paths: Path | str | Iterable[Path | str],
+    format: str,
+    *,
+    asset: str | None = None,
+    ts_column: str | None = None,
+    ts_unit: TsUnit | None = None,
+    asset_column: str | None = None,
+    label_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    rate_hz: float | None = None,
+    block: int = 1_024,
+    start_ms: float | None = None,
+) -> list[Recording]:
+    """Read recordings of one format; a folder stands for all its files of that format, in natural order (2 before 10).
+
+    `asset` names the asset of a single file. `columns` keeps only these channels. `rate_hz` and `block` (samples in a
+    message) are for waveforms; `start_ms` is when a recording without dates begins (FEMTO: on which day).
+    Raises DataError that names the file, the place in it and the mend.
+    """
+    if format not in FORMATS:
+        raise DataError(f"format {format!r} is not known; expected one of: {', '.join(FORMATS)}")
+    options = ReadOptions(
+        ts_column=ts_column,
+        ts_unit=ts_unit,
+        asset_column=asset_column,
+        label_column=label_column,
+        columns=None if columns is None else tuple(columns),
+        rate_hz=rate_hz,
+        block=block,
+    )
+    if start_ms is not None:
+        options.start_ms = start_ms
+    sources = _sources([paths] if isinstance(paths, (str, Path)) else list(paths), format)
+    if asset is not None and len(sources) > 1:
+        raise DataError(f"one asset name ({asset!r}) for {len(sources)} files; leave it out to name each by its file")
+    names = [asset] if asset is not None else _names(sources)
+    return [
+        recording
+        for source, name in zip(sources, names, strict=True)
+        for recording in FORMATS[format].load(source, name, options)
+    ]
+
+
+def _sources(paths: Sequence[Path | str], format: str) -> list[Path]:
+    """Expand folders; every file once, in the order given."""
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        sources = FORMATS[format].find(path)
+        if not sources:
+            raise DataError(f"{path}: nothing of format {format} in this folder; expected {FORMATS[format].layout}")
+        found.update(dict.fromkeys(sorted(sources, key=_natural)))
+    if not found:
+        raise DataError("no file was given")
+    return list(found)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    stems = [_stem(source) for source in sources]
+    names = [
+        f"{source.resolve().parent.name}-{stem}" if stem.isdecimal() or stems.count(stem) > 1 else stem
+        for source, stem in zip(sources, stems, strict=True)
+    ]
+    for name, source in zip(names, sources, strict=True):
+        if names.count(name) > 1:
+            raise DataError(f"{source}: another file would be the asset {name!r} too; read it apart with a name")
+    return names
+
+
+def _stem(source: Path) -> str:
+    return source.name if source.is_dir() else source.name.removesuffix(".gz").rsplit(".", 1)[0]

@@ -1,0 +1,215 @@
+"""Recordings into a topic: side by side, at the pace they were recorded, faster, or as fast as it goes.
+
+All recordings start at the same moment, whatever their dates: readings are sent in order of the time since their own
+recording's start. Each loop follows the one before: its event times are later by the longest recording's length.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
+from math import ceil
+from typing import Literal, Protocol
+
+from stream_detector.datasets.recording import MessageFormat, Outgoing, Recording
+from stream_detector.errors import DataError
+
+#: keep: event times as recorded. now: the first reading is now. until-now: the last reading is now.
+Times = Literal["keep", "now", "until-now"]
+
+_LOOK_EVERY = 512       # messages between looks at the clock where nothing is waited for
+_REPORT_EVERY_S = 0.2
+_LONGEST_SLEEP_S = 0.5  # so that a bar moves and a stop is seen while nothing is due
+_FLUSH_EVERY_S = 10.0  # a broker that went away shows at a flush, and a replay may never end
+_INSTANT_S = 1e-6       # shorter waits than this are none; the clock's own steps may be longer
+
+
+class Writer(Protocol):
+    """Where messages go; `stream_detector.adapters.kafka.MessageWriter` is one."""
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        headers: list[tuple[str, bytes]],
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Buffer a message for sending."""
+
+    def flush(self) -> None:
+        """Return once all that was sent is acknowledged."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Clock(Protocol):
+    """Time, so that tests can make it pass."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+
+    def now_ms(self) -> float:
+        """The time of day, UNIX ms."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass; may return earlier."""
+
+
+class SystemClock:
+    """The machine's clock. `wait` sleeps; give an event's `wait` so that a signal ends the sleep."""
+
+    def __init__(self, wait: Callable[[float], object] = time.sleep) -> None:
+        """Keep how to sleep."""
+        self._wait = wait
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def now_ms(self) -> float:
+        """UNIX ms."""
+        return time.time() * 1_000.0
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, or until the wait is ended."""
+        self._wait(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to send and how fast."""
+
+    topic: str
+    speed: float | None = 1.0      # recorded seconds a second; None: as fast as it goes
+    times: Times = "keep"
+    loops: int | None = 1          # None: for ever
+    format: MessageFormat = "json"
+    fields: Mapping[str, str] = field(default_factory=dict)  # as `kafka.inputs[].fields`
+
+    def __post_init__(self) -> None:
+        """Raise DataError on settings that can't be met."""
+        if self.speed is not None and not 0 < self.speed < float("inf"):
+            raise DataError(f"speed must be more than 0, got {self.speed}")
+        if self.loops is not None and self.loops < 1:
+            raise DataError(f"loops must be at least 1, got {self.loops}")
+        if self.loops is None and self.times == "until-now":
+            raise DataError("a replay that loops for ever has no last reading: take times keep or now")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a replay has come."""
+
+    sent: int           # messages
+    elapsed_s: float    # wall-clock time since the start
+    lag_s: float        # how far behind its schedule; 0 at full speed
+    event_ms: float | None  # event time of the last message sent, UNIX ms
+    done: bool = False  # False in a summary: stopped before the end
+
+    @property
+    def rate(self) -> float:
+        """Messages a second since the start."""
+        return self.sent / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+
+def period_ms(recordings: Sequence[Recording]) -> float:
+    """Return the length of one loop, whole ms: the longest recording's, up to where its next reading would be due."""
+    return float(ceil(max((each.end_ms - each.start_ms for each in recordings if len(each)), default=0.0)))
+
+
+def schedule(recordings: Sequence[Recording], plan: Plan, now_ms: float) -> Iterator[tuple[float, Outgoing]]:
+    """Yield (ms since the start of the replay, message) in order of time, loop after loop.
+
+    Rows of one recording keep their order even where their times go back. Raises DataError when there is no row at all.
+    """
+    filled = [recording for recording in recordings if len(recording)]
+    if not filled:
+        raise DataError("there is nothing to replay: the recordings hold no rows")
+    period = period_ms(filled)
+    if plan.times == "until-now":
+        now_ms -= ((plan.loops or 1) - 1) * period + max(float(r.ts_ms.max()) - r.start_ms for r in filled)
+    loop = 0
+    while plan.loops is None or loop < plan.loops:
+        streams = [_timed(recording, place, plan, now_ms, loop * period) for place, recording in enumerate(filled)]
+        sent = False
+        for due_ms, _, message in merge(*streams) if len(streams) > 1 else streams[0]:
+            sent = True
+            yield due_ms, message
+        if not sent:
+            raise DataError("there is nothing to replay: no row of the recordings holds a value")
+        loop += 1
+
+
+def _timed(
+    recording: Recording, place: int, plan: Plan, now_ms: float, after_ms: float
+) -> Iterator[tuple[float, int, Outgoing]]:
+    """Yield (due, place, message); `place` decides between messages due at once, so messages are never compared."""
+    start = recording.start_ms
+    shift = 0.0 if plan.times == "keep" else float(round(now_ms - start))  # whole ms: integers stay integers
+    origin = start + shift
+    for message in recording.messages(plan.fields, plan.format, shift + after_ms):
+        yield message.sent_ms - origin, place, message
+
+
+def replay(
+    recordings: Sequence[Recording],
+    plan: Plan,
+    writer: Writer,
+    *,
+    clock: Clock,
+    stopped: Callable[[], bool] = lambda: False,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Send all that is planned, flush, and return what was done. Ends early, flushed, once `stopped()` is true.
+
+    Never waits to slow a late replay down further: what is due is sent at once, in order. `report` is called a few
+    times a second at most. Raises BrokerError when the writer does.
+    """
+    began = clock.monotonic()
+    pace = None if plan.speed is None else 1e-3 / plan.speed
+    elapsed = due = last_report = last_flush = 0.0
+    sent = 0
+    event_ms: float | None = None
+    done = True
+
+    def look() -> None:
+        """Read the clock; report when it is time to."""
+        nonlocal elapsed, last_report
+        elapsed = clock.monotonic() - began
+        if elapsed - last_report >= _REPORT_EVERY_S:
+            last_report = elapsed
+            report(Progress(sent, elapsed, max(0.0, elapsed - due) if pace else 0.0, event_ms))
+
+    for due_ms, message in schedule(recordings, plan, clock.now_ms()):
+        if pace is not None:
+            due = due_ms * pace
+            while due - elapsed > _INSTANT_S and not stopped():
+                look()
+                if due - elapsed > _INSTANT_S:
+                    clock.sleep(min(due - elapsed, _LONGEST_SLEEP_S))
+        if stopped():
+            done = False
+            break
+        writer.send(plan.topic, message.key, message.value, message.headers)
+        sent += 1
+        event_ms = message.event_ms
+        if sent % _LOOK_EVERY == 0:
+            look()
+        if elapsed - last_flush >= _FLUSH_EVERY_S:
+            last_flush = elapsed
+            writer.flush()
+    elapsed = clock.monotonic() - began
+    lag_s = 0.0 if pace is None else max(0.0, elapsed - due)
+    writer.flush()
+    final = Progress(sent, clock.monotonic() - began, lag_s, event_ms, done)
+    report(final)
+    return final
+
+
+def messages_in(recordings: Sequence[Recording], loops: int | None) -> int | None:
+    """Return at most how many messages a replay sends, for a progress bar; None when it never ends."""
+    return None if loops is None else loops * sum(map(len, recordings))

@@ -1,0 +1,1 @@
+"""Scores -> alerts and states: the engine and its policies. Pure."""

@@ -1,0 +1,232 @@
+"""The way back to normal: what healthy drift, and an alarm that stays flat, do to what an asset is held against. Pure.
+
+A detector is trained once; machines change. Each asset therefore has a shift, in training spreads, that is taken off
+its scaled inputs before they are scored. It is moved so that the model expects what it sees: the offset of a window is
+its last cell less what the model expects there, the shift included. In a plant whose channels move together (load,
+current, heat) inputs wander far while offsets stay at 0, so a shift made of offsets follows only what the model can't
+explain.
+
+Quiet      offsets of quiet windows are averaged over blocks of `block` windows. A block is learnt once the next one was
+           quiet too, so that the beginning of a fault is not: its mean becomes `usual`, and the shift goes there, at
+           most `follow` away from the anchor (where training, or the last regime change, had it).
+Incident   nothing is learnt. Each block's mean offset, and the mean logarithm of its scores, are held against those of
+           the block since which the incident has been flat; a block that differs begins a new flat stretch. A regime
+           change is an incident flat for `flat_ms` and for twice as long as it took to come.
+Coming     begins with the last calm block: one by its anchor whose scores were mostly normal, or whose scores mostly
+           were such as end an incident. It ends where the scores' mean logarithm has not grown by ARRIVED since,
+           whether that was before the incident opened or within it. So a slow fault that takes hours to be seen would
+           have to stand still for twice as many, and while it grows it never does. A leap is a change of its own,
+           wherever the machine stood before: from the block before it on.
+           Where `follow` is null, healthy drift has no bound and growth tells nothing: each block's place is held
+           against the last one's, only leaps begin a new stretch, and a change has come when its incident opens; it
+           must have been flat for a quarter of the time since the last calm block, too. There an incident that never
+           got beyond severity `info` is drift that got ahead: it is followed as if quiet.
+Regime     shift and anchor move to where the model finds the machine least strange, along the mean offsets
+           (placing.py). Where that is where it is, only the scores have grown (noise, not place): the threshold is
+           calibrated anew on the incident's newest scores. The same where an incident opens before the machine was calm
+           at its new place: that is known already, so the incident lasts until there are ENOUGH scores. The incident
+           closes re-armed (incident.py): until its scores are quiet, only worse ones alarm.
+
+A function of the windows in their order alone. The shift of a window is that after the window before it, whatever batch
+either was scored in (judging.py scores again what a change overtakes). Every EVERY-th window of the event-time grid is
+looked at: neighbours overlap and tell the same, and the average cost stays under a microsecond.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.config import AdaptationConfig
+from stream_detector.decision.relocation import Probe, placed
+from stream_detector.types import Adaptation
+from stream_detector.decision.threshold.sample import LARGEST
+
+EVERY = 4
+#: A shift is moved only when some channel is to move by more: a smaller step is the noise of a block's mean.
+LEAST_STEP = 0.1
+#: A flat stretch ends where the distance from normal has changed by this share of it, or the scores' logarithm by this.
+GROWTH, LOG_GROWTH = 0.1, 0.4
+#: An incident must have been flat for so many times the time that it took to come; with `follow: null` also for such a
+#: share of the time since the machine was last calm. SHARE is more than GROWTH: so steady growth is never flat.
+PATIENCE, SHARE = 2.0, 0.25
+#: Newest scores of an incident that are kept for a calibration, and how many it takes.
+SCORES, ENOUGH = 64, 50
+#: A change has come when the mean logarithm of scores has not grown by so much since.
+ARRIVED = 0.5
+#: A change of its own, whatever there was before: the scores' mean logarithm grew by so much within two blocks.
+LEAP = 1.0
+
+Change = Literal["refit", "regime-change"]
+Floats = NDArray[np.float32]
+
+
+class Adapting:
+    """The rules of one stream. Holds no state of any asset."""
+
+    def __init__(self, config: AdaptationConfig, stride_ms: float, columns: int) -> None:
+        """`stride_ms`: from one window's end to the next; `columns`: N, numeric ones."""
+        self._config = config
+        self._follow = np.float32(math.inf if config.follow is None else config.follow)
+        self.roams = config.follow is None
+        """Whether drift has no bound: then it is followed through incidents of severity `info`, too."""
+        self._by_anchor = max(float(self._follow), config.flat_within)
+        self._step_ms = stride_ms
+        self._samples = max(2, config.block // EVERY)
+        self._nowhere = np.zeros(columns, np.float32)
+        self._nowhere.flags.writeable = False
+
+    def fresh(self, state: Adaptation | None = None) -> Adaptation:
+        """Return the state of an asset that is where training had it; `state`: what it was before, if anything."""
+        serial = 0 if state is None else state.serial + bool(np.any(state.shift))
+        return Adaptation(serial, self._nowhere, self._nowhere)
+
+    def adopt(self, state: Adaptation) -> Adaptation:
+        """Return a stored state as this configuration would have it: a fresh one where its columns are others."""
+        return state if len(state.shift) == len(self._nowhere) == len(state.anchor) else self.fresh(state)
+
+    def due(self, end_ms: NDArray[np.int64]) -> list[bool]:
+        """Return which of the windows (W,) that end then are looked at."""
+        found: list[bool] = (np.rint(end_ms / self._step_ms).astype(np.int64) % EVERY == 0).tolist()
+        return found
+
+    def quiet(
+        self, state: Adaptation, offset: Floats, score: float, end_ms: int, normal: float, low: float
+    ) -> tuple[Adaptation, Change | None]:
+        """Return the state after a quiet window without an incident that is due; "refit" when its shift moved.
+
+        Scores up to `normal` lie below the adaptive level, those up to `low` would end an incident.
+        """
+        state = _filled(state, offset, score, score <= normal, score <= low)
+        if state.count < self._samples:
+            return state, None
+        mean = state.sums / np.float32(state.count)
+        if not np.isfinite(mean).all():  # a reading beyond all measure, before there was a level: not a place to go to
+            nothing = self._nowhere[:0]
+            return replace(state, waiting=nothing, sums=nothing, count=0, logs=0.0, normal=0, low=0), None
+        by_anchor = float(np.abs(mean - state.anchor).max(initial=0.0)) <= self._by_anchor
+        calm = self.roams or 2 * (max(state.normal, state.low) if by_anchor else state.low) >= state.count
+        usual, shift = state.usual, state.shift
+        if self.roams and not len(usual):
+            usual = shift = mean  # the block right after training: nothing came before it that could have begun a fault
+        elif len(state.waiting):
+            usual = state.waiting
+            shift = state.anchor
+            if self._follow:
+                shift = np.clip(usual, state.anchor - self._follow, state.anchor + self._follow)
+        moved = float(np.abs(shift - state.shift).max(initial=0.0)) > LEAST_STEP
+        calm_ms: int | None = end_ms
+        came_ms, came, settling = None, 0.0, False
+        if not calm and state.calm_ms is not None:
+            calm_ms, came_ms, came = self._came(state, end_ms, state.calm_ms)
+            settling = state.settling
+        after = Adaptation(
+            state.serial + moved, shift if moved else state.shift, state.anchor, usual, mean, calm_ms=calm_ms,
+            came_ms=came_ms, came=came, past=_past(state), settling=settling,
+        )  # fmt: skip
+        return after, "refit" if moved else None
+
+    def turned(self, state: Adaptation, end_ms: int) -> Adaptation:
+        """Return the state at the window that opens or closes an incident: blocks not learnt yet may hold its begin."""
+        calm_ms = end_ms if state.calm_ms is None else state.calm_ms
+        return Adaptation(
+            state.serial, state.shift, state.anchor, state.usual, calm_ms=calm_ms, came_ms=state.came_ms,
+            came=state.came, past=state.past, settling=state.settling,
+        )  # fmt: skip
+
+    def during(
+        self, state: Adaptation, offset: Floats, score: float, end_ms: int, opened_ms: int
+    ) -> tuple[Adaptation, Change | None]:
+        """Return the state after a due window of an open incident; "regime-change" once, when it was flat for long.
+
+        Whether it is normal now (`accepted`) is the policy's to decide.
+        """
+        state = _filled(state, offset, score)
+        kept = float(np.float32(score)) if abs(score) <= LARGEST else math.inf  # what is no number teaches nothing
+        state = replace(state, scores=(*state.scores[1 - SCORES :], kept))
+        if state.count < self._samples:
+            return state, None
+        mean = np.append(state.sums / np.float32(state.count), np.float32(state.logs / state.count))
+        calm_ms = opened_ms if state.calm_ms is None else state.calm_ms
+        if not self.roams:
+            calm_ms, came_ms, came = self._came(state, end_ms, calm_ms, opened_ms)
+            state = replace(state, calm_ms=calm_ms, came_ms=came_ms, came=came, past=_past(state))
+        state = replace(state, sums=self._nowhere[:0], count=0, logs=0.0)
+        if state.flat_ms is None or self._differs(mean, state):
+            return replace(state, waiting=mean, flat_ms=end_ms, asked=False), None
+        if self._config.flat_ms is None or state.asked or (state.settling and len(state.scores) < ENOUGH):
+            return state, None
+        if self.roams:
+            patience_ms = max(PATIENCE * (opened_ms - calm_ms), SHARE * (end_ms - calm_ms))
+        else:
+            patience_ms = PATIENCE * (came_ms - calm_ms)
+        if end_ms - state.flat_ms < max(self._config.flat_ms, patience_ms):
+            return replace(state, waiting=mean) if self.roams else state, None
+        # the newest block is no better than the one the stretch began with: halfway is the best estimate of both
+        return replace(state, waiting=np.float32(0.5) * (mean + state.waiting), asked=True), "regime-change"
+
+    def accepted(
+        self, state: Adaptation, end_ms: int, probe: Probe | None = None
+    ) -> tuple[Adaptation, NDArray[np.float64] | None]:
+        """Return the state once its regime change is accepted, and scores (n,) to calibrate the threshold on.
+
+        None when the inputs have moved: what was learnt of scores holds at their new place, too. `probe` scores the
+        window under other shifts; without it the place is where the mean offsets are.
+        """
+        place, scores = state.waiting[:-1], None
+        if state.settling:
+            place = state.shift
+        elif probe is not None:
+            place = placed(probe, state.shift, place)
+        elif float(np.abs(place - state.shift).max(initial=0.0)) <= self._config.flat_within:
+            place = state.shift
+        moved = bool(np.any(place != state.shift))
+        if not moved and len(state.scores) >= ENOUGH:
+            scores = np.array(state.scores)
+        return Adaptation(
+            state.serial + moved, place, place, place, calm_ms=end_ms, settling=scores is None
+        ), scores  # fmt: skip
+
+    def restored(self, state: Adaptation, shift: Floats, anchor: Floats, end_ms: int) -> Adaptation:
+        """Return the state moved to a `shift` and `anchor` (N,) of before."""
+        return Adaptation(state.serial + 1, shift, anchor, shift, calm_ms=end_ms)
+
+    def _came(
+        self, state: Adaptation, end_ms: int, calm_ms: int, opened_ms: int | None = None
+    ) -> tuple[int, int, float]:
+        """Return `calm_ms`, `came_ms` and `came` after a full block of a machine that is not calm."""
+        strange, block_ms = state.logs / state.count, round(self._config.block * self._step_ms)
+        start_ms = max(end_ms - block_ms, calm_ms, opened_ms or calm_ms)
+        if state.past and strange > min(state.past) + LEAP:
+            return max(calm_ms, start_ms - block_ms), start_ms, strange
+        if state.came_ms is None or strange > state.came + ARRIVED:
+            return calm_ms, start_ms, strange
+        return calm_ms, state.came_ms, state.came
+
+    def _differs(self, mean: Floats, state: Adaptation) -> bool:
+        """Whether a block's mean offsets and mean log score are others than those the flat stretch began with."""
+        away = np.abs(state.waiting[:-1] - state.shift)
+        if not np.isfinite(away).all():  # a tenth of it bounds nothing
+            return True
+        change = np.abs(mean - state.waiting)
+        still = bool((change[:-1] <= self._config.flat_within + GROWTH * away).all())
+        return not (still and (self.roams or float(change[-1]) <= LOG_GROWTH))
+
+
+def _filled(state: Adaptation, offset: Floats, score: float, normal: bool = False, low: bool = False) -> Adaptation:
+    sums = state.sums + offset if state.count else offset.copy()
+    logs = state.logs + math.log(max(abs(score), 1e-12)) if score == score else state.logs  # of the size; NaN says none
+    return Adaptation(
+        state.serial, state.shift, state.anchor, state.usual, state.waiting, sums, state.count + 1, state.calm_ms,
+        state.flat_ms, state.asked, state.scores, logs, state.normal + normal, state.low + low, state.came_ms,
+        state.came, state.past, state.settling,
+    )  # fmt: skip
+
+
+def _past(state: Adaptation) -> tuple[float, ...]:
+    """Return the mean log scores of the two newest blocks, that of the full one included."""
+    return (*state.past[-1:], state.logs / state.count)

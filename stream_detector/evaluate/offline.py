@@ -1,0 +1,150 @@
+"""Recordings without a broker: the windows to train on, and backtests that run the very stages a worker runs."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.codec import ReadingDecoder
+from stream_detector.config import Config, InputConfig
+from stream_detector.errors import DataError
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.telemetry.metrics import Metrics
+from stream_detector.windowing.channel_profile import Norms
+from stream_detector.worker.pipeline import Pipeline
+from stream_detector.types import AssetState, MessageBatch, ModelRef, Partition, PlainMessage, WindowBatch
+from stream_detector.worker.slices import Scores
+from stream_detector.worker.task import make_windower
+
+log = logging.getLogger(__name__)
+
+TOPIC = "recording"
+_CHUNK = 4_000  # messages at a time
+
+
+class Encoded(NamedTuple):
+    """A reading as it would lie on a topic."""
+
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def offline(config: Config, batch: int = _CHUNK, as_sent: bool = False) -> Config:
+    """Return the set-up reading one topic in memory, with the standard field names, instead of the configured ones.
+
+    `as_sent`: with the first configured topic's field names and format.
+    """
+    topic = InputConfig(topic=TOPIC, max_message_bytes=2**31)
+    if as_sent:
+        topic = config.inputs[0].model_copy(update={"topic": TOPIC})
+    kafka = config.kafka.model_copy(update={"inputs": [topic], "max_poll_records": batch})
+    return config.model_copy(update={"kafka": kafka, "delivery": "at_least_once"})  # of one that never fails
+
+
+def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch]:
+    """Yield the windows of recorded readings, cut as a worker would cut them.
+
+    Unusable readings are left out, and said in the log. Raises DataError, with the reasons, when most are unusable:
+    what is left then is no history to learn from.
+    """
+    config = offline(config)
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    total = 0
+    decoder = ReadingDecoder(config.inputs[0], config.channels)
+    windower = make_windower(config, 0)
+    partition = Partition(TOPIC, 0)
+    for chunk in _chunks(messages):
+        total += len(chunk)
+        readings, dead = decoder.decode(MessageBatch(partition, chunk))
+        found = None
+        if readings is not None:
+            found, late = windower.push(readings)
+            dead += late
+        for letter in dead:
+            reasons[letter.code] += 1
+            examples.setdefault(letter.code, letter.detail)
+        if found is not None:
+            yield found
+    if reasons:
+        said = "; ".join(f"{count} {code}, as: {examples[code]}" for code, count in reasons.most_common())
+        if reasons.total() > total / 2:
+            raise DataError(f"{reasons.total()} of {total} readings can't be used: {said}")
+        log.warning("%d of %d readings can't be used: %s", reasons.total(), total, said)
+
+
+class Backtest:
+    """A worker in memory: the same pipeline on a memory log, sink and store. Its clock stands still."""
+
+    def __init__(
+        self, config: Config, scorer: Scores, calibrations: list[NDArray[np.float64]], batch: int = _CHUNK,
+        norms: Sequence[Norms | None] = (), model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        partitions: int = 1, as_sent: bool = False,
+    ) -> None:  # fmt: skip
+        """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`.
+
+        `partitions` of the topic that is read; `as_sent`: its messages are those of the first configured topic.
+        """
+        self._config = offline(config, batch, as_sent)
+        self._log = MemoryLog({TOPIC: partitions})
+        source = MemorySource(self._log, [TOPIC])
+        self._sink = MemorySink(
+            self._log, source, config.alert_topic, config.dead_letter_topic, audit_topic=config.audit_topic
+        )
+        self._seen = 0  # alerts handed out
+        self.metrics = Metrics()
+        self._store = MemoryStore(MemoryServer())
+        self.pipeline = Pipeline(
+            self._config, source, self._sink, self._store, scorer, calibrations, self.metrics,
+            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0, norms=norms, model_of=model_of,
+        )  # fmt: skip
+        self.pipeline.open()
+
+    def run(self, messages: Iterable[Encoded], partition: int = 0) -> Iterator[bytes]:
+        """Take readings through all stages; yield the alerts, the very bytes a worker would publish."""
+        for chunk in _chunks(messages):
+            for message in chunk:
+                self._log.append(Partition(TOPIC, partition), message.key, message.value, message.headers)
+            while self.pipeline.step(0):
+                pass
+            self.pipeline.commit()
+            published = self._sink.alerts
+            for alert in published[self._seen :]:
+                assert alert.value is not None
+                yield alert.value
+            self._seen = len(published)
+
+    def states(self) -> Iterator[tuple[str, AssetState]]:
+        """Yield each asset with its state after all that was run."""
+        yield from ((asset, state) for _, asset, state in self._store.assets())
+
+    @property
+    def audits(self) -> Iterator[bytes]:
+        """The entries of the audit topic so far, the very bytes a worker would publish."""
+        return (entry.value for entry in self._sink.audits if entry.value is not None)
+
+    @property
+    def refused(self) -> Iterator[PlainMessage]:
+        """The dead letters so far, as a worker would publish them."""
+        return iter(self._sink.dead_letters)
+
+    @property
+    def dead_letters(self) -> Counter[str]:
+        """How many messages could not be used, by reason."""
+        return Counter(dict(letter.headers)["error"].decode() for letter in self._sink.dead_letters)
+
+
+def _chunks(messages: Iterable[Encoded]) -> Iterator[list[PlainMessage]]:
+    offset = 0
+    source = iter(messages)
+    while chunk := list(islice(source, _CHUNK)):
+        yield [PlainMessage(offset + i, -1, one.key, one.value, one.headers) for i, one in enumerate(chunk)]
+        offset += len(chunk)

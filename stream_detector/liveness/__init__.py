@@ -1,0 +1,1 @@
+"""Which assets and channels are heard: silence, dropouts, clocks, refused readings. Pure."""

@@ -1,0 +1,1 @@
+"""Windows -> scores: batches and devices."""

@@ -1,0 +1,1 @@
+"""Machines from physics, with faults, scenarios and sensors."""

@@ -1,0 +1,116 @@
+"""Scenarios by what causes false alarms and missed faults: what happens to each machine of a run, and when.
+
+The first 40 % of a run are always healthy and unchanged: time to learn what is normal. After it every machine has its
+own moments, and kinds of sensor faults take turns from machine to machine, so that a fleet meets all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_detector.simulation.faults import Duration, FaultPlan
+
+#: Share of a run, at its beginning, in which nothing happens.
+HEALTHY = 0.40
+
+#: (asset, its number, its own random numbers, channels) -> what happens to it.
+_Plans = Callable[[str, int, np.random.Generator, Sequence[str]], list[FaultPlan]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A named course of events."""
+
+    about: str
+    of: _Plans
+    profile: str = "shift"
+
+    def plans(self, assets: Sequence[str], channels: Sequence[str], seed: int = 0) -> list[FaultPlan]:
+        """Return what happens to each of some machines. A machine's part depends on the seed and its number only."""
+        found: list[FaultPlan] = []
+        for place, asset in enumerate(assets):
+            found += self.of(asset, place, np.random.default_rng([seed, place, 1]), channels)
+        return found
+
+
+def _share(rng: np.random.Generator, low: float, high: float) -> Duration:
+    return Duration(share=round(float(rng.uniform(low, high)), 4))
+
+
+def _healthy(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    return []
+
+
+def _load_steps(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    first, second = _share(rng, 0.45, 0.50), _share(rng, 0.70, 0.75)
+    severity = float(np.round(rng.uniform(0.4, 0.8), 2))
+    return [
+        FaultPlan("load-step", first, severity=severity, asset=asset),
+        FaultPlan("load-step", second, severity=0.5, asset=asset),
+    ]
+
+
+def _season(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    severity = float(np.round(rng.uniform(0.4, 0.8), 2))
+    return [FaultPlan("season", Duration(share=0.42), severity=severity, asset=asset)]
+
+
+def _maintenance(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    severity = float(np.round(rng.uniform(0.4, 0.9), 2))
+    return [FaultPlan("maintenance", _share(rng, 0.45, 0.60), severity=severity, asset=asset)]
+
+
+def _replaced(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    channel = channels[place % len(channels)]
+    severity = float(np.round(rng.uniform(0.1, 0.2), 3))
+    return [FaultPlan("sensor-replaced", _share(rng, 0.45, 0.60), severity=severity, channel=channel, asset=asset)]
+
+
+def _wear(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    """Wear from about the middle on, to the end of the run; full after a day and a half."""
+    return [FaultPlan("wear", _share(rng, 0.45, 0.55), Duration(share=0.45), onset_s=129_600.0, asset=asset)]
+
+
+def _intermittent(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    return [FaultPlan("intermittent", _share(rng, 0.45, 0.60), Duration(share=0.25), asset=asset)]
+
+
+def _two(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    """One fault of the mechanics and one of supply or load, the second while the first is still there."""
+    mechanical = ("bearing-outer", "unbalance", "bearing-inner", "misalignment")[place % 4]
+    other = ("overload", "supply-dip", "overheating")[place % 3]
+    start = _share(rng, 0.50, 0.60)
+    later = Duration(share=round(start.share + 0.03, 4))
+    return [
+        FaultPlan(mechanical, start, Duration(share=0.10), asset=asset),
+        FaultPlan(other, later, Duration(share=0.04), asset=asset),
+    ]
+
+
+#: Kinds of `sensor-faults`, in turn from machine to machine.
+SENSOR_FAULTS = (
+    "sensor-stuck", "sensor-dropout", "sensor-out-of-range", "sensor-saturated", "clock-ahead", "silent",
+    "clock-behind",
+)  # fmt: skip
+
+
+def _sensors(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
+    kind = SENSOR_FAULTS[place % len(SENSOR_FAULTS)]
+    channel = channels[place // len(SENSOR_FAULTS) % len(channels)] if kind.startswith("sensor-") else None
+    return [FaultPlan(kind, _share(rng, 0.50, 0.60), Duration(share=0.08), channel=channel, asset=asset)]
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "healthy": Scenario("nothing happens", _healthy),
+    "load-steps": Scenario("no fault: other work, twice", _load_steps),
+    "season": Scenario("no fault: two shifts a day, and the air around grows warmer", _season, "day"),
+    "maintenance": Scenario("no fault: runs smoother and cooler from one moment on", _maintenance),
+    "sensor-replaced": Scenario("no fault: a new sensor, which reads a little higher", _replaced),
+    "slow-wear": Scenario("a bearing wears for more than a day", _wear),
+    "intermittent": Scenario("a rub that comes and goes", _intermittent),
+    "two-faults": Scenario("a second fault while the first is there", _two),
+    "sensor-faults": Scenario("stuck, dropout, out of range, saturated, clock, silent: in turn", _sensors),
+}

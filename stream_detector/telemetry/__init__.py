@@ -1,0 +1,1 @@
+"""Logs, metrics, and secrets blotted out of both."""

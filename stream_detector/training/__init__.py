@@ -1,0 +1,1 @@
+"""History -> artifact: gathering windows, calibration, labelled faults, fleets."""

@@ -1,0 +1,60 @@
+"""A fleet's history -> one file with a detector an asset, and perhaps one that serves all others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from stream_detector.artifacts.artifact import Artifact
+from stream_detector.config import Config
+from stream_detector.errors import DataError
+from stream_detector.artifacts.fleet import Fleet
+from stream_detector.training.history import History, gather
+from stream_detector.training.labels import Labels
+from stream_detector.types import WindowBatch
+from stream_detector.training.train import enough, of_each, one_artifact
+
+log = logging.getLogger(__name__)
+
+#: Most windows, of all assets, that the shared detector is trained on: evenly taken from each.
+MOST_SHARED = 20_000
+
+
+def train_fleet(
+    config: Config,
+    batches: Iterable[WindowBatch],
+    *,
+    progress: Callable[[str], None] | None = None,
+    labels: Labels | None = None,
+) -> Fleet:
+    """Train one detector an asset. `progress` is told the name of each that is done.
+
+    What becomes of an asset whose history is too short `train.short_history` says. Raises DataError, the asset named,
+    when it says `refuse`, when no asset has enough, or when a fit diverges.
+    """
+    histories = gather(config, batches, None, labels)
+    short: dict[str, str] = {}
+    long: dict[str, History] = {}
+    for asset, history in histories.items():
+        try:
+            enough(config, [history], f"asset {asset!r}: ")
+        except DataError as error:
+            if config.train.short_history == "refuse":
+                raise DataError(f"{error}; or set train.short_history to leave-out or shared") from error
+            short[asset] = str(error)
+        else:
+            long[asset] = history
+    if not long:
+        reason = next(iter(short.values()), "the history makes no window")
+        raise DataError(f"no asset has a history long enough for a detector of its own: {reason}")
+    served = config.train.short_history == "shared"
+    for asset, why in short.items():
+        log.warning("%s; %s", why, "the shared detector serves it" if served else f"{asset!r} has no detector")
+    shared = _shared(config, histories) if served else None
+    return Fleet(of_each(config, long, progress), shared, short).named()
+
+
+def _shared(config: Config, histories: dict[str, History]) -> Artifact:
+    """Train one detector on windows of all assets, those with short histories included."""
+    step = -(-sum(len(history) for history in histories.values()) // MOST_SHARED)
+    return one_artifact(config, [history.thinned(step) for history in histories.values()], None, "shared detector: ")

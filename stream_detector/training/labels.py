@@ -1,0 +1,163 @@
+"""Which training windows are labelled faulty: from labelled rows, or from intervals of event time.
+
+    faulty      a cell that the detector sees (`features.keep`, else the whole window) holds a faulty reading
+    left out    only an earlier cell does: smoothing still carries the fault, so the window is neither
+    normal      all others, those of assets that nobody labelled included
+
+A stream of records (`window.mode: records`) has a window a record, which is what its row is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.config import Config
+from stream_detector.errors import DataError
+from stream_detector.types import WindowBatch
+from stream_detector.datasets.ground_truth import Interval
+
+NORMAL, FAULTY, LEFT_OUT = 0, 1, -1
+
+
+class Rows(Protocol):
+    """What is asked of a recording with N rows; `stream_detector.datasets.recording.Recording` is one."""
+
+    asset: str
+    ts_ms: NDArray[np.float64]        # (N,) event time, UNIX ms
+    values: dict[str, NDArray[Any]]   # channel -> (N,)
+    blocks: dict[str, list[NDArray[np.float64] | None]]  # channel -> (N) waveforms
+    labels: NDArray[np.int8] | None   # (N,) 1 where anomalous; None when nobody knows
+    interval_ms: float | None         # from sample to sample of waveforms
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of a history's faults, by asset."""
+
+    stretches: Mapping[str, NDArray[np.float64]]  # (n, 2) first and last faulty moment, event time, UNIX ms
+    records: Mapping[str, NDArray[np.bool_]]      # (N,) of each complete record in order; instead of stretches
+
+    @property
+    def faults(self) -> int:
+        """Faulty records and stretches."""
+        return sum(map(len, self.stretches.values())) + sum(int(flags.sum()) for flags in self.records.values())
+
+
+def from_rows(recordings: Iterable[Rows], config: Config) -> Labels | None:
+    """Return what the recordings' own labels say; None when none of them has any."""
+    stretches: dict[str, list[NDArray[np.float64]]] = {}
+    records: dict[str, list[NDArray[np.bool_]]] = {}
+    known = False
+    for one in recordings:
+        known |= one.labels is not None
+        faulty = np.zeros(len(one.ts_ms), np.bool_) if one.labels is None else one.labels > 0
+        if config.window.mode == "records":
+            records.setdefault(one.asset, []).append(faulty[_complete(one, config)])
+        else:
+            stretches.setdefault(one.asset, []).append(_stretches(one, faulty))
+    return Labels(
+        {asset: np.concatenate(parts) for asset, parts in stretches.items()},
+        {asset: np.concatenate(parts) for asset, parts in records.items()},
+    ) if known else None  # fmt: skip
+
+
+def from_intervals(intervals: Sequence[Interval], assets: Iterable[str]) -> Labels:
+    """Return what a list of faults says of these assets. Raises DataError when it names none of them."""
+    stretches: dict[str, list[tuple[float, float]]] = {asset: [] for asset in assets}
+    for one in intervals:
+        if one.asset in stretches:
+            stretches[one.asset].append((one.start_ms, one.end_ms))
+    if not any(stretches.values()):
+        raise DataError(
+            f"the list of faults names {sorted({one.asset for one in intervals})}, none of which is in the data: "
+            f"{sorted(stretches)}; name the assets as the recordings do"
+        )
+    return Labels({asset: np.array(found, np.float64).reshape(-1, 2) for asset, found in stretches.items()}, {})
+
+
+def only_normal(batches: Iterable[WindowBatch], labels: Labels, config: Config) -> Iterator[WindowBatch]:
+    """Yield the windows that are neither faulty nor left out, in their order. Raises DataError as `Marker.check`."""
+    marker = Marker(labels, config)
+    for batch in batches:
+        normal = np.zeros(len(batch), np.bool_)
+        places: dict[str, list[int]] = {}
+        for place, asset in enumerate(batch.assets):
+            places.setdefault(asset, []).append(place)
+        for asset, mine in places.items():
+            normal[mine] = marker.mark(asset, batch.end_ms[mine]) == NORMAL
+        if normal.any():
+            yield WindowBatch(
+                batch.task, [asset for asset, kept in zip(batch.assets, normal.tolist(), strict=True) if kept],
+                batch.end_ms[normal], batch.values[normal], batch.filled[normal], batch.ingest_ms[normal],
+            )  # fmt: skip
+    marker.check()
+
+
+class Marker:
+    """Says of windows, asset by asset in the order they come, whether they are faulty."""
+
+    def __init__(self, labels: Labels, config: Config) -> None:
+        """Prepare for the windows of a set-up."""
+        window, features = config.window, config.features
+        self._labels = labels
+        self._records = window.mode == "records"
+        seen = window.length if features.keep is None else min(features.keep + features.difference, window.length)
+        self._seen_ms, self._span_ms = seen * window.cell_ms, window.length * window.cell_ms
+        self._edges = {
+            asset: (np.sort(stretches[:, 0]), np.sort(stretches[:, 1])) for asset, stretches in labels.stretches.items()
+        }
+        self._taken: dict[str, int] = {}
+
+    def mark(self, asset: str, end_ms: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return FAULTY, NORMAL or LEFT_OUT for an asset's next windows, which end at `end_ms` (W,)."""
+        if (flags := self._labels.records.get(asset)) is not None:
+            start = self._taken.get(asset, 0)
+            self._taken[asset] = start + len(end_ms)
+            mine = flags[start : start + len(end_ms)]
+            return np.pad(mine, (0, len(end_ms) - len(mine))).astype(np.int8)  # `check` complains of too few
+        if self._records:
+            return self._touched(asset, end_ms, end_ms + 1).astype(np.int8)
+        found = np.where(self._touched(asset, end_ms - self._span_ms, end_ms), LEFT_OUT, NORMAL)
+        return np.where(self._touched(asset, end_ms - self._seen_ms, end_ms), FAULTY, found).astype(np.int8)
+
+    def check(self) -> None:
+        """Raise DataError when there were not as many records as labels: whose is whose is unknown then."""
+        for asset, flags in self._labels.records.items():
+            if (taken := self._taken.get(asset, len(flags))) != len(flags):
+                raise DataError(
+                    f"asset {asset!r}: {len(flags)} labelled records made {taken} windows, so labels can't be told "
+                    "apart; leave the records out that can't be used (the log says why)"
+                )
+
+    def _touched(self, asset: str, low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether a stretch lies in or across [low, high), (W,) each."""
+        starts, stops = self._edges.get(asset, (np.empty(0), np.empty(0)))
+        return np.searchsorted(starts, high, side="left") > np.searchsorted(stops, low, side="left")
+
+
+def _stretches(one: Rows, faulty: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the moments (n, 2) that faulty rows span: one each, of waveforms to their last sample."""
+    places = np.flatnonzero(faulty)
+    starts = one.ts_ms[places]
+    stops = starts.copy()
+    for blocks in one.blocks.values():
+        samples = [0 if (block := blocks[place]) is None else max(len(block) - 1, 0) for place in places.tolist()]
+        stops = np.maximum(stops, starts + np.array(samples, np.float64) * (one.interval_ms or 0.0))
+    return np.stack([starts, stops], axis=1)
+
+
+def _complete(one: Rows, config: Config) -> NDArray[np.bool_]:
+    """Return which records have every channel: the others are dead letters and make no window."""
+    whole = np.ones(len(one.ts_ms), np.bool_)
+    for name in config.channels:
+        column = one.values.get(name)
+        if column is None:
+            return np.zeros(len(whole), np.bool_)
+        whole &= np.array([value is not None for value in column]) if column.dtype == object else np.isfinite(column)
+    return whole

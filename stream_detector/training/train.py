@@ -1,0 +1,319 @@
+"""History -> artifact: split each asset's windows in time, fit scaler and weights on the first part, score the rest.
+
+    │◀────────── training part ─────────▶│◀ overlap ▶│◀── calibration: early stopping, then scores ──▶│
+    event time of one asset ──────────────────────────────────────────────────────────────────────────▶
+
+Windows of the overlap reach back into the training part. They are dropped where enough remain after them.
+
+With `train.folds` nothing is held out: see models/cross_fit.py.
+Detectors that learn from labelled faults get the labels of both parts; scaler, norms and calibration know only normal
+windows. No other detector is given a label.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_detector.artifacts.artifact import Artifact, Snapshot, Split
+from stream_detector.training.calibration import Blocks, CrossFitted, Fitted, HoldOut, HoldOutLabelled, Nets, Parts, Way
+from stream_detector.config import Config
+from stream_detector.errors import DataError
+from stream_detector.models.preprocessing import column_channels
+from stream_detector.training.history import History, fingerprint, gather
+from stream_detector.training.labels import Labels
+from stream_detector.telemetry.logs import event
+from stream_detector.models import DETECTORS, DivergedError, FitReport, Labelled, Progress, fit_all
+from stream_detector.windowing.channel_profile import Norms, norms_of
+from stream_detector.models.precision import coarse_columns
+from stream_detector.types import WindowBatch
+
+log = logging.getLogger(__name__)
+
+#: Fewest windows to fit a scaler and weights to.
+MIN_TRAIN = 20
+#: Fewest windows to calibrate a threshold on.
+MIN_CALIBRATION = 10
+#: Windows that overlap the training part are dropped where so many of the asset's remain after them.
+MIN_CLEAN = 100
+#: Assets whose detectors are trained together; more gain nothing.
+TOGETHER = 500
+
+
+def train(
+    config: Config,
+    batches: Iterable[WindowBatch],
+    *,
+    progress: Progress | None = None,
+    assets: Collection[str] | None = None,
+    labels: Labels | None = None,
+) -> Artifact:
+    """Train one detector on the windows of all assets, or of `assets` only, which the artifact then names.
+
+    `labels` say which windows are faulty; only detectors that learn from them look at it, and they need it.
+
+    Windows come in event-time order per asset, as the window stage gives them; how they are batched plays no role.
+    The same windows, configuration and seed give the same artifact, byte for byte, on the CPU with one thread.
+
+    What the detector warns of (`Artifact.fit.warnings`) is logged too.
+    Raises DataError when there are too few windows, one holds a value that is no finite number, labels are missing, or
+    the fit diverges; ConfigError when the configuration asks for what can't be built.
+    """
+    histories = gather(config, batches, assets, labels)
+    names = None if assets is None else tuple(sorted(assets))
+    return one_artifact(config, list(histories.values()), names, progress=progress)
+
+
+def train_many(
+    config: Config,
+    batches: Iterable[WindowBatch],
+    *,
+    progress: Callable[[str], None] | None = None,
+    assets: Collection[str] | None = None,
+    labels: Labels | None = None,
+) -> dict[str, Artifact]:
+    """Train one detector an asset; return them by asset. `progress` is told the name of each one that is done.
+
+    Small dense nets are trained together, in batched products. Each sees the minibatches and draws that it would see
+    alone, so its scores are those of `train` but for the rounding of sums, about 5 digits.
+    Raises what `train` raises, the asset named.
+    """
+    histories = gather(config, batches, assets, labels)
+    if not histories:
+        raise DataError(_too_few(config, 0, 0, 0))
+    return of_each(config, histories, progress)
+
+
+def of_each(
+    config: Config, histories: dict[str, History], progress: Callable[[str], None] | None = None
+) -> dict[str, Artifact]:
+    """Train one detector for each of some histories; see `train_many`."""
+    found: dict[str, Artifact] = {}
+    names = list(histories)
+    for start in range(0, len(names), TOGETHER):
+        some = names[start : start + TOGETHER]
+        found |= _train_together(config, [histories[name] for name in some])
+        if progress is not None:
+            for name in some:
+                progress(name)
+    return found
+
+
+def one_artifact(
+    config: Config,
+    histories: list[History],
+    names: tuple[str, ...] | None,
+    place: str = "",
+    progress: Progress | None = None,
+) -> Artifact:
+    """Train one detector on some assets' histories; `place` begins what is said of it."""
+    with _reproducible(config):
+        way = _way(config, histories, place, progress)
+        fitted = way.result(_fit(config, way.nets, progress))
+    return _artifact(config, histories, names, fitted, place)
+
+
+def _way(config: Config, histories: list[History], place: str, progress: Progress | None = None) -> Way:
+    if config.train.folds:
+        return CrossFitted(config, _blocks(config, histories, place))
+    parts = _split(config, histories, place)
+    if issubclass(DETECTORS[config.model.kind], Labelled):
+        return HoldOutLabelled(config, parts, progress, place)
+    return HoldOut(config, parts)
+
+
+def _fit(config: Config, nets: Nets, progress: Progress | None = None) -> list[FitReport]:
+    return fit_all(nets.detectors, nets.x_train, nets.x_val, nets.seeds, config.train, progress)
+
+
+def _train_together(config: Config, histories: list[History]) -> dict[str, Artifact]:
+    places = [f"asset {history.asset!r}: " for history in histories]
+    ways: list[Way] = []
+    for history, place in zip(histories, places, strict=True):
+        with _reproducible(config):  # each begins with the weights that it would have alone
+            ways.append(_way(config, [history], place))
+    fitted: list[Fitted | None] = [None] * len(ways)
+    with _reproducible(config):
+        for alike in _alike(ways):
+            for index, reports in zip(alike, _fit_together(config, ways, alike, places), strict=True):
+                fitted[index] = ways[index].result(reports)
+    return {
+        history.asset: _artifact(config, [history], (history.asset,), one, place)
+        for history, one, place in zip(histories, fitted, places, strict=True)
+        if one is not None
+    }
+
+
+def _alike(ways: list[Way]) -> list[list[int]]:
+    """Return the indexes of those whose nets have one shape; with categories that depends on the values."""
+    found: dict[int, list[int]] = {}
+    for index, way in enumerate(ways):
+        found.setdefault(way.preprocess.columns, []).append(index)
+    return list(found.values())
+
+
+def _fit_together(config: Config, ways: list[Way], alike: list[int], places: list[str]) -> list[list[FitReport]]:
+    """Fit the nets of some ways; return each way's reports. Raises DataError naming the asset."""
+    owner = [index for index in alike for _ in ways[index].nets.detectors]
+    nets = [ways[index].nets for index in alike]
+    joint = Nets(
+        [net for own in nets for net in own.detectors], [x for own in nets for x in own.x_train],
+        [x for own in nets for x in own.x_val], [seed for own in nets for seed in own.seeds],
+    )  # fmt: skip
+    try:
+        reports = iter(_fit(config, joint))
+    except DivergedError as error:
+        raise DataError(f"{places[owner[error.index]]}{error}") from error
+    return [[next(reports) for _ in ways[index].nets.detectors] for index in alike]
+
+
+def _artifact(
+    config: Config, histories: list[History], names: tuple[str, ...] | None, fitted: Fitted, place: str
+) -> Artifact:
+    for warning in fitted.report.warnings:
+        log.warning("%s%s", place, warning)
+    _tell_coarse(config, histories)
+    return Artifact.create(
+        detector=fitted.detector.eval(),
+        preprocess=fitted.preprocess.eval(),
+        calibration=fitted.scores,
+        config=Snapshot.of(config),
+        assets=names,
+        data=fingerprint(config, histories),
+        split=fitted.split,
+        fit=fitted.report,
+        norms=_norms(config, histories),
+    )
+
+
+def _tell_coarse(config: Config, histories: list[History]) -> None:
+    numbers = np.array([channel.kind == "number" for channel in column_channels(config.channels)], np.bool_)
+    for history in histories:
+        for found in coarse_columns(np.concatenate(history.newest), numbers):
+            name = config.columns[found.column]
+            log.warning(
+                "asset %r: channel %s lies near %.9g and varies by %.3g only, but windows hold float32, here in steps "
+                "of %.3g: send it less a constant (its usual value, say), or what is small in it is lost",
+                history.asset, name, found.median, found.spread, found.step,
+                extra=event("coarse-channel", asset=history.asset, channel=name),
+            )  # fmt: skip
+
+
+def _norms(config: Config, histories: list[History]) -> Norms:
+    observed = np.concatenate(
+        [
+            part[:, -1].numpy()[~faulty]
+            for history in histories
+            for part, faulty in zip(history.physical, history.faulty, strict=True)
+        ]
+    )
+    numbers = [channel.kind == "number" for channel in column_channels(config.channels)]
+    return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
+
+
+def _blocks(config: Config, histories: list[History], place: str) -> Blocks:
+    found = [history.ordered() for history in histories]
+    fold = [np.arange(len(end_ms)) * config.train.folds // max(len(end_ms), 1) for end_ms, *_ in found]
+    count = sum(map(len, fold))
+    smallest = min(int(np.bincount(np.concatenate(fold), minlength=config.train.folds).min()), count) if count else 0
+    most_left_out = 2 * -(-count // config.train.folds)
+    if count - most_left_out < MIN_TRAIN or smallest * config.train.folds < MIN_CALIBRATION:
+        raise DataError(place + _too_few(config, count, max(count - most_left_out, 0), count))
+    reach = _reach_ms(config)
+    overlapping = sum(
+        _across(end_ms, block, reach) for (end_ms, *_), block in zip(found, fold, strict=True)
+    )
+    seeds = [own for _, _, own, _ in found if own is not None]
+    return Blocks(
+        torch.cat([windows for _, windows, *_ in found]),
+        torch.from_numpy(np.concatenate(fold)),
+        torch.cat(seeds) if seeds else None,
+        Split("cross-fit", count, count, overlapping, 0),
+    )
+
+
+def enough(config: Config, histories: list[History], place: str) -> None:
+    """Raise DataError, beginning with `place`, when histories are too short for a detector."""
+    if config.train.folds:
+        _blocks(config, histories, place)
+    else:
+        _split(config, histories, place)
+
+
+def _across(end_ms: NDArray[np.int64], fold: NDArray[np.int64], reach_ms: float) -> int:
+    """Return how many windows share cells with one of another block."""
+    before = np.searchsorted(end_ms, end_ms - reach_ms, side="right")  # the first that ends after this one's start
+    after = np.searchsorted(end_ms, end_ms + reach_ms, side="left") - 1  # the last that starts before its end
+    last = len(end_ms) - 1
+    return int(((fold[np.minimum(before, last)] != fold) | (fold[np.maximum(after, 0)] != fold)).sum())
+
+
+def _reach_ms(config: Config) -> float:
+    """Return how far apart the ends of windows are that share no cell."""
+    # half a cell of slack: end times are whole ms, cells may be fractions
+    # a record shares nothing with the one before
+    return 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
+
+
+def _split(config: Config, histories: list[History], place: str) -> Parts:
+    train: list[Tensor] = []
+    held_out: list[Tensor] = []
+    seeds: list[Tensor] = []
+    faulty_train: list[Tensor] = []
+    faulty_held_out: list[Tensor] = []
+    overlapping = dropped = 0
+    for history in histories:
+        end_ms, windows, own_seeds, faulty = history.ordered()
+        n_train = int(len(end_ms) * (1 - config.train.holdout))
+        train.append(windows[:n_train])
+        faulty_train.append(faulty[:n_train])
+        boundary = int(end_ms[n_train - 1]) if n_train else int(end_ms[0]) - 1
+        starts = end_ms[n_train:] - _reach_ms(config)
+        clean = starts >= boundary if n_train else np.ones(len(starts), np.bool_)
+        if clean.sum() >= MIN_CLEAN:
+            dropped += int((~clean).sum())
+            chosen = np.flatnonzero(clean) + n_train
+        else:
+            overlapping += int((~clean).sum())
+            chosen = np.arange(n_train, len(end_ms))
+        held_out.append(windows[chosen])
+        faulty_held_out.append(faulty[chosen])
+        if own_seeds is not None:
+            seeds.append(own_seeds[chosen])
+    fitted, calibrated = (sum(int((~part).sum()) for part in parts) for parts in (faulty_train, faulty_held_out))
+    if fitted < MIN_TRAIN or calibrated < MIN_CALIBRATION:
+        raise DataError(place + _too_few(config, fitted + calibrated + dropped, fitted, calibrated))
+    split = Split("holdout", sum(map(len, train)), calibrated, overlapping, dropped)
+    return Parts(
+        torch.cat(train), torch.cat(held_out), torch.cat(seeds) if seeds else None, torch.cat(faulty_train),
+        torch.cat(faulty_held_out), split,
+    )  # fmt: skip
+
+
+@contextmanager
+def _reproducible(config: Config) -> Iterator[None]:
+    """Seed torch and fix its threads (their number changes the order of sums); restore both after."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.scorer.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.train.seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _too_few(config: Config, found: int, fitted: int, calibrated: int) -> str:
+    window = config.window
+    return (
+        f"the history makes {found} windows, {fitted} to train on and {calibrated} to calibrate on; at least "
+        f"{MIN_TRAIN} and {MIN_CALIBRATION} are needed. Give a longer recording, lower window.length "
+        f"({window.length}) or window.stride ({window.stride}), or raise window.max_gap_ms "
+        f"({window.max_gap_ms:g}) if gaps cut the windows"
+    )

@@ -1,0 +1,128 @@
+"""Saving tasks' states: what to do when the store is away, has forgotten, or has a newer writer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+from stream_detector.errors import StoreError, StoreFencedError, StoreLostError
+from stream_detector.telemetry.logs import event
+from stream_detector.ports import WHOLE, StateStore
+from stream_detector.worker.task import Task
+
+log = logging.getLogger(__name__)
+
+#: A store that fails slowly is asked again after so many times what the failure took: a fifth of the time at most is
+#: lost on a store that hangs. One that refuses at once is asked at once.
+REST = 4.0
+#: Longest such rest, ms: a store that is back is found after so long.
+LONGEST_REST_MS = 10_000.0
+
+
+class Saved(Enum):
+    """What became of a save."""
+
+    DONE = "done"
+    MISSED = "missed"  # the store is away; the states stay changed
+    FENCED = "fenced"  # the task isn't ours any more
+
+
+class Saver:
+    """Writes tasks' states to the store, and knows for how long it has missed some."""
+
+    def __init__(self, store: StateStore, clock_ms: Callable[[], float]) -> None:
+        """Nothing is missed yet."""
+        self._store = store
+        self._clock = clock_ms
+        self._behind_since: float | None = None
+        self._away = False
+        self._rests_until: float = -math.inf
+        self.controls_version = 0
+        """Of the operators' settings, as the last save found it."""
+
+    @property
+    def behind_ms(self) -> float | None:
+        """For how long the store has missed commits; None when it is up to date."""
+        return None if self._behind_since is None else self._clock() - self._behind_since
+
+    @property
+    def rests(self) -> bool:
+        """Whether the store is left alone for now: it just took long to fail, and would again."""
+        return self._clock() < self._rests_until
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Use the store; what it raises is noted, and passes through. A slow failure is followed by a rest."""
+        started = self._clock()
+        try:
+            yield
+        except (StoreFencedError, StoreLostError):  # it answered
+            self._note(None)
+            raise
+        except StoreError as error:
+            now = self._clock()
+            self._rests_until = now + min(REST * (now - started), LONGEST_REST_MS)
+            self._note(error)
+            raise
+        else:
+            self._note(None)
+
+    def save(self, tasks: Iterable[Task]) -> dict[int, Saved]:
+        """Save the changed states of each task as its next epoch; return by task what became of it.
+
+        Once the store has failed, the rest is missed without asking: one that hangs costs a commit one time-out, not
+        one for every task.
+        """
+        saved: dict[int, Saved] = {}
+        failed = self.rests
+        for task in tasks:
+            saved[task.index] = Saved.MISSED if failed else self._save(task)
+            failed = failed or saved[task.index] is Saved.MISSED
+        if failed and self._behind_since is None:
+            self._behind_since = self._clock()
+            log.warning("state is not saved, alerts go on with the thresholds in memory", extra=event("store-behind"))
+        return saved
+
+    def _save(self, task: Task) -> Saved:
+        try:
+            with self.asking():
+                self.controls_version = self._store.save(
+                    task.index, task.token, task.epoch + 1, task.changed_states(), task.saved_positions(),
+                    task.saved_epoch,
+                )  # fmt: skip
+        except StoreLostError as error:  # what it lost is all in memory
+            log.warning("task %d: %s; all its states are written anew", task.index, error,
+                        extra=event("store-empty", task=task.index))  # fmt: skip
+            return self._save_anew(task)
+        except StoreFencedError as error:
+            log.error("task %d: %s", task.index, error, extra=event("task-fenced", task=task.index))
+            return Saved.FENCED
+        except StoreError:
+            return Saved.MISSED
+        return Saved.DONE
+
+    def _save_anew(self, task: Task) -> Saved:
+        """Give a store that came back without its data all states of a task."""
+        try:
+            with self.asking():
+                task.token = self._store.acquire(task.index)
+                self._store.save(task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), WHOLE)
+        except StoreError:
+            return Saved.MISSED
+        self.controls_version = -1  # whatever it was
+        return Saved.DONE
+
+    def _note(self, error: StoreError | None) -> None:
+        """Say once when the store goes, and once when it is back."""
+        if error is not None and not self._away:
+            log.warning("the store can't be used; trying on: %s", error, extra=event("store-away"))
+        elif error is None and self._away:
+            log.info("the store is back", extra=event("store-back"))
+        self._away = error is not None
+
+    def caught_up(self) -> None:
+        """Note that it holds everything committed."""
+        self._behind_since = None

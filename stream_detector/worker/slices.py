@@ -1,0 +1,195 @@
+"""From windows to alerts: they wait to share a batch, are scored in slices of bounded time, and judged.
+
+Whatever takes long in here must not keep the loop from polling, or the group takes the worker for dead. So one call
+scores no more than fits into `SLICE_MS`, and what waits is bounded in bytes and in the time that it is expected to
+take: when it is full the loop reads nothing more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.config import Config
+from stream_detector.decision.engine import Judging
+from stream_detector.telemetry.logs import event
+from stream_detector.telemetry.metrics import Metrics
+from stream_detector.windowing.channel_profile import Norms
+from stream_detector.worker.throughput import Pace
+from stream_detector.types import Alert, Audit, Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
+from stream_detector.worker.task import Cut, Task
+from stream_detector.worker.batching import Queue, merged, no_windows
+
+log = logging.getLogger(__name__)
+
+SLICE_MS = 500.0        # longest a slice should take: the loop turns in between, and a pin waits for no more
+AHEAD_MS = 2_000.0      # of scoring may wait; then nothing more is read
+_FIRST_POLL = 1_000     # messages, while nothing was scored yet
+_DENSITY = 0.3          # weight of the newest poll in the estimate of windows a message
+_THINNEST = 1 / 16      # windows a message: fewer are not relied upon
+_UNKNOWN_TOLD = 1_000   # assets without a detector that are told one by one
+
+
+class Scores(Protocol):
+    """What is needed of a scorer (scorer.Scorer)."""
+
+    def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
+        """Score all windows, moved by their assets' shifts; model -1 and NaN for an asset without a detector."""
+
+
+@dataclass
+class Found:
+    """Alerts of a slice, since when their windows were complete (the loop's clock, ms), and what the audit is told."""
+
+    alerts: list[Alert] = field(default_factory=list)
+    since_ms: list[float] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
+
+
+class Scoring:
+    """What waits to be scored, and what it calls for."""
+
+    def __init__(
+        self,
+        config: Config,
+        scorer: Scores,
+        calibrations: Sequence[NDArray[np.float64]],
+        metrics: Metrics,
+        clock_ms: Callable[[], float],
+        wall_ms: Callable[[], float],
+        norms: Sequence[Norms | None] = (),
+        model_of: Callable[[str], ModelRef | None] = lambda _: None,
+    ) -> None:
+        """`calibrations`, `norms`, `model_of`: as for a `Pipeline`."""
+        self._config = config
+        self._scorer = scorer
+        self._metrics = metrics
+        self._clock, self._wall = clock_ms, wall_ms
+        self.judging = Judging(config, calibrations, norms, model_of)
+        self._queue = Queue(config.scorer)
+        self._pace = Pace()
+        self._density = 0.0  # windows a message
+        self._anomalies = 0  # already counted in the metric
+        self._scored = False  # anything yet
+        self._unknown: set[str] = set()
+        self.windows = 0
+        """Taken so far."""
+
+    def accept(self, task: Task, cut: Cut, messages: int) -> None:
+        """Let the windows wait that so many messages have completed."""
+        now = self._clock()
+        count = 0
+        for place, (batch, silent) in enumerate(cut.windows):
+            count += len(batch)
+            self._queue.add(task, batch, silent, now, [(one, unsaid) for at, one, unsaid in cut.heard if at == place])
+        if after := [(one, unsaid) for at, one, unsaid in cut.heard if at == len(cut.windows)]:
+            self._queue.add(task, no_windows(task.index), False, now, after)
+        self.windows += count
+        self._metrics.windows_total.inc(count)
+        if messages:
+            self._density = max(self._density + _DENSITY * (count / messages - self._density), count / messages / 2)
+
+    @property
+    def due_ms(self) -> float:
+        """When to score; at once while nothing is read for it."""
+        return -math.inf if self.full else self._queue.due_ms
+
+    @property
+    def waiting(self) -> int:
+        """Windows that wait."""
+        return self._queue.count
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits that a commit must not pass over: windows, or what messages told."""
+        return bool(self._queue)
+
+    @property
+    def ahead_ms(self) -> float:
+        """How long what waits is expected to take."""
+        return self._pace.takes_ms(self._queue.count)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be read before some of it is scored."""
+        return self._queue.size >= self._config.scorer.max_waiting_mb * 2**20 or self.ahead_ms >= AHEAD_MS
+
+    def room(self, most: int) -> int:
+        """Return how many messages to read, 1 to `most`, so that their windows don't take too long."""
+        each_ms = self._pace.takes_ms(1)
+        if each_ms == 0:
+            return most if self._scored else min(most, _FIRST_POLL)
+        left = AHEAD_MS / each_ms - self._queue.count
+        return max(1, int(min(most, left / max(self._density, _THINNEST))))
+
+    def slice(self, tasks: dict[int, Task], controls: Controls) -> Found:
+        """Score and judge the oldest windows, in one batch across assets and partitions; those of other tasks go."""
+        found = Found()
+        pending = self._queue.take(tasks, self._pace.fit(SLICE_MS))
+        if not pending:
+            return found
+        started = self._clock()
+        scores: ScoreBatch | None = None
+        shifts: Shifts | None = None
+        if filled := [one for one in pending if len(one.windows)]:
+            batch = merged([one.windows for one in filled])
+            shifts = self.judging.shifts([(one.task, one.windows) for one in filled])
+            scores = self._scorer.score(batch, shifts)
+            self._count(batch, scores, (self._clock() - started) / 1000)
+        scored_ms = int(self._wall())
+        row = 0
+        for one in pending:
+            alerts = []
+            for sighting, unsaid in one.heard:
+                said = self.judging.hear(one.task, sighting, controls)
+                alerts += [] if unsaid else said
+            if scores is not None and len(one.windows):
+                judged = self.judging.judge(one.task, one.windows, scores, row, controls, shifts, self._scorer.score)
+                row += len(one.windows)
+                alerts += [] if one.silent else judged
+            audits = self.judging.take_audits()
+            if not one.silent:
+                found.audits += audits
+            if alerts:
+                found.alerts += [replace(alert, scored_ms=scored_ms) for alert in alerts]
+                found.since_ms += [one.since_ms] * len(alerts)
+                self._tell(one.task, alerts)
+        if row:
+            self._pace.note(row, self._clock() - started)
+            self._scored = True
+        self._metrics.anomalies_total.inc(self.judging.anomalies - self._anomalies)
+        self._anomalies = self.judging.anomalies
+        self._metrics.budget_promised_total.inc(self.judging.promised)
+        self._metrics.budget_opened_total.inc(self.judging.opened)
+        self.judging.promised, self.judging.opened = 0.0, 0
+        return found
+
+    def _count(self, batch: WindowBatch, scores: ScoreBatch, seconds: float) -> None:
+        metrics = self._metrics
+        metrics.score_seconds.observe(seconds)
+        metrics.batches_total.inc()
+        metrics.batch_size.observe(len(batch))
+        unscored = np.flatnonzero(scores.model < 0)
+        metrics.scores_total.inc(len(batch) - len(unscored))
+        if len(unscored):
+            metrics.windows_unscored_total.labels("no-model").inc(len(unscored))
+            for asset in {batch.assets[row] for row in unscored.tolist()} - self._unknown:
+                if len(self._unknown) < _UNKNOWN_TOLD:
+                    self._unknown.add(asset)
+                    log.warning("asset %s has no detector: its windows are not scored", asset,
+                                extra=event("no-model", asset=asset))  # fmt: skip
+
+    def _tell(self, task: Task, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            self._metrics.alerts_total.labels(alert.event, alert.severity).inc()
+        if log.isEnabledFor(logging.DEBUG):
+            for alert in alerts:
+                log.debug("task %d: %s of %s, %s", task.index, alert.event, alert.asset, alert.severity,
+                          extra=event("alert", task=task.index, asset=alert.asset, alert=alert.id, what=alert.event,
+                                      severity=alert.severity, score=alert.score))  # fmt: skip
