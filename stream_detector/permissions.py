@@ -20,7 +20,7 @@ REDIS_ROLES: tuple[Role, ...] = ("worker",)
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaRight:
+class KafkaPermission:
     """One resource and what must be allowed on it. READ, WRITE and DELETE imply DESCRIBE."""
 
     resource: Literal["topic", "group", "transactional-id"]
@@ -36,46 +36,46 @@ class KafkaRight:
         return f"{' and '.join(self.operations)} on {resource}{begin} {self.name!r} ({self.why})"
 
 
-def kafka_rights(config: Config, role: Role = "worker", create_topics: bool = False) -> list[KafkaRight]:
+def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool = False) -> list[KafkaPermission]:
     """Return the rights of a role; `create_topics`: also those of making the topics."""
     inputs = [entry.topic for entry in config.inputs]
     create = ("CREATE",) if create_topics else ()
     if role == "monitor":
-        rights = [KafkaRight("topic", config.alert_topic, ("READ",), "follows the alerts")]
+        permissions = [KafkaPermission("topic", config.alert_topic, ("READ",), "follows the alerts")]
         if config.audit:
-            rights.append(KafkaRight("topic", config.audit_topic, ("READ",), "`thresholds history` and `rollback`"))
-        return rights
+            permissions.append(KafkaPermission("topic", config.audit_topic, ("READ",), "`thresholds history` and `rollback`"))
+        return permissions
     if role == "producer":
-        return [KafkaRight("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
+        return [KafkaPermission("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
     if role == "verdict":
-        return [KafkaRight("topic", config.verdict_topic, ("WRITE",), "sends verdicts")]
+        return [KafkaPermission("topic", config.verdict_topic, ("WRITE",), "sends verdicts")]
     exact = config.delivery == "exactly_once"
-    audit = KafkaRight("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds")
+    audit = KafkaPermission("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds")
     letters = ("READ", "WRITE") if exact else ("WRITE",)
     why = "unusable messages; at the start, whether one of an aborted transaction can be read" if exact else (
         "unusable messages"
     )
-    rights = [KafkaRight("topic", topic, ("READ", *create), "readings") for topic in inputs]
-    rights += [
-        KafkaRight("topic", config.alert_topic, ("WRITE", *create), "alerts"),
-        KafkaRight("topic", config.dead_letter_topic, (*letters, *create), why),
+    permissions = [KafkaPermission("topic", topic, ("READ", *create), "readings") for topic in inputs]
+    permissions += [
+        KafkaPermission("topic", config.alert_topic, ("WRITE", *create), "alerts"),
+        KafkaPermission("topic", config.dead_letter_topic, (*letters, *create), why),
         *([audit] if config.audit else []),
-        KafkaRight("topic", config.verdict_topic, ("READ", *create), "verdicts"),
-        KafkaRight("group", config.group, ("READ",), "membership and offsets"),
-        KafkaRight("group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe",
+        KafkaPermission("topic", config.verdict_topic, ("READ", *create), "verdicts"),
+        KafkaPermission("group", config.group, ("READ",), "membership and offsets"),
+        KafkaPermission("group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe",
                    "prefixed"),
     ]  # fmt: skip
     if exact:
-        rights.append(
-            KafkaRight("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
+        permissions.append(
+            KafkaPermission("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
         )
-    return rights
+    return permissions
 
 
-def kafka_commands(rights: Iterable[KafkaRight], principal: str, bootstrap: str) -> list[str]:
+def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, bootstrap: str) -> list[str]:
     """Return the commands that grant the rights, as `kafka-acls.sh` of Apache Kafka takes them."""
     commands = []
-    for right in rights:
+    for right in permissions:
         words = ["kafka-acls.sh", "--bootstrap-server", bootstrap, "--command-config", "admin.properties", "--add",
                  "--allow-principal", principal]  # fmt: skip
         for operation in right.operations:

@@ -39,7 +39,7 @@ from kafka.admin import (
 )
 
 from stream_detector.adapters.embedded.servers import free_port
-from stream_detector.permissions import KafkaRight
+from stream_detector.permissions import KafkaPermission
 from tests.servers import KafkaServer, RedisServer, Server
 
 DAY = timedelta(days=1)
@@ -257,7 +257,7 @@ class SecuredKafka(KafkaServer):
             )
             assert not any(answer.values()), answer
 
-    def grant(self, user: str, rights: Iterable[KafkaRight]) -> None:
+    def grant(self, user: str, rights: Iterable[KafkaPermission]) -> None:
         """Give a user these rights and no other."""
         kinds = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP,
                  "transactional-id": ResourceType.TRANSACTIONAL_ID}  # fmt: skip

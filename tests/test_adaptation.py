@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from stream_detector.decision.adaptation import EVERY, Adapting
+from stream_detector.decision.adaptation import EVERY, AdaptationRules
 from stream_detector.codec import encode_reading
 from stream_detector.config import AdaptationConfig
 from stream_detector.evaluate.offline import Backtest, Encoded
@@ -22,7 +22,7 @@ class Machine:
     """One asset, its adaptation fed window by window."""
 
     def __init__(self, columns: int = 1, **settings: object) -> None:
-        self.rules = Adapting(AdaptationConfig.model_validate({"block": 20, **settings}), STEP_MS, columns)
+        self.rules = AdaptationRules(AdaptationConfig.model_validate({"block": 20, **settings}), STEP_MS, columns)
         self.state: Adaptation = self.rules.fresh()
         self.now = 0
         self.opened = 0
@@ -192,7 +192,7 @@ def test_what_is_strange_at_a_place_just_accepted_is_noise():
 
 def test_an_asset_of_other_columns_starts_anew():
     """A stored shift of another configuration's columns would move the wrong ones."""
-    rules = Adapting(AdaptationConfig(), STEP_MS, 3)
+    rules = AdaptationRules(AdaptationConfig(), STEP_MS, 3)
     assert [0.0] * 3 == rules.adopt(Machine(columns=2).state).shift.tolist()
     assert rules.adopt(Adaptation()).serial == 0
 

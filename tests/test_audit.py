@@ -14,7 +14,7 @@ from stream_detector.decision.audit import LEVEL_MS, level_moved
 from stream_detector.codec import decode_audit, encode_audit, point_of
 from stream_detector.errors import DecodeError
 from stream_detector.adapters.memory.store import MemoryStore
-from stream_detector.types import Ledger
+from stream_detector.types import AppliedControls
 from tests.rig import CrashError, Plant, make_config
 from tests.test_adaptation import ADAPTING, MOVED
 
@@ -144,13 +144,13 @@ def test_a_regime_change_waits_for_an_operator_under_ask():
 
 def test_small_moves_of_a_level_are_told_together():
     """By a fifth at once, by anything once an hour, and not at all when nothing moved."""
-    ledger = Ledger(level=4.0, told_ms=0)
-    assert not level_moved(ledger, 4.7, 1_000)
-    assert level_moved(ledger, 4.9, 1_000)
-    assert level_moved(ledger, 3.1, 1_000)
-    assert level_moved(ledger, 4.01, LEVEL_MS)
-    assert not level_moved(ledger, 4.0, 10 * LEVEL_MS)
-    assert level_moved(replace(ledger, level=None), 4.0, 0)
+    applied = AppliedControls(level=4.0, told_ms=0)
+    assert not level_moved(applied, 4.7, 1_000)
+    assert level_moved(applied, 4.9, 1_000)
+    assert level_moved(applied, 3.1, 1_000)
+    assert level_moved(applied, 4.01, LEVEL_MS)
+    assert not level_moved(applied, 4.0, 10 * LEVEL_MS)
+    assert level_moved(replace(applied, level=None), 4.0, 0)
 
 
 def test_foreign_bytes_are_no_entry(undisturbed: Plant):

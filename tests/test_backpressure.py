@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stream_detector.worker.throughput import FIRST, GROWTH, Pace
+from stream_detector.worker.throughput import FIRST, GROWTH, Throughput
 from stream_detector.types import Partition
 from stream_detector.worker.slices import AHEAD_MS, SLICE_MS
 from tests.rig import TOPIC, Plant, ids, make_config, recorded
@@ -196,7 +196,7 @@ def test_a_slow_flush_lets_nothing_pile_up(undisturbed):
 
 def test_the_first_slices_are_small_and_grow():
     """Of an unknown scorer's time nothing is known: each slice has at most four times the windows of the last."""
-    pace = Pace()
+    pace = Throughput()
     sizes = []
     for _ in range(4):
         sizes.append(pace.fit(SLICE_MS))
@@ -207,7 +207,7 @@ def test_the_first_slices_are_small_and_grow():
 @pytest.mark.parametrize(("each_ms", "fits"), [(1.0, 500), (100.0, 5), (2_000.0, 1)])
 def test_later_slices_fit_the_time(each_ms, fits):
     """However slow it is, at least one window goes."""
-    pace = Pace()
+    pace = Throughput()
     for _ in range(30):
         count = pace.fit(SLICE_MS)
         pace.note(count, count * each_ms)

@@ -90,8 +90,8 @@ def test_promised_and_achieved_are_told_and_the_risk_is_audited():
     alerts, task, judging = judged(config, series("chi", 5.0, 1_440 + WEEK, 2), 1_440)
     state = task.states["m"]
     assert judging.budget is not None
-    assert state.ledger.budget is not None
-    promised, achieved = judging.budget.achieved(state.ledger.budget, state.judged_ms)
+    assert state.applied.budget is not None
+    promised, achieved = judging.budget.achieved(state.applied.budget, state.judged_ms)
     assert 3.0 == pytest.approx(promised, rel=0.01)
     assert sum(alert.event == "open" for alert in alerts) == achieved
     risks = [entry for entry in judging.take_audits() if entry.cause == "risk"]
@@ -134,7 +134,7 @@ def test_parts_of_a_log_make_the_same_risk():
         windows = WindowBatch(0, ["m"], end, np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 1), bool), end)
         batch = ScoreBatch(np.array([score]), one, one, one, np.zeros(1, int), REFS)
         judging.judge(task, windows, batch, 0, Controls())
-    assert whole.states["m"].ledger == task.states["m"].ledger
+    assert whole.states["m"].applied == task.states["m"].applied
     assert whole.states["m"].threshold.numbers == task.states["m"].threshold.numbers
 
 

@@ -21,7 +21,7 @@ from stream_detector.types import (
     AssetState,
     BudgetState,
     IncidentState,
-    Ledger,
+    AppliedControls,
     Partition,
     Position,
     Refused,
@@ -56,7 +56,7 @@ def state(sample: int = 3) -> AssetState:
             7, *(np.arange(2, dtype=np.float32) + i for i in range(5)), 3, TS + 2, TS + 3, True, (0.5, 0.25),
             1 / 3, 2, 1, TS + 5, 0.1 + 0.2, (0.7, 1 / 7), True,
         ),
-        ledger=Ledger(1 / 3, "token-2", "token-3", 0.1 + 0.2, TS + 4),
+        applied=AppliedControls(1 / 3, "token-2", "token-3", 0.1 + 0.2, TS + 4),
     )
 
 
@@ -86,9 +86,9 @@ def test_states_are_read_back_exactly() -> None:
 
 def test_budgets_are_read_back_exactly() -> None:
     """What was promised and what came of it, the shadow's verdicts at both levels included."""
-    expected = replace(state(), ledger=replace(state().ledger, budget=BUDGET))
+    expected = replace(state(), applied=replace(state().applied, budget=BUDGET))
     _, found = decode_state(encode_state(expected, 41))
-    assert found.ledger.budget == BUDGET
+    assert found.applied.budget == BUDGET
 
 
 def test_states_of_earlier_schemas_are_read() -> None:
@@ -96,14 +96,14 @@ def test_states_of_earlier_schemas_are_read() -> None:
 
     Schema 4 lacked how scores went: the block that is being filled begins anew, the rest stays.
     """
-    _, epoch, judged_ms, reset, threshold, incident, sensors, moved, ledger = msgpack.unpackb(encode_state(state(), 41))
+    _, epoch, judged_ms, reset, threshold, incident, sensors, moved, applied = msgpack.unpackb(encode_state(state(), 41))
     now = state().adaptation
     then = Adaptation(
         now.serial, now.shift, now.anchor, now.usual, now.waiting, calm_ms=now.calm_ms, flat_ms=now.flat_ms,
         asked=now.asked, scores=now.scores,
     )  # fmt: skip
     found_epoch, found = decode_state(
-        msgpack.packb([4, epoch, judged_ms, reset, threshold, incident, sensors, moved[:-1], ledger])
+        msgpack.packb([4, epoch, judged_ms, reset, threshold, incident, sensors, moved[:-1], applied])
     )
     expected = replace(state(), adaptation=then)
     assert (41, arrays(expected), rest(expected)) == (found_epoch, arrays(found), rest(found))
@@ -112,7 +112,7 @@ def test_states_of_earlier_schemas_are_read() -> None:
         2: [epoch, judged_ms, reset, threshold, incident],
         1: [epoch, judged_ms, reset, threshold[:-1], incident[:-1]],
     }
-    expected = replace(state(), adaptation=Adaptation(), ledger=Ledger())
+    expected = replace(state(), adaptation=Adaptation(), applied=AppliedControls())
     for schema, stored in fields.items():
         if schema == 2:
             expected = replace(expected, sensors=SensorState(), incident=replace(expected.incident, unusual=0))
@@ -146,7 +146,7 @@ def test_a_state_is_at_most_4_kb() -> None:
                 (SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4,
                 Refused("out-of-range", "Thermocouple", 5, 2, True, TS),
             ),
-            ledger=Ledger(1 / 3, "0" * 16, "0" * 16, 0.3, TS, BUDGET),
+            applied=AppliedControls(1 / 3, "0" * 16, "0" * 16, 0.3, TS, BUDGET),
         )
         assert len(encode_state(full, 2**40)) <= 4_096
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from stream_detector.__main__ import main
 from stream_detector.config import Config, KafkaSecurity, OAuthConfig, RedisConfig
 from stream_detector.telemetry.redaction import MARK, RedactingFilter, hide, redacted
-from stream_detector.permissions import ROLES, kafka_commands, kafka_rights
+from stream_detector.permissions import ROLES, kafka_commands, kafka_permissions
 
 ROOT = Path(__file__).parents[1]
 SECRET = "s3cret/with spaces+é"
@@ -32,7 +32,7 @@ def test_the_documented_rights_are_those_printed(capsys):
 def test_every_role_has_rights(role):
     """Commands name the principal, quote names for the shell and say when a name is a prefix."""
     config = Config.model_validate({"stream": "x", "channels": {"a": {}}, "delivery": "exactly_once"})
-    for right in kafka_rights(config, role):
+    for right in kafka_permissions(config, role):
         (command,) = kafka_commands([right], "User:a b", "broker:9092")
         assert "--allow-principal 'User:a b'" in command
         assert (right.pattern == "prefixed") == command.endswith("--resource-pattern-type prefixed")

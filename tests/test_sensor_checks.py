@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.windowing.channel_profile import NormsLearner, norms_of
+from stream_detector.windowing.channel_profile import ChannelProfileLearner, channel_profile_of
 from stream_detector.types import WindowBatch
 from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, SensorChecks
 
@@ -34,11 +34,11 @@ def windows(values: np.ndarray, filled: np.ndarray | None = None, first: int = 0
 
 def learnt(*batches: WindowBatch) -> SensorChecks:
     """Return the checks of a model trained on these windows."""
-    learner = NormsLearner(4, 1_000.0)
+    learner = ChannelProfileLearner(4, 1_000.0)
     for batch in batches:
         learner.learn(batch.values, batch.filled, batch.end_ms)
     observed = np.concatenate([batch.values[:, -1] for batch in batches]).astype(np.float64)
-    return SensorChecks([norms_of([learner], observed, np.ones(4, bool))], 4, LENGTH)
+    return SensorChecks([channel_profile_of([learner], observed, np.ones(4, bool))], 4, LENGTH)
 
 
 @pytest.fixture(scope="module")

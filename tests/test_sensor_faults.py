@@ -87,7 +87,7 @@ class Hall:
         pipeline = Pipeline(
             config, source, sink, MemoryStore(self.server), Scorer(self.models, config.scorer),
             [one.calibration for one in self.models.artifacts], clock_ms=lambda: 0.0, wall_ms=lambda: -1.0,
-            norms=[one.norms for one in self.models.artifacts], model_of=self.models.ref_of,
+            profiles=[one.profile for one in self.models.artifacts], model_of=self.models.ref_of,
         )  # fmt: skip
         pipeline.open()
         done = 0

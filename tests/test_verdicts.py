@@ -14,7 +14,7 @@ from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.telemetry.metrics import Metrics
 from stream_detector.types import MessageBatch, Partition, PlainMessage, Position
 from stream_detector.feedback.stage import VerdictStage, verdict_config
-from stream_detector.feedback.verdicts import Desk, decode_verdict, encode_verdict
+from stream_detector.feedback.verdicts import FeedbackLimiter, decode_verdict, encode_verdict
 from tests.rig import make_config
 
 ALERT = "f354e300-8729-52db-b2ed-82bb28adfe45"
@@ -94,7 +94,7 @@ def log_of(count: int, seed: int = 0) -> list[PlainMessage]:
 def fates(config: VerdictConfig, messages: list[PlainMessage], sizes: list[int], stops: int = 0) -> dict[int, str]:
     """Return what becomes of each message, taken in batches; after every `stops` batches by a new desk."""
     found: dict[int, str] = {}
-    desk, at, position = Desk(config, HERE, None), 0, None
+    desk, at, position = FeedbackLimiter(config, HERE, None), 0, None
     for number, size in enumerate(sizes, 1):
         accepted, refused = desk.take(MessageBatch(HERE, messages[at : at + size]))
         for one in accepted:
@@ -104,7 +104,7 @@ def fates(config: VerdictConfig, messages: list[PlainMessage], sizes: list[int],
         at = min(len(messages), at + size)
         if stops and number % stops == 0:
             position = desk.position()
-            desk = Desk(config, HERE, position)
+            desk = FeedbackLimiter(config, HERE, position)
             at = position.offset
     return found
 
@@ -131,7 +131,7 @@ def test_a_minute_takes_so_many():
 
 def test_a_restarted_desk_reads_a_minute_again():
     """The position to begin with is the first message of the minute under way, what was read stays read."""
-    desk = Desk(VerdictConfig(), HERE, Position(0, 0, 3))
+    desk = FeedbackLimiter(VerdictConfig(), HERE, Position(0, 0, 3))
     desk.take(MessageBatch(HERE, [PlainMessage(i, i * 25_000, None, made()) for i in range(7)]))
     assert Position(5, 7, 4) == desk.position()
 

@@ -44,7 +44,7 @@ from stream_detector.config import (
 from stream_detector.errors import ArtifactError
 from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.models import Detector, FitReport, build_whole
-from stream_detector.windowing.channel_profile import Norms
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.types import ModelRef
 
 #: Packages whose version may change what the same training gives.
@@ -119,7 +119,7 @@ class Artifact:
     fit: FitReport
     packages: Mapping[str, str]      # package -> version at training
     ref: ModelRef
-    norms: Norms | None = None       # what is usual for each channel by itself; None in files of earlier versions
+    profile: ChannelProfile | None = None       # what is usual for each channel by itself; None in files of earlier versions
 
     @classmethod
     def create(
@@ -132,12 +132,12 @@ class Artifact:
         data: DataFingerprint,
         split: Split,
         fit: FitReport,
-        norms: Norms | None = None,
+        profile: ChannelProfile | None = None,
     ) -> Artifact:
         """Return the artifact of a training that has just ended, its version set from its content."""
         unnamed = ModelRef(config.model.kind, "")
         draft = cls(
-            detector, preprocess, calibration, config, assets, data, split, fit, _package_versions(), unnamed, norms
+            detector, preprocess, calibration, config, assets, data, split, fit, _package_versions(), unnamed, profile
         )
         return draft._named(digest(draft.content(), draft.tensors()))
 
@@ -181,8 +181,8 @@ class Artifact:
         parts = {"detector": self.detector, "preprocess": self.preprocess}
         tensors = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
         tensors["calibration"] = torch.from_numpy(np.ascontiguousarray(self.calibration, np.float64))
-        if self.norms is not None:
-            tensors["norms"] = torch.from_numpy(np.ascontiguousarray(self.norms.table, np.float64))
+        if self.profile is not None:
+            tensors["norms"] = torch.from_numpy(np.ascontiguousarray(self.profile.table, np.float64))
         return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
 
     def content(self) -> dict[str, Any]:
@@ -242,9 +242,9 @@ def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snaps
     scores = tensors["calibration"]
     if scores.dtype != torch.float64 or scores.ndim != 1:
         raise ValueError(f"calibration is {scores.dtype} {tuple(scores.shape)}, expected torch.float64 (n,)")
-    norms = Norms(tensors["norms"].numpy()) if "norms" in tensors else None
-    if norms is not None and norms.table.shape[1] != len(channels):
-        raise ValueError(f"its norms are of {norms.table.shape[1]} columns, expected {len(channels)}")
+    profile = ChannelProfile(tensors["norms"].numpy()) if "norms" in tensors else None
+    if profile is not None and profile.table.shape[1] != len(channels):
+        raise ValueError(f"its norms are of {profile.table.shape[1]} columns, expected {len(channels)}")
     names = {"calibration", "norms", *(f"preprocess.{n}" for n in preprocess.state_dict())}
     if extra := sorted(name for name in tensors if name not in names and not name.startswith("detector.")):
         raise ValueError(f"it holds the unknown tensor {extra[0]!r}")
@@ -261,7 +261,7 @@ def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snaps
         fit=_report(fit),
         packages={str(name): str(number) for name, number in content["packages"].items()},
         ref=ModelRef(config.model.kind, ""),
-        norms=norms,
+        profile=profile,
     )
     return draft if known else draft._named(digest(content, tensors))
 

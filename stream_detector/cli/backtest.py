@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("stream_detector.worker.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
     backtest = Backtest(
         config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
-        norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
+        profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
         partitions=len(args.messages or [None]), as_sent=bool(args.messages),
     )  # fmt: skip
     parts = [data.lines(path) for path in args.messages] if args.messages else [data.encoded([r]) for r in recordings]

@@ -18,7 +18,7 @@ from stream_detector.cli import reference
 from stream_detector.config import Config, Secret
 from stream_detector.errors import ConfigError
 from stream_detector.telemetry.logs import Output
-from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_rights, redis_command
+from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_permissions, redis_command
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -86,7 +86,7 @@ def rights_text(config: Config, role: Role, principal: str) -> str:
     """Return the commands that grant a role what it needs on Kafka and Redis, with a comment each."""
     lines = []
     bootstrap = ",".join(config.kafka.bootstrap_servers)
-    for right in kafka_rights(config, role):
+    for right in kafka_permissions(config, role):
         lines += [f"# {right.why}", *kafka_commands([right], principal, bootstrap)]
     if role in REDIS_ROLES:
         lines += ["# thresholds and states; in redis-cli, PASSWORD being your choice",

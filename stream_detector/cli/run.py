@@ -138,7 +138,7 @@ def _assemble(
     sink = connect() if start is None else start.reach(connect)
     pipeline = Pipeline(
         config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics,
-        norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
+        profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
     )  # fmt: skip
     verdicts = VerdictWorker(config, store, metrics)
     verdicts.start()

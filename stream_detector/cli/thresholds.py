@@ -232,7 +232,7 @@ def _row(
 
 def _kept(state: AssetState, budget: BudgetConfig) -> dict[str, Any]:
     """Return what an asset's budget promised and what came of it."""
-    counted = state.ledger.budget
+    counted = state.applied.budget
     if counted is None or not state.threshold.numbers:
         return dict.fromkeys(_BUDGET_COLUMNS)
     return {

@@ -331,10 +331,10 @@ def _assemble(
     reading = interval_ms = None
     if blocks:
         chosen = range(len(messages)) if keep is None else keep
-        placed = {m: blocks[i] for m, i in enumerate(chosen) if i in blocks}
+        relocated = {m: blocks[i] for m, i in enumerate(chosen) if i in blocks}
         lengths = np.ones(len(messages), dtype=np.int64)
         interval_ms = np.full(len(messages), np.nan)
-        for m, one in placed.items():
+        for m, one in relocated.items():
             assert one.rows is not None
             lengths[m], interval_ms[m] = len(one.rows), one.interval_ms
         starts = np.cumsum(lengths) - lengths
@@ -342,7 +342,7 @@ def _assemble(
         rows = np.empty((len(reading), values.shape[1]))
         rows[starts] = values  # right for single readings; a block's first row is written again below
         times = np.repeat(ts_ms, lengths)
-        for m, one in placed.items():
+        for m, one in relocated.items():
             span = slice(starts[m], starts[m] + lengths[m])
             rows[span] = one.rows
             times[span] += np.arange(lengths[m]) * one.interval_ms

@@ -18,7 +18,7 @@ from stream_detector.types import (
     AssetState,
     BudgetState,
     IncidentState,
-    Ledger,
+    AppliedControls,
     Partition,
     Position,
     RecordedVerdict,
@@ -41,7 +41,7 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
 
     At most 4 kB for what `ThresholdConfig` allows (900 samples) and names of usual length.
     """
-    threshold, incident, ledger = state.threshold, state.incident, state.ledger
+    threshold, incident, applied = state.threshold, state.incident, state.applied
     return pack([
         STATE_SCHEMA,
         int(epoch),
@@ -70,12 +70,12 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
         _packed_sensors(state.sensors, incident.unusual),
         _packed_adaptation(state.adaptation),
         [
-            _float_or_none(ledger.pinned),
-            ledger.accepted,
-            ledger.rolled,
-            _float_or_none(ledger.level),
-            int(ledger.told_ms),
-            None if ledger.budget is None else list(astuple(ledger.budget)),
+            _float_or_none(applied.pinned),
+            applied.accepted,
+            applied.rolled,
+            _float_or_none(applied.level),
+            int(applied.told_ms),
+            None if applied.budget is None else list(astuple(applied.budget)),
         ],
     ])
 
@@ -163,7 +163,7 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                     calm_ms, flat_ms, asked, tuple(_floats(newest).tolist()), logs, normal, low, came_ms, came,
                     tuple(past), settling,
                 ),
-                ledger=Ledger(pinned, accepted, rolled, told, told_ms, _budget(budget)),
+                applied=AppliedControls(pinned, accepted, rolled, told, told_ms, _budget(budget)),
             )  # fmt: skip
     raise DecodeError("bad-state", "a field is missing or of a wrong type")
 

@@ -42,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import AdaptationConfig
-from stream_detector.decision.relocation import Probe, placed
+from stream_detector.decision.relocation import Probe, relocated
 from stream_detector.types import Adaptation
 from stream_detector.decision.threshold.sample import LARGEST
 
@@ -65,7 +65,7 @@ Change = Literal["refit", "regime-change"]
 Floats = NDArray[np.float32]
 
 
-class Adapting:
+class AdaptationRules:
     """The rules of one stream. Holds no state of any asset."""
 
     def __init__(self, config: AdaptationConfig, stride_ms: float, columns: int) -> None:
@@ -181,7 +181,7 @@ class Adapting:
         if state.settling:
             place = state.shift
         elif probe is not None:
-            place = placed(probe, state.shift, place)
+            place = relocated(probe, state.shift, place)
         elif float(np.abs(place - state.shift).max(initial=0.0)) <= self._config.flat_within:
             place = state.shift
         moved = bool(np.any(place != state.shift))

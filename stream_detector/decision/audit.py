@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream_detector.codec import audit_id, encode_point
-from stream_detector.types import AssetState, Audit, AuditCause, Ledger, ModelRef, Point
+from stream_detector.types import AssetState, Audit, AuditCause, AppliedControls, ModelRef, Point
 
 #: Relative change of a level that is told at once, and after how long (event time) any change is.
 LEVEL_STEP, LEVEL_MS = 0.2, 3_600_000
 
 
-def level_moved(ledger: Ledger, level: float | None, at_ms: int) -> bool:
+def level_moved(applied: AppliedControls, level: float | None, at_ms: int) -> bool:
     """Whether a level has moved far enough from the one told, or for long enough."""
-    told = ledger.level
+    told = applied.level
     if level is None or told is None:
         return level is not told
     moved = abs(level - told)
-    return moved > LEVEL_STEP * abs(told) or (moved > 0.0 and at_ms - ledger.told_ms >= LEVEL_MS)
+    return moved > LEVEL_STEP * abs(told) or (moved > 0.0 and at_ms - applied.told_ms >= LEVEL_MS)
 
 
 class Auditor:
@@ -50,8 +50,8 @@ class Auditor:
         model: ModelRef,
     ) -> AssetState:
         """Write an entry; return the state `after` it, which remembers what was told."""
-        was = after.ledger
-        ledger = Ledger(was.pinned, was.accepted, was.rolled, after.threshold.level, at_ms, was.budget)
+        was = after.applied
+        applied = AppliedControls(was.pinned, was.accepted, was.rolled, after.threshold.level, at_ms, was.budget)
         if self._on:
             entry = Audit(
                 id=audit_id(self._stream, asset, at_ms, cause),
@@ -68,15 +68,15 @@ class Auditor:
             )
             self._written.append(entry)
         return AssetState(
-            after.threshold, after.incident, after.judged_ms, after.reset, after.sensors, after.adaptation, ledger
+            after.threshold, after.incident, after.judged_ms, after.reset, after.sensors, after.adaptation, applied
         )
 
     def _point(self, state: AssetState, told: bool = False) -> Point:
         """Return what a state is held against; `told`: with the level as it was told last."""
         moved = dict(zip(self._columns, state.adaptation.shift.tolist(), strict=False))
         return Point(
-            level=state.ledger.level if told else state.threshold.level,
-            pinned=state.ledger.pinned,
+            level=state.applied.level if told else state.threshold.level,
+            pinned=state.applied.pinned,
             seen=state.threshold.seen,
             shift={name: distance for name, distance in moved.items() if distance},
         )

@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.decision.adaptation import Adapting, Change
+from stream_detector.decision.adaptation import AdaptationRules, Change
 from stream_detector.decision.audit import LEVEL_MS, Auditor, level_moved
 from stream_detector.config import Config
 from stream_detector.decision.incident import Incidents
-from stream_detector.windowing.channel_profile import Norms
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.decision.relocation import Floats, Probe
 from stream_detector.types import (
     Adaptation,
@@ -28,15 +28,15 @@ from stream_detector.types import (
     AuditCause,
     Controls,
     IncidentState,
-    Ledger,
+    AppliedControls,
     ModelRef,
     ScoreBatch,
     Shifts,
-    Sighting,
+    LivenessEvent,
     ThresholdState,
     WindowBatch,
 )
-from stream_detector.decision.sensor_faults import Sensing
+from stream_detector.decision.sensor_faults import SensorFaults
 from stream_detector.worker.task import Task
 from stream_detector.decision.threshold import Judgement, ThresholdMethod, alarm_level, judge, make_method
 from stream_detector.decision.threshold.budget import Budget
@@ -60,7 +60,7 @@ class Judging:
         self,
         config: Config,
         calibrations: Sequence[NDArray[np.float64]],
-        norms: Sequence[Norms | None] = (),
+        profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
     ) -> None:
         """`calibrations`: by model index, scores (n,) of normal windows that the model wasn't trained on.
@@ -69,7 +69,7 @@ class Judging:
         `model_of`: an asset's detector; only for assets that have one are sensor faults told that no window shows.
         """
         self._model_of = model_of
-        gaps = [float(one["gap"].min()) for one in norms if one is not None]
+        gaps = [float(one["gap"].min()) for one in profiles if one is not None]
         self.usual_gap_ms = max(gaps, default=0.0) * config.window.cell_ms
         """The longest pause of an asset in the training history."""
         self._method: ThresholdMethod = make_method(config.threshold)
@@ -77,8 +77,8 @@ class Judging:
         self._adapt = config.threshold.adapt
         self._learn_told = config.threshold.learn_told and self._adapt
         self._fresh: list[ThresholdState] = [self._method.calibrate(scores) for scores in calibrations]
-        self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, norms)
-        self._sensing = Sensing(config, norms, self._incidents)
+        self._incidents = Incidents(config.stream, config.columns, config.incident, config.threshold, profiles)
+        self._sensor_faults = SensorFaults(config, profiles, self._incidents)
         self._follows = config.window.mode == "grid"
         self._asks = config.adaptation.policy == "ask"
         stride_ms = config.window.stride * config.window.cell_ms
@@ -88,8 +88,8 @@ class Judging:
             assert isinstance(self._method, Spot)
             self.budget = Budget(config.threshold.budget, config.incident, self._method, stride_ms)
         self._numbers = len(config.numeric_columns) if self._follows else 0
-        self._adapting = Adapting(config.adaptation, stride_ms, self._numbers)
-        self._start = self._adapting.fresh()
+        self._adaptation = AdaptationRules(config.adaptation, stride_ms, self._numbers)
+        self._start = self._adaptation.fresh()
         self._auditor = Auditor(config.stream, config.numeric_columns, config.threshold.risk, config.audit)
         self.promised, self.opened = 0.0, 0
         """Incidents that the budget allowed so far, and those that opened under it."""
@@ -99,9 +99,9 @@ class Judging:
     def adopt(self, states: dict[str, AssetState]) -> None:
         """Fit states that were stored under another configuration to this one, in place."""
         for asset, state in states.items():
-            adaptation = self._adapting.adopt(state.adaptation)
+            adaptation = self._adaptation.adopt(state.adaptation)
             adopted = self._method.adopt(state.threshold)
-            if adopted is None or (self.budget is None) != (state.ledger.budget is None):
+            if adopted is None or (self.budget is None) != (state.applied.budget is None):
                 states[asset] = replace(state, reset=_OTHER_METHOD, adaptation=adaptation)
             elif adopted is not state.threshold or adaptation is not state.adaptation:
                 threshold = adopted
@@ -152,10 +152,10 @@ class Judging:
         count = len(windows)
         score_of, model_of = scores.score[row : row + count].tolist(), scores.model[row : row + count].tolist()
         ends, ingests = windows.end_ms.tolist(), windows.ingest_ms.tolist()
-        looks = self._sensing.look(windows, scores.model[row : row + count])
+        looks = self._sensor_faults.look(windows, scores.model[row : row + count])
         odd: list[bool] = [False] * count if looks is None else np.asarray(looks.any(axis=1)).tolist()
         under = [0] * count if shifts is None else shifts.serials[row : row + count]
-        due = self._adapting.due(windows.end_ms) if self._follows and scores.offset is not None else [False] * count
+        due = self._adaptation.due(windows.end_ms) if self._follows and scores.offset is not None else [False] * count
         method, margin, learn_after, adapt = self._method, self._margin, self._learn_after, self._adapt
         step = self._incidents.step
         for index, asset in enumerate(windows.assets):
@@ -169,8 +169,8 @@ class Judging:
                 state = self._first(asset, end, model, token, pin, controls, scores.models[model])
             elif (
                 state.reset != token
-                or state.ledger.pinned != pin
-                or (rollbacks and rollbacks.get(asset, _NO_ROLLBACK)[0] > state.ledger.rolled)
+                or state.applied.pinned != pin
+                or (rollbacks and rollbacks.get(asset, _NO_ROLLBACK)[0] > state.applied.rolled)
             ):
                 state = self._obeyed(state, asset, end, model, token, pin, controls, scores.models[model])
             adaptation = state.adaptation
@@ -180,15 +180,15 @@ class Judging:
             sensors = state.sensors
             if odd[index] or sensors.faults:
                 codes = looks[index] if looks is not None and odd[index] else None
-                sensors, incident, said, muted = self._sensing.step(
+                sensors, incident, said, muted = self._sensor_faults.step(
                     sensors, state.incident, asset, end, codes, windows, index, scores, row + index,
                     self._told(state.threshold, pin), ingests[index],
                 )  # fmt: skip
                 alerts += said
                 if muted:  # neither alarms nor teaches
                     if incident.opened_ms is not before:
-                        adaptation = self._adapting.turned(adaptation, end)
-                    after = AssetState(state.threshold, incident, end, token, sensors, adaptation, state.ledger)
+                        adaptation = self._adaptation.turned(adaptation, end)
+                    after = AssetState(state.threshold, incident, end, token, sensors, adaptation, state.applied)
                     states[asset] = after
                     changed.add(asset)
                     if watch is not None:
@@ -208,27 +208,27 @@ class Judging:
             if incident.opened_ms is not before:
                 if self._learn_told and incident.opened_ms is None:
                     threshold = self._told_learnt(threshold, adaptation)
-                adaptation = self._adapting.turned(adaptation, end)
+                adaptation = self._adaptation.turned(adaptation, end)
                 if before is None and threshold.pending:
                     threshold = replace(threshold, pending=b"")  # they may hold the beginning of what alarms now
             elif due[index] and (incident.recent == 0 or before is not None):
                 adaptation, change = self._adapted(
                     adaptation, scores, row + index, score_of[index], end, incident, level, judgement.level
                 )
-            ledger, risked = state.ledger, False
-            if self.budget is not None and ledger.budget is not None:
+            applied, risked = state.applied, False
+            if self.budget is not None and applied.budget is not None:
                 opened = incident.opened_ms is not None
                 counted, threshold, risked = self.budget.step(
-                    ledger.budget, threshold, score_of[index], opened and before is None, opened, end
+                    applied.budget, threshold, score_of[index], opened and before is None, opened, end
                 )
-                if counted is not ledger.budget:
-                    self.promised += self.budget.promised(ledger.budget, counted)
-                    self.opened += counted.opened_ever - ledger.budget.opened_ever
-                    ledger = replace(ledger, budget=counted)
-            accepts_it = bool(accepts) and accepts.get(asset, "") > ledger.accepted
+                if counted is not applied.budget:
+                    self.promised += self.budget.promised(applied.budget, counted)
+                    self.opened += counted.opened_ever - applied.budget.opened_ever
+                    applied = replace(applied, budget=counted)
+            accepts_it = bool(accepts) and accepts.get(asset, "") > applied.accepted
             if accepts_it:  # done with, also where there is nothing to accept
-                ledger = replace(ledger, accepted=accepts[asset])
-            after = AssetState(threshold, incident, end, token, sensors, adaptation, ledger)
+                applied = replace(applied, accepted=accepts[asset])
+            after = AssetState(threshold, incident, end, token, sensors, adaptation, applied)
             settles = accepts_it and adaptation.asked and incident.opened_ms is not None
             if change == "regime-change" or settles:
                 after, told = self._regime(
@@ -240,8 +240,8 @@ class Judging:
                 after = self._auditor.tell(asset, end, change, state, after, scores.models[model])
             elif risked:
                 after = self._auditor.tell(asset, end, "risk", state, after, scores.models[model])
-            elif (threshold.level is not level or end - state.ledger.told_ms >= LEVEL_MS) and level_moved(
-                state.ledger, threshold.level, end
+            elif (threshold.level is not level or end - state.applied.told_ms >= LEVEL_MS) and level_moved(
+                state.applied, threshold.level, end
             ):  # a level that is the one before was looked at then
                 after = self._auditor.tell(asset, end, "level", state, after, scores.models[model])
             states[asset] = after
@@ -259,12 +259,12 @@ class Judging:
         offset = scores.offset[place]
         if incident.opened_ms is None or self._creeps(incident):
             normal, low = math.inf if level is None else level, self._incidents.quiet_at(alarm)
-            return self._adapting.quiet(adaptation, offset, score, end, normal, low)
-        return self._adapting.during(adaptation, offset, score, end, incident.opened_ms)
+            return self._adaptation.quiet(adaptation, offset, score, end, normal, low)
+        return self._adaptation.during(adaptation, offset, score, end, incident.opened_ms)
 
     def _creeps(self, incident: IncidentState) -> bool:
         """Whether an open incident is taken for drift that got ahead (adaptation.py)."""
-        return self._adapting.roams and incident.severity == "info"
+        return self._adaptation.roams and incident.severity == "info"
 
     def _told_learnt(self, threshold: ThresholdState, adaptation: Adaptation) -> ThresholdState:
         """Return the threshold having learnt the scores that adaptation kept of an incident, now over.
@@ -280,7 +280,7 @@ class Judging:
         rolled, accepted = controls.rollbacks.get(asset, _NO_ROLLBACK)[0], controls.accepts.get(asset, "")
         fresh = AssetState(
             self._fresh[model], IncidentState(), _NEVER, token, adaptation=self._start,
-            ledger=Ledger(pin, accepted, rolled),
+            applied=AppliedControls(pin, accepted, rolled),
         )  # fmt: skip
         fresh = self._budgeted(fresh, model, end)
         return self._auditor.tell(asset, end, "calibrate", None, fresh, ref)
@@ -292,22 +292,22 @@ class Judging:
         """Return the state after what operators asked for since the window before."""
         if state.reset != token:
             cause: AuditCause = "calibrate" if state.reset == _OTHER_METHOD else "reset"
-            fresh = self._adapting.fresh(state.adaptation)
+            fresh = self._adaptation.fresh(state.adaptation)
             after = replace(state, threshold=self._fresh[model], reset=token, adaptation=fresh)
             after = self._budgeted(after, model, end)
             state = self._auditor.tell(asset, end, cause, state, after, ref)
         rolled, point = controls.rollbacks.get(asset, _NO_ROLLBACK)
-        if point is not None and rolled > state.ledger.rolled:
-            moved = self._adapting.adopt(point.adaptation)
+        if point is not None and rolled > state.applied.rolled:
+            moved = self._adaptation.adopt(point.adaptation)
             after = replace(
                 state,
                 threshold=self._method.adopt(point.threshold) or self._fresh[model],
-                adaptation=self._adapting.restored(state.adaptation, moved.shift, moved.anchor, end),
-                ledger=replace(state.ledger, rolled=rolled),
+                adaptation=self._adaptation.restored(state.adaptation, moved.shift, moved.anchor, end),
+                applied=replace(state.applied, rolled=rolled),
             )
             state = self._auditor.tell(asset, end, "rollback", state, after, ref)
-        if state.ledger.pinned != pin:
-            after = replace(state, ledger=replace(state.ledger, pinned=pin))
+        if state.applied.pinned != pin:
+            after = replace(state, applied=replace(state.applied, pinned=pin))
             state = self._auditor.tell(asset, end, "unpin" if pin is None else "pin", state, after, ref)
         return state
 
@@ -316,7 +316,7 @@ class Judging:
         if self.budget is None:
             return state
         counted, threshold = self.budget.start(state.threshold, self._calibrations[model], end)
-        return replace(state, threshold=threshold, ledger=replace(state.ledger, budget=counted))
+        return replace(state, threshold=threshold, applied=replace(state.applied, budget=counted))
 
     def _regime(
         self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
@@ -341,7 +341,7 @@ class Judging:
 
     def _accepted(self, state: AssetState, probe: Probe | None) -> AssetState:
         """Return the state with its regime as the new normal."""
-        adaptation, sample = self._adapting.accepted(state.adaptation, state.judged_ms, probe)
+        adaptation, sample = self._adaptation.accepted(state.adaptation, state.judged_ms, probe)
         threshold = state.threshold
         if sample is not None:
             calibrated = self._method.calibrate(sample)
@@ -351,19 +351,19 @@ class Judging:
                 threshold = calibrated
         return replace(state, threshold=threshold, adaptation=adaptation)
 
-    def hear(self, task: Task, sighting: Sighting, controls: Controls) -> list[Alert]:
+    def on_liveness(self, task: Task, liveness_event: LivenessEvent, controls: Controls) -> list[Alert]:
         """Take a sensor fault that shows in the messages; all windows before it are judged. Return its alerts."""
-        state, model = task.states.get(sighting.asset), self._model_of(sighting.asset)
+        state, model = task.states.get(liveness_event.asset), self._model_of(liveness_event.asset)
         if state is None or model is None:
             return []
-        told = self._told(state.threshold, controls.pins.get(sighting.asset))
-        sensors, incident, alert = self._sensing.hear(state.sensors, state.incident, sighting, model, told)
+        told = self._told(state.threshold, controls.pins.get(liveness_event.asset))
+        sensors, incident, alert = self._sensor_faults.on_liveness(state.sensors, state.incident, liveness_event, model, told)
         if sensors is not state.sensors:
             adaptation = state.adaptation
             if incident.opened_ms is not state.incident.opened_ms:
-                adaptation = self._adapting.turned(adaptation, sighting.at_ms)
-            task.states[sighting.asset] = replace(state, sensors=sensors, incident=incident, adaptation=adaptation)
-            task.changed.add(sighting.asset)
+                adaptation = self._adaptation.turned(adaptation, liveness_event.at_ms)
+            task.states[liveness_event.asset] = replace(state, sensors=sensors, incident=incident, adaptation=adaptation)
+            task.changed.add(liveness_event.asset)
         return [] if alert is None else [alert]
 
     def _told(self, state: ThresholdState, pinned: float | None) -> tuple[float | None, str, float, int]:

@@ -38,7 +38,7 @@ import numpy as np
 
 from stream_detector.codec import alert_id, incident_id
 from stream_detector.config import IncidentConfig, ThresholdConfig
-from stream_detector.windowing.channel_profile import Norms
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.types import (
     Alert,
     AlertEvent,
@@ -68,10 +68,10 @@ class Incidents:
         columns: Sequence[str],
         config: IncidentConfig,
         threshold: ThresholdConfig,
-        norms: Sequence[Norms | None] = (),
+        profiles: Sequence[ChannelProfile | None] = (),
     ) -> None:
         """`columns`: names of the scored columns, in their order; `norms` by model index, where there are any."""
-        self._usual = [None if one is None else (one["usual_low"], one["usual_high"]) for one in norms]
+        self._usual = [None if one is None else (one["usual_low"], one["usual_high"]) for one in profiles]
         self.stream = stream
         self.columns = tuple(columns)
         self.config = config

@@ -28,7 +28,7 @@ LEAST_GAIN = 0.05
 TRIED, MOVES = 16, 64
 
 
-def placed(probe: Probe, shift: Floats, offset: Floats) -> Floats:
+def relocated(probe: Probe, shift: Floats, offset: Floats) -> Floats:
     """Return the shift (N,), from `shift` on, at which the window is least strange; `offset` (N,): the mean one."""
     here, mean = shift.astype(np.float64), offset.astype(np.float64)
     scores, offsets = probe(here[None])

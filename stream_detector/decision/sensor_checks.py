@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.windowing.channel_profile import FIELDS, REACH, Floats, Norms, ties_at_ends, trailing_run
+from stream_detector.windowing.channel_profile import FIELDS, REACH, Floats, ChannelProfile, ties_at_ends, trailing_run
 from stream_detector.types import WindowBatch
 
 RUN, FLAT, TIES, OUT = 1, 2, 4, 8
@@ -32,11 +32,11 @@ _FAR = 20.0
 class SensorChecks:
     """The limits of each model's channels."""
 
-    def __init__(self, norms: Sequence[Norms | None], columns: int, length: int) -> None:
+    def __init__(self, profiles: Sequence[ChannelProfile | None], columns: int, length: int) -> None:
         """`norms` by model index; None of artifacts that have none: nothing is found then."""
         reach = min(length, REACH)
         never = np.full(columns, np.inf)
-        tables = [one.table if one is not None and one.table.shape[1] == columns else None for one in norms]
+        tables = [one.table if one is not None and one.table.shape[1] == columns else None for one in profiles]
         field = {name: index for index, name in enumerate(FIELDS)}
 
         def stacked(name: str) -> Floats:  # (models, C)

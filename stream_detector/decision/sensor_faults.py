@@ -22,7 +22,7 @@ import numpy as np
 from stream_detector.codec import sensor_alert_id, sensor_incident_id
 from stream_detector.config import Config
 from stream_detector.decision.incident import Incidents, alarm_ratio
-from stream_detector.windowing.channel_profile import Norms
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.types import (
     Alert,
     AlertEvent,
@@ -32,7 +32,7 @@ from stream_detector.types import (
     SensorFault,
     SensorRef,
     SensorState,
-    Sighting,
+    LivenessEvent,
     WindowBatch,
 )
 from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, Codes, SensorChecks
@@ -46,15 +46,15 @@ SOUND = 0.8
 MOST_FAULTS = 4
 
 
-class Sensing:
+class SensorFaults:
     """The sensor rules of one stream; holds no state of any asset."""
 
-    def __init__(self, config: Config, norms: Sequence[Norms | None], incidents: Incidents) -> None:
+    def __init__(self, config: Config, profiles: Sequence[ChannelProfile | None], incidents: Incidents) -> None:
         """`norms` by model index."""
         window = config.window
         self._columns = tuple(config.columns)
         self._incidents = incidents
-        self._checks = SensorChecks(norms, len(self._columns), window.length)
+        self._checks = SensorChecks(profiles, len(self._columns), window.length)
         self.on = config.sensors.check and window.mode == "grid" and self._checks.any
         """Whether any window is looked at."""
         self._told = frozenset(config.sensors.checks)
@@ -62,7 +62,7 @@ class Sensing:
         self._reach_ms = window.length * window.cell_ms
         self._close_after = max(config.incident.close_after, math.ceil(window.length / window.stride))
         self._warning = config.incident.warning_ratio
-        self._norms = norms
+        self._profiles = profiles
 
     def look(self, windows: WindowBatch, model: np.ndarray) -> Codes | None:
         """Return the flags of all windows' channels, None when there are none."""
@@ -131,11 +131,11 @@ class Sensing:
         after = SensorState(tuple(kept), state.refused)
         return after, incident, alerts, self._mutes(after, scores, row, told[0])
 
-    def hear(
+    def on_liveness(
         self,
         state: SensorState,
         incident: IncidentState,
-        sighting: Sighting,
+        liveness_event: LivenessEvent,
         model: ModelRef,
         told: tuple[float | None, str, float, int],
     ) -> tuple[SensorState, IncidentState, Alert | None]:
@@ -143,39 +143,39 @@ class Sensing:
 
         A machine incident that a dropout's filled cells have opened is taken over.
         """
-        asset, channel = sighting.asset, sighting.channel
+        asset, channel = liveness_event.asset, liveness_event.channel
         there = [
-            one for one in state.faults if one.by_log and (one.channel, one.fault) == (channel, sighting.fault)
+            one for one in state.faults if one.by_log and (one.channel, one.fault) == (channel, liveness_event.fault)
         ]  # fmt: skip
-        if sighting.begins == bool(there) or (sighting.begins and len(state.faults) >= MOST_FAULTS):
+        if liveness_event.begins == bool(there) or (liveness_event.begins and len(state.faults) >= MOST_FAULTS):
             return state, incident, None
-        if not sighting.begins:
+        if not liveness_event.begins:
             [fault] = there
             rest = tuple(one for one in state.faults if one is not fault)
-            return replace(state, faults=rest), incident, self._heard("close", fault, sighting, model, told)
-        filled = channel != "" and (incident.first_ms or 0) > sighting.since_ms
+            return replace(state, faults=rest), incident, self._heard("close", fault, liveness_event, model, told)
+        filled = channel != "" and (incident.first_ms or 0) > liveness_event.since_ms
         if filled and incident.incident is not None:
-            fault = SensorFault(channel, sighting.fault, sighting.since_ms, incident.incident, by_log=True)
+            fault = SensorFault(channel, liveness_event.fault, liveness_event.since_ms, incident.incident, by_log=True)
             after = replace(state, faults=(*state.faults, fault))
-            return after, _QUIET, self._heard("update", fault, sighting, model, told)
+            return after, _QUIET, self._heard("update", fault, liveness_event, model, told)
         name = sensor_incident_id(
-            self._incidents.stream, asset, sighting.at_ms, model.version, channel, sighting.fault
+            self._incidents.stream, asset, liveness_event.at_ms, model.version, channel, liveness_event.fault
         )  # fmt: skip
-        fault = SensorFault(channel, sighting.fault, sighting.since_ms, name, by_log=True)
-        alert = self._heard("open", fault, sighting, model, told)
+        fault = SensorFault(channel, liveness_event.fault, liveness_event.since_ms, name, by_log=True)
+        alert = self._heard("open", fault, liveness_event, model, told)
         return replace(state, faults=(*state.faults, fault)), incident, alert
 
     def _heard(
         self,
         event: AlertEvent,
         fault: SensorFault,
-        sighting: Sighting,
+        liveness_event: LivenessEvent,
         model: ModelRef,
         told: tuple[float | None, str, float, int],
     ) -> Alert:
         assert fault.incident is not None
         _, method, risk, seen = told
-        stream, asset, end_ms = self._incidents.stream, sighting.asset, sighting.at_ms
+        stream, asset, end_ms = self._incidents.stream, liveness_event.asset, liveness_event.at_ms
         return Alert(
             id=sensor_alert_id(stream, asset, end_ms, model.version, event, fault.channel, fault.fault),
             incident=fault.incident,
@@ -184,8 +184,8 @@ class Sensing:
             asset=asset,
             start_ms=fault.since_ms,
             end_ms=end_ms,
-            score=sighting.amount,
-            threshold=sighting.limit,
+            score=liveness_event.amount,
+            threshold=liveness_event.limit,
             severity="warning",
             kind="sensor-fault",
             channels=(),

@@ -20,7 +20,7 @@ from stream_detector.config import Config, WindowConfig
 from stream_detector.evaluate.data import Recording, encoded
 from stream_detector.decision.engine import Judging
 from stream_detector.artifacts.model_set import ModelSet
-from stream_detector.windowing.channel_profile import Norms
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.evaluate.offline import offline, windows
 from stream_detector.ports import TaskState
 from stream_detector.types import Alert, AssetState, Controls, ScoreBatch, WindowBatch
@@ -71,7 +71,7 @@ class Live:
         self.models = models
         self.scorer = Scorer(models, config.scorer)
         self._calibrations = [artifact.calibration for artifact in models.artifacts]
-        self._norms = [artifact.norms for artifact in models.artifacts]
+        self._profiles = [artifact.profile for artifact in models.artifacts]
 
     def score(self, recording: Recording) -> Scored:
         """Cut a recording's windows and score them."""
@@ -84,7 +84,7 @@ class Live:
         threshold = self.config.threshold
         margin = {"margin": threshold.margin * margin_factor}
         config = self.config.model_copy(update={"threshold": threshold.model_copy(update=margin)})
-        return Judges(config, self._calibrations, self.scorer, self._norms)
+        return Judges(config, self._calibrations, self.scorer, self._profiles)
 
 
 class Judges:
@@ -95,14 +95,14 @@ class Judges:
         config: Config,
         calibrations: Sequence[NDArray[np.float64]],
         scorer: Scorer,
-        norms: Sequence[Norms | None] = (),
+        profiles: Sequence[ChannelProfile | None] = (),
     ) -> None:
         """`calibrations`: by the scorer's model index, scores of normal windows the model wasn't trained on.
 
         `norms`: by the same index, what is usual for its channels.
         """
         self._config = config
-        self._judging = Judging(config, calibrations, norms)
+        self._judging = Judging(config, calibrations, profiles)
         self._scorer = scorer
         self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
 

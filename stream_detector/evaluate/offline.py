@@ -17,7 +17,7 @@ from stream_detector.errors import DataError
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.windowing.channel_profile import Norms
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.pipeline import Pipeline
 from stream_detector.types import AssetState, MessageBatch, ModelRef, Partition, PlainMessage, WindowBatch
 from stream_detector.worker.slices import Scores
@@ -86,7 +86,7 @@ class Backtest:
 
     def __init__(
         self, config: Config, scorer: Scores, calibrations: list[NDArray[np.float64]], batch: int = _CHUNK,
-        norms: Sequence[Norms | None] = (), model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        profiles: Sequence[ChannelProfile | None] = (), model_of: Callable[[str], ModelRef | None] = lambda _: None,
         partitions: int = 1, as_sent: bool = False,
     ) -> None:  # fmt: skip
         """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`.
@@ -104,7 +104,7 @@ class Backtest:
         self._store = MemoryStore(MemoryServer())
         self.pipeline = Pipeline(
             self._config, source, self._sink, self._store, scorer, calibrations, self.metrics,
-            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0, norms=norms, model_of=model_of,
+            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0, profiles=profiles, model_of=model_of,
         )  # fmt: skip
         self.pipeline.open()
 

@@ -14,7 +14,7 @@ from stream_detector.config import Config, InputConfig
 from stream_detector.telemetry.metrics import Metrics
 from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.types import DeadLetter, Partition, RecordedVerdict
-from stream_detector.feedback.verdicts import Desk
+from stream_detector.feedback.verdicts import FeedbackLimiter
 
 _MOST_MESSAGES = 500
 
@@ -42,7 +42,7 @@ class VerdictStage:
         """`source` and `sink`: of `verdict_config(config)`."""
         self._config, self._topic = config.verdicts, config.verdict_topic
         self._source, self._sink, self._store, self._metrics = source, sink, store, metrics
-        self._desks: dict[Partition, Desk] = {}
+        self._desks: dict[Partition, FeedbackLimiter] = {}
         self._undone = False  # a step was not committed: it has to be taken back
 
     def open(self) -> None:
@@ -103,7 +103,7 @@ class VerdictStage:
     def _take_over(self, partitions: list[Partition]) -> None:
         committed = self._source.committed(partitions)
         for partition in partitions:
-            desk = self._desks[partition] = Desk(self._config, partition, committed.get(partition))
+            desk = self._desks[partition] = FeedbackLimiter(self._config, partition, committed.get(partition))
             self._source.seek(partition, desk.start)
 
     # Partitions come and go -----------------------------------------------------------------------------------------

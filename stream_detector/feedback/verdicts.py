@@ -65,7 +65,7 @@ def encode_verdict(alert: str, verdict: str, by: str = "", note: str = "") -> by
     return value
 
 
-class Desk:
+class FeedbackLimiter:
     """Takes the messages of one partition in order, and says of each what becomes of it.
 
     `oldest` is what it must begin with to say the same again; what lies before `position.read` is only counted.

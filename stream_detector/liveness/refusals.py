@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from stream_detector.windowing.grid import Floats
-from stream_detector.types import AssetState, DeadLetter, ReadingBatch, Refused, Sighting
+from stream_detector.types import AssetState, DeadLetter, ReadingBatch, Refused, LivenessEvent
 
 _NOBODY = Refused()
 #: Dead-letter code -> the fault of which it is a sign.
@@ -27,7 +27,7 @@ class Refusals:
 
     def count(
         self, batch: ReadingBatch | None, letters: Iterable[DeadLetter], known: int, newest: Callable[[int], int]
-    ) -> list[Sighting]:
+    ) -> list[LivenessEvent]:
         """Count refused readings in a row; return what that tells.
 
         `letters`: of this batch, by whatever stage, with their assets; its other readings were used. Messages before
@@ -49,14 +49,14 @@ class Refusals:
                 if asset in involved and offset >= known and offset not in messages:
                     messages[offset] = asset, last[place]
         clocks: dict[str, float] = {}
-        told: list[Sighting] = []
+        told: list[LivenessEvent] = []
         for offset, (asset, ts) in sorted(messages.items()):
             found = self._counted(asset, wrong.get(asset, {}).get(offset), newest(offset))
             told += [one._replace(clock_ms=clocks.get(asset, -np.inf)) for one in found]
             clocks[asset] = max(clocks.get(asset, -np.inf), ts)
         return told
 
-    def _counted(self, asset: str, letter: DeadLetter | None, now_ms: int) -> list[Sighting]:
+    def _counted(self, asset: str, letter: DeadLetter | None, now_ms: int) -> list[LivenessEvent]:
         state = self._refused.get(asset, _NOBODY)
         if letter is None:
             if state.open and state.good + 1 < self._refused_after:
@@ -77,9 +77,9 @@ class Refusals:
         self._refused[asset] = state
         return [self._refusal(asset, state, True, now_ms)] if state.open else []
 
-    def _refusal(self, asset: str, state: Refused, begins: bool, now_ms: int) -> Sighting:
+    def _refusal(self, asset: str, state: Refused, begins: bool, now_ms: int) -> LivenessEvent:
         limit = float(self._refused_after)
-        return Sighting(-1, asset, state.channel, state.fault, begins, now_ms, state.since_ms, limit, limit)
+        return LivenessEvent(-1, asset, state.channel, state.fault, begins, now_ms, state.since_ms, limit, limit)
 
     def counts(self) -> dict[str, Refused]:
         """Return the counts of refused readings to be kept, by asset, and forget those that came to nothing."""

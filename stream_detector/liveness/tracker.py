@@ -25,7 +25,7 @@ import numpy as np
 
 from stream_detector.config import ChannelConfig, SensorsConfig, WindowConfig
 from stream_detector.windowing.grid import Bools, Floats, Ints
-from stream_detector.types import AssetState, DeadLetter, Partition, ReadingBatch, Refused, Sighting
+from stream_detector.types import AssetState, DeadLetter, Partition, ReadingBatch, Refused, LivenessEvent
 from stream_detector.liveness.refusals import Refusals, newest_ms
 
 #: A restarted worker reads again from so long before what must be read again, at most, so that others are known.
@@ -45,7 +45,7 @@ class _Heard:
     present: Bools   # (M, C)
 
 
-class Presence:
+class LivenessTracker:
     """When the assets and channels of one task were last heard."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Presence:
 
     def push(
         self, batch: ReadingBatch | None, letters: Iterable[DeadLetter] = (), processed: bool = False
-    ) -> list[Sighting]:
+    ) -> list[LivenessEvent]:
         """Hear a batch and the dead letters of its decoder; return what that tells, each with its place in the batch.
 
         `processed`: the states already know; only when who was heard is noted. No batch: letters alone.
@@ -117,7 +117,7 @@ class Presence:
         steps[~np.isfinite(steps)] = 0.0  # nobody's time was known
         after = self._progress + np.cumsum(np.minimum(steps, self._most_ms)).astype(np.int64)
         before = np.concatenate([[self._progress], after[:-1]])
-        told: list[Sighting] = []
+        told: list[LivenessEvent] = []
         own = np.where(heard.ts_ms > -np.inf, heard.ts_ms, np.maximum(now, 0.0))
         self._mark(heard, batch)
         if not processed and self._tells_silence:
@@ -184,10 +184,10 @@ class Presence:
         places = np.concatenate([places, np.searchsorted(batch.offsets, offsets)])[order]
         return _Heard(whole[order], rows, ts, np.concatenate([present, nothing])[order]), places
 
-    def _returned(self, heard: _Heard, before: Ints, after: Ints, places: Ints, own: Floats) -> list[Sighting]:
+    def _returned(self, heard: _Heard, before: Ints, after: Ints, places: Ints, own: Floats) -> list[LivenessEvent]:
         """Return the silences that ended within this batch, and those that began in it and ended."""
         last = self._before(heard.rows, after)
-        told: list[Sighting] = []
+        told: list[LivenessEvent] = []
         long = before - last > self.silent_after_ms
         if self._silent:
             first = np.unique(heard.rows, return_index=True)[1]
@@ -220,7 +220,7 @@ class Presence:
         last[order[first]] = self._at[ordered[first]]
         return last
 
-    def _fell_silent(self, place: int) -> list[Sighting]:
+    def _fell_silent(self, place: int) -> list[LivenessEvent]:
         """Return the silences that others' progress has made certain by the end of the batch."""
         if self._progress - int(self._at.min()) <= self.silent_after_ms:
             return []
@@ -236,19 +236,19 @@ class Presence:
         self._silent.update(late[sure].tolist())
         return told
 
-    def _silence(self, row: int, place: int, begins: bool, time_ms: float) -> Sighting:
+    def _silence(self, row: int, place: int, begins: bool, time_ms: float) -> LivenessEvent:
         """Return the beginning or end of a silence; `time_ms`: when the asset was last heard, or is again."""
         at = time_ms + self.silent_after_ms if begins else time_ms
         limit = self.silent_after_ms / 1_000.0
-        return Sighting(place, self._assets[row], "", "silent", begins, round(at), round(time_ms), limit, limit)
+        return LivenessEvent(place, self._assets[row], "", "silent", begins, round(at), round(time_ms), limit, limit)
 
-    def _channels_of(self, heard: _Heard, places: Ints, processed: bool) -> list[Sighting]:
+    def _channels_of(self, heard: _Heard, places: Ints, processed: bool) -> list[LivenessEvent]:
         """Note which channels were heard; return their dropouts and returns."""
         rows = heard.rows
         suspects = self._suspects(heard)
         if self._dropped:
             suspects = np.union1d(suspects, np.intersect1d(rows, list(self._dropped)))
-        told: list[Sighting] = []
+        told: list[LivenessEvent] = []
         slow = np.isin(rows, suspects)
         for row in suspects.tolist():
             told += self._follow(row, heard, np.flatnonzero(rows == row), places, processed)
@@ -281,9 +281,9 @@ class Presence:
         found[place[leapt]] = True
         return np.asarray(some[found], np.int64)
 
-    def _follow(self, row: int, heard: _Heard, mine: Ints, places: Ints, processed: bool) -> list[Sighting]:
+    def _follow(self, row: int, heard: _Heard, mine: Ints, places: Ints, processed: bool) -> list[LivenessEvent]:
         """Take one asset's messages in turn."""
-        told: list[Sighting] = []
+        told: list[LivenessEvent] = []
         clock, last = float(self._clock[row]), self._channels[row]
         dropped = self._dropped.get(row, set())
         for index in mine.tolist():
@@ -313,18 +313,18 @@ class Presence:
             self._dropped.pop(row, None)
         return [] if processed else told
 
-    def _dropout(self, row: int, column: int, place: int, begins: bool, time_ms: float) -> Sighting:
+    def _dropout(self, row: int, column: int, place: int, begins: bool, time_ms: float) -> LivenessEvent:
         limit = float(self._limits[column])
         at = time_ms + limit if begins else time_ms
         seconds = limit / 1_000.0
         name = self._names[column]
-        return Sighting(
+        return LivenessEvent(
             place, self._assets[row], name, "dropout", begins, round(at), round(time_ms), seconds, seconds
         )  # fmt: skip
 
     # Refused readings -----------------------------------------------------------------------------------------------
 
-    def refused(self, batch: ReadingBatch | None, letters: Iterable[DeadLetter], known: int = 0) -> list[Sighting]:
+    def refused(self, batch: ReadingBatch | None, letters: Iterable[DeadLetter], known: int = 0) -> list[LivenessEvent]:
         """Count refused readings in a row; return what that tells (`Refusals.count`)."""
         return self._refusals.count(batch, letters, known, self._newest)
 

@@ -37,7 +37,7 @@ class Detector(nn.Module, ABC):
 
     kind: ClassVar[str]
     """Name in `model.kind`, in artifacts and in alerts."""
-    draws: bool = False
+    stochastic: bool = False
     """Whether judging draws samples and so needs seeds."""
     usual_part: float = 1.0
     """About the mean of a channel's part on training windows; an ensemble holds those of unseen ones against it."""

@@ -19,7 +19,7 @@ SMALLEST_DEVIATION = 0.05
 STEPS = 60.0
 
 
-class Learnt(Detector):
+class ClosedFormDetector(Detector):
     """A detector whose `learn` sets its buffers at once.
 
     Unfitted, a buffer's dimension of 0 stands for a size that the data decides; `restore` takes any size there.
@@ -65,7 +65,7 @@ class Learnt(Detector):
             setattr(self, name, tensor.detach().to(getattr(self, name).dtype).contiguous())
 
 
-class Gauged(Learnt):
+class Gauged(ClosedFormDetector):
     """A detector whose raw score is bounded or a logarithm: put on a scale where ratios mean something.
 
         score = 2^((r − r₅₀) / (r₉₅ − r₅₀)),   r₅₀, r₉₅: median and 95 % quantile of r on training windows

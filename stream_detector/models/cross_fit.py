@@ -16,7 +16,7 @@ The channels' gauge g (ensemble.py) is of the same kind: measured on parts that 
 of block k, on the other blocks alone. Center and spread of a member's input are of its own rows. Every pass is made,
 and the last weights, by training loss the best, are kept: nothing is chosen by looking at a row left out.
 
-Detectors that learn without passes (`Learnt`), or keep windows (`metric`), stay one detector, fitted to all rows; its
+Detectors that learn without passes (`ClosedFormDetector`), or keep windows (`metric`), stay one detector, fitted to all rows; its
 calibration scores come from K others, each without one block.
 Source: Kim, Xu & Barber, "Predictive inference is free with the jackknife+-after-bootstrap", NeurIPS 2020; for series,
 with blocks: Xu & Xie, "Conformal prediction interval for dynamic time-series", ICML 2021.
@@ -38,12 +38,12 @@ from stream_detector.models.base import Detector
 from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress, joint_report
 from stream_detector.models.labelled import Labelled
-from stream_detector.models.closed_form import Learnt
+from stream_detector.models.closed_form import ClosedFormDetector
 from stream_detector.models.metric import Metric
 from stream_detector.models.stacked_fit import fit_all
 
 #: Families of which one detector is fitted to all rows: they keep windows, learn in one go, or from labels.
-STAYS_ONE = (Learnt, Metric, Labelled)
+STAYS_ONE = (ClosedFormDetector, Metric, Labelled)
 #: Windows judged at once; an ensemble holds a copy for each member.
 CHUNK = 1024
 #: (q90 - q10) of a Gaussian in standard deviations, as in features.Scale.

@@ -39,7 +39,7 @@ class Ensemble(Detector):
     def __init__(self, member: Detector, members: int, features: int) -> None:
         """Take the shape of `member`, which becomes ours: its tensors get a leading dimension of `members`."""
         super().__init__()
-        self.draws, self.stacks = member.draws, member.stacks
+        self.stochastic, self.stacks = member.stochastic, member.stacks
         self.members = members
         self.usual_part = member.usual_part
         self.stack = member

@@ -21,7 +21,7 @@ from torch import Tensor
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import GMMConfig
 from stream_detector.models.base import Judged
-from stream_detector.models.closed_form import SMALLEST_DEVIATION, Learnt, require
+from stream_detector.models.closed_form import SMALLEST_DEVIATION, ClosedFormDetector, require
 from stream_detector.models.mahalanobis import vector_size
 from stream_detector.models.whitening import by_channel, corr_max
 
@@ -29,7 +29,7 @@ from stream_detector.models.whitening import by_channel, corr_max
 FEWEST = 10
 
 
-class GMM(Learnt):
+class GMM(ClosedFormDetector):
     """Gaussian mixture of the flattened window; about 1 on normal data of one cluster."""
 
     kind = "gmm"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import KNNConfig
-from stream_detector.models.closed_form import Learnt, require
+from stream_detector.models.closed_form import ClosedFormDetector, require
 
 #: Most numbers kept in all training windows: 64 MB.
 MOST_NUMBERS = 1 << 24
@@ -24,7 +24,7 @@ MOST_NUMBERS = 1 << 24
 SPARE = 8
 
 
-class KNN(Learnt):
+class KNN(ClosedFormDetector):
     """Mean square distance to the nearest training windows."""
 
     kind = "knn"

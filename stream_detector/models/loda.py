@@ -6,7 +6,7 @@
 
 The score is r on the scale of Gauged (learnt.py). The histograms are river's: learnt one window at a time, with at
 most `bins` bins of adaptive width. Then they are frozen, so that a replay gives the same scores; to go on learning is
-a refit. Learnt by river, kept as arrays, scored here; tests hold the scores against river's. expected: the median of
+a refit. ClosedFormDetector by river, kept as arrays, scored here; tests hold the scores against river's. expected: the median of
 the training windows' last cells.
 Source: Pevný, "Loda: Lightweight on-line detector of anomalies", Machine Learning 102, 2016.
 """

@@ -19,14 +19,14 @@ from torch import Tensor
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import MahalanobisConfig
 from stream_detector.errors import ConfigError
-from stream_detector.models.closed_form import Learnt
+from stream_detector.models.closed_form import ClosedFormDetector
 from stream_detector.models.whitening import by_channel, corr_max, floored
 
 #: Widest window taken, as numbers in it: the matrices have its square.
 MOST_INPUTS = 2048
 
 
-class Mahalanobis(Learnt):
+class Mahalanobis(ClosedFormDetector):
     """Mahalanobis distance of the flattened window; score about 1 on normal data."""
 
     kind = "mahalanobis"

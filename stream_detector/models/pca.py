@@ -20,12 +20,12 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import PCAConfig
-from stream_detector.models.closed_form import SMALLEST_DEVIATION, Learnt, require
+from stream_detector.models.closed_form import SMALLEST_DEVIATION, ClosedFormDetector, require
 from stream_detector.models.mahalanobis import vector_size
 from stream_detector.models.whitening import by_channel
 
 
-class PCA(Learnt):
+class PCA(ClosedFormDetector):
     """T² + Q of the flattened window; score about 1 on normal data."""
 
     kind = "pca"

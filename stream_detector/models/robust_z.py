@@ -22,13 +22,13 @@ from torch import Tensor
 
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import RobustZConfig
-from stream_detector.models.closed_form import SMALLEST_DEVIATION, Learnt, require
+from stream_detector.models.closed_form import SMALLEST_DEVIATION, ClosedFormDetector, require
 
 #: (q90 - q10) of a Gaussian is 2.563 standard deviations.
 GAUSSIAN_DECILES = 2.563
 
 
-class RobustZ(Learnt):
+class RobustZ(ClosedFormDetector):
     """Control chart of each channel; score = mean of the squared chart statistics."""
 
     kind = "robust-z"

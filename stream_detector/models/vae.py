@@ -53,7 +53,7 @@ class VAE(Detector):
     """Variational autoencoder; score = mean of −log p(x|z) over draws of z, per value, above its lowest."""
 
     kind = "vae"
-    draws = True
+    stochastic = True
     usual_part = 0.5
     stacks = True
     log_variance: Tensor | None

@@ -191,7 +191,7 @@ class Scorer:
                 part = some[start : start + step]  # (S, L)
                 x = torch.from_numpy(values[part]).to(self.device)
                 inputs = [x, torch.from_numpy(shift[part]).to(self.device)]
-                if group.draws:
+                if group.stochastic:
                     inputs.append(window_seeds(x.flatten(0, 1)).view(part.shape))
                 out = group.stack(torch.from_numpy(who[start : start + step]).to(self.device), *inputs)
                 table[part] = out.cpu().numpy()  # windows that fill up a group say the same again
@@ -210,7 +210,7 @@ class Scorer:
             x = staging
             moved = torch.cat((moved, moved.new_zeros(size - count, moved.shape[1])))
         x = x.to(self.device, non_blocking=True)
-        seeds = window_seeds(x) if self.models.artifacts[index].detector.draws else None
+        seeds = window_seeds(x) if self.models.artifacts[index].detector.stochastic else None
         out = self._judges[index](x, moved.to(self.device), seeds)
         return cast(NDArray[np.float64], out[:count].cpu().numpy())  # waits for the device; staging is free again
 
@@ -228,7 +228,7 @@ class _Group:
     stack: Stack
     models: NDArray[np.int64]  # (M,) their indexes in the model set
     place: NDArray[np.int64]   # (all models + 1,) where in the stack each is; -1: not in it
-    draws: bool
+    stochastic: bool
 
 
 def _groups(judges: list[Judge], artifacts: tuple[Artifact, ...]) -> Iterator[_Group]:
@@ -246,7 +246,7 @@ def _groups(judges: list[Judge], artifacts: tuple[Artifact, ...]) -> Iterator[_G
             place[members] = np.arange(len(members))
             stack = Stack([judges[index] for index in members])
             device = next(judges[0].buffers()).device
-            yield _Group(stack.to(device), np.array(members), place, artifacts[members[0]].detector.draws)
+            yield _Group(stack.to(device), np.array(members), place, artifacts[members[0]].detector.stochastic)
 
 
 def _stackable(judge: Judge) -> bool:

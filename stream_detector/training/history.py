@@ -20,7 +20,7 @@ from stream_detector.errors import ConfigError, DataError
 from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.training.labels import FAULTY, LEFT_OUT, Labels, Marker
 from stream_detector.models import DETECTORS, Labelled
-from stream_detector.windowing.channel_profile import NormsLearner
+from stream_detector.windowing.channel_profile import ChannelProfileLearner
 from stream_detector.types import WindowBatch
 from stream_detector.scoring.scorer import window_seeds
 
@@ -30,7 +30,7 @@ class History:
     """One asset's windows, prepared up to scaling; the raw ones are not kept, they may be many times as large."""
 
     asset: str
-    norms: NormsLearner
+    profile: ChannelProfileLearner
     newest: list[NDArray[np.float32]] = field(default_factory=list)  # each (n, C): raw values of the last cells
     physical: list[Tensor] = field(default_factory=list)  # each (n, K, C) float64
     seeds: list[Tensor] = field(default_factory=list)     # each (n,) int64; empty for detectors that don't draw
@@ -68,7 +68,7 @@ def gather(
     marker = _marker(config, labels)
     channels = column_channels(config.channels)
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
-    draws = DETECTORS[config.model.kind].draws
+    draws = DETECTORS[config.model.kind].stochastic
     histories: dict[str, History] = {}
     for batch in batches:
         rows_of: dict[str, list[int]] = {}
@@ -84,7 +84,7 @@ def gather(
                 if not rows:
                     continue
             if (history := histories.get(asset)) is None:
-                learner = NormsLearner(len(config.columns), config.window.cell_ms)
+                learner = ChannelProfileLearner(len(config.columns), config.window.cell_ms)
                 history = histories[asset] = History(asset, learner)
             values = np.ascontiguousarray(batch.values[rows], np.float32)
             end_ms = np.ascontiguousarray(batch.end_ms[rows], np.int64)
@@ -98,7 +98,7 @@ def gather(
             if marker is not None:
                 history.values_sha.update(faulty.tobytes())
             if not faulty.all():
-                history.norms.learn(values[~faulty], batch.filled[rows][~faulty], end_ms[~faulty])
+                history.profile.learn(values[~faulty], batch.filled[rows][~faulty], end_ms[~faulty])
             raw = torch.from_numpy(values)
             history.physical.append(preprocess.physical(raw.double()))
             if draws:

@@ -30,7 +30,7 @@ from stream_detector.training.history import History, fingerprint, gather
 from stream_detector.training.labels import Labels
 from stream_detector.telemetry.logs import event
 from stream_detector.models import DETECTORS, DivergedError, FitReport, Labelled, Progress, fit_all
-from stream_detector.windowing.channel_profile import Norms, norms_of
+from stream_detector.windowing.channel_profile import ChannelProfile, channel_profile_of
 from stream_detector.models.precision import coarse_columns
 from stream_detector.types import WindowBatch
 
@@ -188,7 +188,7 @@ def _artifact(
         data=fingerprint(config, histories),
         split=fitted.split,
         fit=fitted.report,
-        norms=_norms(config, histories),
+        profile=_profile(config, histories),
     )
 
 
@@ -205,7 +205,7 @@ def _tell_coarse(config: Config, histories: list[History]) -> None:
             )  # fmt: skip
 
 
-def _norms(config: Config, histories: list[History]) -> Norms:
+def _profile(config: Config, histories: list[History]) -> ChannelProfile:
     observed = np.concatenate(
         [
             part[:, -1].numpy()[~faulty]
@@ -214,7 +214,7 @@ def _norms(config: Config, histories: list[History]) -> Norms:
         ]
     )
     numbers = [channel.kind == "number" for channel in column_channels(config.channels)]
-    return norms_of([history.norms for history in histories], observed, np.array(numbers, np.bool_))
+    return channel_profile_of([history.profile for history in histories], observed, np.array(numbers, np.bool_))
 
 
 def _blocks(config: Config, histories: list[History], place: str) -> Blocks:

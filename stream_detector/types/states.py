@@ -55,7 +55,7 @@ class Refused:
     since_ms: int = 0   # newest event time of the task when the first of them came
 
 
-class Sighting(NamedTuple):
+class LivenessEvent(NamedTuple):
     """The beginning or end of a sensor fault that shows in the messages, not in windows (see presence.py)."""
 
     place: int      # before which reading of the batch it holds; -1: after the asset's windows up to `clock_ms`
@@ -150,7 +150,7 @@ class BudgetState:
 
 
 @remembered
-class Ledger:
+class AppliedControls:
     """What operators' settings were last applied to an asset, and what was last written to the audit topic."""
 
     pinned: float | None = None
@@ -171,7 +171,7 @@ class AssetState:
     reset: str = ""     # token of the last operator reset applied
     sensors: SensorState = SensorState()
     adaptation: Adaptation = field(default_factory=Adaptation)
-    ledger: Ledger = field(default_factory=Ledger)
+    applied: AppliedControls = field(default_factory=AppliedControls)
 
 
 @dataclass(frozen=True, slots=True)

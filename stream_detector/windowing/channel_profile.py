@@ -33,7 +33,7 @@ FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Norms:
+class ChannelProfile:
     """A row of FIELDS a name, a column a window column; counts are cells."""
 
     table: Floats  # (len(FIELDS), C)
@@ -49,7 +49,7 @@ class Norms:
         return row
 
 
-class NormsLearner:
+class ChannelProfileLearner:
     """Gathers one asset's norms from its windows in event-time order; how they are batched plays no role."""
 
     def __init__(self, columns: int, cell_ms: float) -> None:
@@ -99,7 +99,7 @@ class NormsLearner:
         self.high = np.maximum(self.high, np.where(own, values, -np.inf).max(axis=0, initial=-np.inf))
 
 
-def norms_of(learners: Sequence[NormsLearner], observed: Floats, numbers: Bools) -> Norms:
+def channel_profile_of(learners: Sequence[ChannelProfileLearner], observed: Floats, numbers: Bools) -> ChannelProfile:
     """Return what some assets' windows taught.
 
     `observed` (N, C): what a model sees of the last cells; `numbers` (C,): columns that are no categories.
@@ -115,7 +115,7 @@ def norms_of(learners: Sequence[NormsLearner], observed: Floats, numbers: Bools)
         np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0), *usual,
         (alike[0] + 1) / (alike[1] + 2), longest[0], *ties, longest[1], numbers.astype(np.float64),
     ]  # fmt: skip
-    return Norms(np.stack(rows))
+    return ChannelProfile(np.stack(rows))
 
 
 def trailing_run(values: NDArray[np.float32], own: Bools) -> Floats:

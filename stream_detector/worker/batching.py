@@ -9,24 +9,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_detector.config import ScorerConfig
-from stream_detector.types import Sighting, WindowBatch, windows_between
+from stream_detector.types import LivenessEvent, WindowBatch, windows_between
 from stream_detector.worker.task import Task
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingWindows:
     """Some windows of one task."""
 
     task: Task
     windows: WindowBatch
-    silent: bool  # their alerts were published before
+    replayed: bool  # their alerts were published before
     since_ms: float
-    heard: Sequence[tuple[Sighting, bool]] = ()  # what the messages before them told; True: silent, as above
+    liveness: Sequence[tuple[LivenessEvent, bool]] = ()  # what the messages before them told; True: silent, as above
 
-    def parted(self, count: int) -> tuple[Waiting, Waiting]:
+    def parted(self, count: int) -> tuple[PendingWindows, PendingWindows]:
         """Return the first windows and the others."""
         return replace(self, windows=windows_between(self.windows, 0, count)), replace(
-            self, windows=windows_between(self.windows, count, len(self.windows)), heard=()
+            self, windows=windows_between(self.windows, count, len(self.windows)), liveness=()
         )
 
 
@@ -36,17 +36,17 @@ class Queue:
     def __init__(self, config: ScorerConfig) -> None:
         """Nothing waits."""
         self._config = config
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[PendingWindows] = deque()
         self.count = 0
         """Windows that wait."""
         self.size = 0
         """Their bytes."""
 
     def add(
-        self, task: Task, windows: WindowBatch, silent: bool, now_ms: float, heard: Sequence[tuple[Sighting, bool]] = ()
+        self, task: Task, windows: WindowBatch, replayed: bool, now_ms: float, liveness: Sequence[tuple[LivenessEvent, bool]] = ()
     ) -> None:
         """Let windows wait from now on, and what the messages before them told."""
-        self._waiting.append(Waiting(task, windows, silent, now_ms, heard))
+        self._waiting.append(PendingWindows(task, windows, replayed, now_ms, liveness))
         self._count(windows, 1)
 
     def _count(self, windows: WindowBatch, sign: int) -> None:
@@ -66,9 +66,9 @@ class Queue:
             return -np.inf
         return self._waiting[0].since_ms + self._config.max_wait_ms
 
-    def take(self, tasks: dict[int, Task], limit: int) -> list[Waiting]:
+    def take(self, tasks: dict[int, Task], limit: int) -> list[PendingWindows]:
         """Return the oldest windows of these tasks, at most `limit` (1 or more); those of others are forgotten."""
-        taken: list[Waiting] = []
+        taken: list[PendingWindows] = []
         # what was told after the last window goes with it, or a commit would pass it over
         while self._waiting and (limit or not len(self._waiting[0].windows)):
             one = self._waiting.popleft()

@@ -26,13 +26,13 @@ from stream_detector.config import Config
 from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.windowing.channel_profile import Norms
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.types import Controls, ModelRef, Partition
 from stream_detector.worker.resuming import counting_state
 from stream_detector.worker.saving import Saved, Saver
 from stream_detector.worker.slices import Scores, Scoring
-from stream_detector.worker.task import Cut, Task
+from stream_detector.worker.task import WindowingResult, Task
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Pipeline:
         metrics: Metrics | None = None,
         clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
         wall_ms: Callable[[], float] = lambda: time.time() * 1000,
-        norms: Sequence[Norms | None] = (),
+        profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
     ) -> None:
         """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on.
@@ -67,7 +67,7 @@ class Pipeline:
         self._source, self._sink, self._store = source, sink, store
         self._metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
-        self._scoring = Scoring(config, scorer, calibrations, self._metrics, clock_ms, wall_ms, norms, model_of)
+        self._scoring = Scoring(config, scorer, calibrations, self._metrics, clock_ms, wall_ms, profiles, model_of)
         self._metrics.waiting_windows.set_function(lambda: self._scoring.waiting)
         self._metrics.paused_partitions.set_function(lambda: len(self._paused))
         self._metrics.unsent_bytes.set_function(sink.waiting_bytes)
@@ -144,14 +144,14 @@ class Pipeline:
             return False, trouble
         if missing := sorted(set(self._wanted) - set(self._tasks)):
             return False, f"waiting for the state of task {missing[0]} ({len(missing)} in all)"
-        if (left := self._silent_messages()) and (any(self._lag.values()) or not self._lag):
+        if (left := self._replayed_messages()) and (any(self._lag.values()) or not self._lag):
             return False, f"catching up in silence: {left} messages are read again"
         if (behind := self._saver.behind_ms) is not None:
             return True, f"the store is behind for {behind / 1000:.0f} s"
         return True, f"{len(self._tasks)} tasks" if self._tasks else "no task: there are enough workers for all"
 
-    def _silent_messages(self) -> int:
-        return sum(task.silent_messages for task in list(self._tasks.values()))
+    def _replayed_messages(self) -> int:
+        return sum(task.replayed_messages for task in list(self._tasks.values()))
 
     @property
     def windows(self) -> int:
@@ -204,7 +204,7 @@ class Pipeline:
             self._source.resume(stop)
         self._paused = (self._paused - stop) | full
 
-    def _accept(self, task: Task, cut: Cut, messages: int) -> None:
+    def _accept(self, task: Task, cut: WindowingResult, messages: int) -> None:
         if cut.dead:
             for code, count in Counter(letter.code for letter in cut.dead).items():
                 self._metrics.dead_letters_total.labels(code).inc(count)
@@ -296,7 +296,7 @@ class Pipeline:
                     task.messages[topic] = 0
         self._lag = self._source.lag()
         self._metrics.set_lag(self._lag)
-        self._metrics.catching_up_messages.set(self._silent_messages())
+        self._metrics.catching_up_messages.set(self._replayed_messages())
         self._metrics.set_watermark_delay(
             {
                 index: (self._wall() - task.windower.event_ms) / 1000
@@ -394,7 +394,7 @@ class Pipeline:
         self._metrics.restores_total.inc()
         log.info("task %d: %d assets of epoch %d, committed is %d", index, len(loaded.assets), loaded.epoch, task.epoch,
                  extra=event("task-taken-over", task=index, assets=len(loaded.assets), stored_epoch=loaded.epoch,
-                             epoch=task.epoch, silent_messages=task.silent_messages))  # fmt: skip
+                             epoch=task.epoch, replayed_messages=task.replayed_messages))  # fmt: skip
 
     def _give_up(self, tasks: Iterable[Task], why: str) -> None:
         """Drop tasks whose commit failed; exactly-once, all of them: their alerts are one transaction."""

@@ -20,10 +20,10 @@ from stream_detector.config import Config
 from stream_detector.decision.engine import Judging
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.windowing.channel_profile import Norms
-from stream_detector.worker.throughput import Pace
+from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.worker.throughput import Throughput
 from stream_detector.types import Alert, Audit, Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
-from stream_detector.worker.task import Cut, Task
+from stream_detector.worker.task import WindowingResult, Task
 from stream_detector.worker.batching import Queue, merged, no_windows
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Scoring:
         metrics: Metrics,
         clock_ms: Callable[[], float],
         wall_ms: Callable[[], float],
-        norms: Sequence[Norms | None] = (),
+        profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
     ) -> None:
         """`calibrations`, `norms`, `model_of`: as for a `Pipeline`."""
@@ -71,9 +71,9 @@ class Scoring:
         self._scorer = scorer
         self._metrics = metrics
         self._clock, self._wall = clock_ms, wall_ms
-        self.judging = Judging(config, calibrations, norms, model_of)
+        self.judging = Judging(config, calibrations, profiles, model_of)
         self._queue = Queue(config.scorer)
-        self._pace = Pace()
+        self._throughput = Throughput()
         self._density = 0.0  # windows a message
         self._anomalies = 0  # already counted in the metric
         self._scored = False  # anything yet
@@ -81,14 +81,14 @@ class Scoring:
         self.windows = 0
         """Taken so far."""
 
-    def accept(self, task: Task, cut: Cut, messages: int) -> None:
+    def accept(self, task: Task, cut: WindowingResult, messages: int) -> None:
         """Let the windows wait that so many messages have completed."""
         now = self._clock()
         count = 0
-        for place, (batch, silent) in enumerate(cut.windows):
+        for place, (batch, replayed) in enumerate(cut.windows):
             count += len(batch)
-            self._queue.add(task, batch, silent, now, [(one, unsaid) for at, one, unsaid in cut.heard if at == place])
-        if after := [(one, unsaid) for at, one, unsaid in cut.heard if at == len(cut.windows)]:
+            self._queue.add(task, batch, replayed, now, [(one, replayed_too) for at, one, replayed_too in cut.liveness if at == place])
+        if after := [(one, replayed_too) for at, one, replayed_too in cut.liveness if at == len(cut.windows)]:
             self._queue.add(task, no_windows(task.index), False, now, after)
         self.windows += count
         self._metrics.windows_total.inc(count)
@@ -113,7 +113,7 @@ class Scoring:
     @property
     def ahead_ms(self) -> float:
         """How long what waits is expected to take."""
-        return self._pace.takes_ms(self._queue.count)
+        return self._throughput.takes_ms(self._queue.count)
 
     @property
     def full(self) -> bool:
@@ -122,7 +122,7 @@ class Scoring:
 
     def room(self, most: int) -> int:
         """Return how many messages to read, 1 to `most`, so that their windows don't take too long."""
-        each_ms = self._pace.takes_ms(1)
+        each_ms = self._throughput.takes_ms(1)
         if each_ms == 0:
             return most if self._scored else min(most, _FIRST_POLL)
         left = AHEAD_MS / each_ms - self._queue.count
@@ -131,7 +131,7 @@ class Scoring:
     def slice(self, tasks: dict[int, Task], controls: Controls) -> Found:
         """Score and judge the oldest windows, in one batch across assets and partitions; those of other tasks go."""
         found = Found()
-        pending = self._queue.take(tasks, self._pace.fit(SLICE_MS))
+        pending = self._queue.take(tasks, self._throughput.fit(SLICE_MS))
         if not pending:
             return found
         started = self._clock()
@@ -146,22 +146,22 @@ class Scoring:
         row = 0
         for one in pending:
             alerts = []
-            for sighting, unsaid in one.heard:
-                said = self.judging.hear(one.task, sighting, controls)
-                alerts += [] if unsaid else said
+            for liveness_event, replayed_too in one.liveness:
+                said = self.judging.on_liveness(one.task, liveness_event, controls)
+                alerts += [] if replayed_too else said
             if scores is not None and len(one.windows):
                 judged = self.judging.judge(one.task, one.windows, scores, row, controls, shifts, self._scorer.score)
                 row += len(one.windows)
-                alerts += [] if one.silent else judged
+                alerts += [] if one.replayed else judged
             audits = self.judging.take_audits()
-            if not one.silent:
+            if not one.replayed:
                 found.audits += audits
             if alerts:
                 found.alerts += [replace(alert, scored_ms=scored_ms) for alert in alerts]
                 found.since_ms += [one.since_ms] * len(alerts)
                 self._tell(one.task, alerts)
         if row:
-            self._pace.note(row, self._clock() - started)
+            self._throughput.note(row, self._clock() - started)
             self._scored = True
         self._metrics.anomalies_total.inc(self.judging.anomalies - self._anomalies)
         self._anomalies = self.judging.anomalies

@@ -11,7 +11,7 @@ from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
 from stream_detector.windowing.join import Join
 from stream_detector.ports import TaskState
-from stream_detector.liveness.tracker import Presence
+from stream_detector.liveness.tracker import LivenessTracker
 from stream_detector.types import (
     AssetState,
     DeadLetter,
@@ -19,7 +19,7 @@ from stream_detector.types import (
     Partition,
     Position,
     ReadingBatch,
-    Sighting,
+    LivenessEvent,
     WindowBatch,
     windows_between,
 )
@@ -29,13 +29,13 @@ from stream_detector.windowing.windower import Windower, part
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class WindowingResult:
     """What some messages became."""
 
     windows: list[tuple[WindowBatch, bool]]  # True: silent, its alerts were published before
     dead: list[DeadLetter]
     readings: int  # that reached the windows
-    heard: list[tuple[int, Sighting, bool]]  # how many of `windows` come before it; True: silent, as above
+    liveness: list[tuple[int, LivenessEvent, bool]]  # how many of `windows` come before it; True: silent, as above
 
 
 class Task:
@@ -69,8 +69,8 @@ class Task:
         self.moved = False  # messages were taken since the last commit
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
-        self._presence = (
-            Presence(config.sensors, config.window, config.channels, loaded.assets, usual_gap_ms)
+        self._liveness = (
+            LivenessTracker(config.sensors, config.window, config.channels, loaded.assets, usual_gap_ms)
             if config.sensors.check and not self._records
             else None
         )
@@ -97,7 +97,7 @@ class Task:
         return len(self.partitions) > 1
 
     @property
-    def silent_messages(self) -> int:
+    def replayed_messages(self) -> int:
         """How many messages are still to be read again in silence."""
         return sum(max(0, published - self._at[partition]) for partition, published in self._published.items())
 
@@ -105,7 +105,7 @@ class Task:
         state = self.states.get(asset)
         return None if state is None else state.judged_ms
 
-    def take(self, batch: MessageBatch) -> Cut:
+    def take(self, batch: MessageBatch) -> WindowingResult:
         """Decode messages and cut the windows they complete; of several topics' not before `release`."""
         partition = batch.partition
         self.moved = True
@@ -117,14 +117,14 @@ class Task:
 
     def _push(self, readings: ReadingBatch) -> list[ReadingBatch]:
         passed: list[ReadingBatch] = []
-        for batch, processed in self._by_silence(readings) if self._behind else [(readings, True)]:
+        for batch, processed in self._by_replay(readings) if self._behind else [(readings, True)]:
             if processed:
                 passed += self._join.push(batch)
             else:
                 self._later.append(batch)
         return passed
 
-    def release(self, has_more: Callable[[Partition], bool]) -> Cut:
+    def release(self, has_more: Callable[[Partition], bool]) -> WindowingResult:
         """Cut the windows of several topics' readings that need not wait for each other any more."""
         if not self._behind:
             return self._cut(self._join.release(has_more))
@@ -154,8 +154,8 @@ class Task:
         for partition in self._at:
             done = self._done(partition)
             needed = [oldest[partition.topic]]
-            if self._presence is not None:
-                needed.append(self._presence.oldest_offset(partition))
+            if self._liveness is not None:
+                needed.append(self._liveness.oldest_offset(partition))
             offset = min([done, *(one for one in needed if one is not None)])
             positions[partition] = Position(offset, max(done, self._published.get(partition, 0)), self.epoch + 1)
         return positions
@@ -207,7 +207,7 @@ class Task:
             self.saved_epoch = self.epoch
             self.changed.clear()
 
-    def _cut(self, passed: list[ReadingBatch]) -> Cut:
+    def _cut(self, passed: list[ReadingBatch]) -> WindowingResult:
         dead = self._dead
         if dead and self._several:
             done = {partition: self._done(partition) for partition in self._at}
@@ -216,51 +216,51 @@ class Task:
         else:
             self._dead = []
         cut: list[tuple[WindowBatch, bool]] = []
-        heard: list[tuple[int, Sighting, bool]] = []
-        if self._presence is not None:
+        liveness: list[tuple[int, LivenessEvent, bool]] = []
+        if self._liveness is not None:
             self._letters += [letter for letter in dead if letter.asset]
         readings = 0
         for whole in self._unjudged(passed) if self._records else passed:
-            for batch, silent in self._by_silence(whole):
+            for batch, replayed in self._by_replay(whole):
                 refusals: list[DeadLetter] = []
                 before = len(cut)
                 for piece, told in self._listen(batch):
-                    heard += [(len(cut), one, silent) for one in told]
+                    liveness += [(len(cut), one, replayed) for one in told]
                     windows, refused = self.windower.push(piece)
                     refusals += refused
                     readings += len(piece.assets) - len(refused)
                     if windows is not None and (fresh := windows if self._records else self.not_judged(windows)):
-                        cut.append((fresh, silent))
+                        cut.append((fresh, replayed))
                 dead += refusals
                 for one in self._refused(batch, refusals):
-                    self._insert(one, silent, cut, heard, before)
-        if self._letters and self._presence is not None and not self._several:  # after the last reading
+                    self._insert(one, replayed, cut, liveness, before)
+        if self._letters and self._liveness is not None and not self._several:  # after the last reading
             last = self._letters[-1]
-            silent = last.message.offset < self._published.get(last.partition, 0)
+            replayed = last.message.offset < self._published.get(last.partition, 0)
             letters = [one for one in self._letters if one.message.offset >= self._judged.get(one.partition, 0)]
-            self._presence.push(None, self._letters[: len(self._letters) - len(letters)], processed=True)
-            told = [*self._presence.push(None, letters), *self._refused(None, ())]
-            heard += [(len(cut), one, silent) for one in told]
+            self._liveness.push(None, self._letters[: len(self._letters) - len(letters)], processed=True)
+            told = [*self._liveness.push(None, letters), *self._refused(None, ())]
+            liveness += [(len(cut), one, replayed) for one in told]
         published = self._published
         dead = [one for one in dead if one.message.offset >= published.get(one.partition, 0)]
-        return Cut(cut, dead, readings, heard)
+        return WindowingResult(cut, dead, readings, liveness)
 
     def _insert(
         self,
-        sighting: Sighting,
-        silent: bool,
+        liveness_event: LivenessEvent,
+        replayed: bool,
         cut: list[tuple[WindowBatch, bool]],
-        heard: list[tuple[int, Sighting, bool]],
+        liveness: list[tuple[int, LivenessEvent, bool]],
         start: int,
     ) -> None:
         """Put a sighting between its asset's windows, of those from `start` on, as the log had it."""
-        until = sighting.clock_ms - self._lateness_ms  # windows up to here were cut before
+        until = liveness_event.clock_ms - self._lateness_ms  # windows up to here were cut before
         place = len(cut)
         for index in range(start, len(cut)):
-            windows, unsaid = cut[index]
+            windows, replayed_too = cut[index]
             ends = windows.end_ms.tolist()
             later = (
-                row for row, asset in enumerate(windows.assets) if asset == sighting.asset and ends[row] > until + 0.5
+                row for row, asset in enumerate(windows.assets) if asset == liveness_event.asset and ends[row] > until + 0.5
             )
             row = next(later, None)
             if row is None:
@@ -268,19 +268,19 @@ class Task:
             place = index
             if row:
                 cut[index : index + 1] = [
-                    (windows_between(windows, 0, row), unsaid), (windows_between(windows, row, len(ends)), unsaid)
+                    (windows_between(windows, 0, row), replayed_too), (windows_between(windows, row, len(ends)), replayed_too)
                 ]  # fmt: skip
-                heard[:] = [(at + (at > index), one, told) for at, one, told in heard]
+                liveness[:] = [(at + (at > index), one, told) for at, one, told in liveness]
                 place += 1
             break
-        heard.append((place, sighting, silent))
+        liveness.append((place, liveness_event, replayed))
 
-    def _listen(self, batch: ReadingBatch) -> Iterator[tuple[ReadingBatch, list[Sighting]]]:
+    def _listen(self, batch: ReadingBatch) -> Iterator[tuple[ReadingBatch, list[LivenessEvent]]]:
         """Yield the batch in pieces, each with what was known before it from who was heard when.
 
         A sighting at the end of a batch comes with its last reading: nothing of the asset follows in it.
         """
-        if self._presence is None:
+        if self._liveness is None:
             yield batch, []
             return
         judged = self._judged.get(batch.partition, 0)
@@ -290,14 +290,14 @@ class Task:
         before = [one for one in letters if one.message.offset < judged]
         if known:
             processed = part(batch, 0, known)
-            self._presence.push(processed, before, processed=True)
+            self._liveness.push(processed, before, processed=True)
             yield processed, []
             if known == len(batch.assets):
                 return
             batch = part(batch, known, len(batch.assets))
         elif before:
-            self._presence.push(None, before, processed=True)
-        told = self._presence.push(batch, [one for one in letters if one.message.offset >= judged])
+            self._liveness.push(None, before, processed=True)
+        told = self._liveness.push(batch, [one for one in letters if one.message.offset >= judged])
         start = 0
         for place in sorted({min(one.place, len(batch.assets) - 1) for one in told} - {0}):
             yield part(batch, start, place), [one for one in told if one.place == start]
@@ -305,9 +305,9 @@ class Task:
         rest = part(batch, start, len(batch.assets)) if start else batch
         yield rest, [one for one in told if one.place >= start]
 
-    def _refused(self, batch: ReadingBatch | None, refusals: Sequence[DeadLetter]) -> list[Sighting]:
+    def _refused(self, batch: ReadingBatch | None, refusals: Sequence[DeadLetter]) -> list[LivenessEvent]:
         """Count refused readings in a row, those of the decoder up to the end of the batch, and note the counts."""
-        if self._presence is None:
+        if self._liveness is None:
             return []
         due = self._letters
         if batch is not None:
@@ -320,15 +320,15 @@ class Task:
             one for one in (*due, *refusals) if one.message.offset >= self._judged.get(one.partition, 0)
         ]  # fmt: skip
         known = 0 if batch is None else self._judged.get(batch.partition, 0)
-        told = self._presence.refused(batch, letters, known)
+        told = self._liveness.refused(batch, letters, known)
         self._keep_counts()
         return told
 
     def _keep_counts(self) -> None:
         """Put the counts of refused readings into the states of their assets."""
-        if self._presence is None:
+        if self._liveness is None:
             return
-        for asset, counts in self._presence.counts().items():
+        for asset, counts in self._liveness.counts().items():
             state = self.states.get(asset)
             if state is not None and state.sensors.refused != counts:
                 self.states[asset] = replace(state, sensors=replace(state.sensors, refused=counts))
@@ -343,7 +343,7 @@ class Task:
                 kept.append(part(batch, start, len(batch.assets)) if start else batch)
         return kept
 
-    def _by_silence(self, batch: ReadingBatch) -> list[tuple[ReadingBatch, bool]]:
+    def _by_replay(self, batch: ReadingBatch) -> list[tuple[ReadingBatch, bool]]:
         """Split where the messages begin that nobody has processed before."""
         published = self._published.get(batch.partition, 0)
         if int(batch.offsets[0]) >= published:

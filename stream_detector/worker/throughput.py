@@ -9,7 +9,7 @@ GROWTH = 4.0   # no slice has more than so many times the windows of the largest
 WEIGHT = 0.3   # of the newest slice in the estimate
 
 
-class Pace:
+class Throughput:
     """Windows a time: how long a number of them will take, and how many fit into a time.
 
     The first slices are small and grow, so that a scorer which is slow from the start can't take long once, either.

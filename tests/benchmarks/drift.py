@@ -35,7 +35,7 @@ from river import drift
 from stream_detector.simulation.simulate import simulate
 from stream_detector.decision import adaptation
 from stream_detector.config import loading as settings
-from stream_detector.decision.adaptation import EVERY, Adapting
+from stream_detector.decision.adaptation import EVERY, AdaptationRules
 from stream_detector.config import AdaptationConfig, Config
 from stream_detector.evaluate.data import Case
 from stream_detector.evaluate.fitting import fit_each
@@ -108,7 +108,7 @@ def recorded(config: Config, scenario: str, machines: int, seed: int) -> Iterabl
         score = np.concatenate([scores.score for _, scores in parts])
         offset = np.concatenate([scores.offset for _, scores in parts if scores.offset is not None])
         stride_ms = config.window.stride * config.window.cell_ms
-        due = np.array(Adapting(config.adaptation, stride_ms, offset.shape[1]).due(ends))
+        due = np.array(AdaptationRules(config.adaptation, stride_ms, offset.shape[1]).due(ends))
         values = np.column_stack([np.log(np.maximum(np.abs(score), 1e-12)), offset])
         yield Stream(machine, ends[due], values[due].astype(np.float64))
 
@@ -198,7 +198,7 @@ def _blocks(config: Config, step: float) -> Callable[[Stream], Told]:
 
     def run(stream: Stream) -> Told:
         columns = stream.values.shape[1] - 1
-        rule = Adapting(AdaptationConfig(follow=1_000.0), config.window.stride * config.window.cell_ms, columns)
+        rule = AdaptationRules(AdaptationConfig(follow=1_000.0), config.window.stride * config.window.cell_ms, columns)
         state = rule.fresh()
         offsets = stream.values[:, 1:].astype(np.float32)
         fired: list[int] = []

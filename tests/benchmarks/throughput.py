@@ -104,7 +104,7 @@ def pipeline(config: Config, topic: str, count: int) -> tuple[float, int]:
     sink = make_sink(config, source)
     loop = Pipeline(
         config, source, sink, store, scorer, [one.calibration for one in models.artifacts],
-        norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
+        profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
     )  # fmt: skip
     loop.open()
     while loop.task_count < PARTITIONS:

@@ -64,7 +64,7 @@ def test_alerts_are_those_of_a_worker(case, live):
     artifacts = live.models.artifacts
     worker = Backtest(
         case.config, Scorer(live.models, case.config.scorer), [one.calibration for one in artifacts],
-        norms=[one.norms for one in artifacts], model_of=live.models.ref_of,
+        profiles=[one.profile for one in artifacts], model_of=live.models.ref_of,
     )  # fmt: skip
     published = list(worker.run(encoded(case.test)))
     assert published == [encode_alert(alert) for alert in track.alerts]

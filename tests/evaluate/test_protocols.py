@@ -157,7 +157,7 @@ def test_kept_detectors_run_live_to_the_same_alerts(tmp_path, capsys):
     for recording in read(root / "valve1", "skab"):
         worker = Backtest(
             config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
-            norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
+            profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
         )  # fmt: skip
         published += worker.run(encoded(recording.rows(rows[recording.asset]["first_row"])))
     assert published == (kept / "alerts.jsonl").read_bytes().splitlines()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS
-from stream_detector.permissions import kafka_rights, redis_rules
+from stream_detector.permissions import kafka_permissions, redis_rules
 from stream_detector.config.loading import load
 from tests.conftest import missing
 from tests.integration.site import Site, write_config
@@ -122,7 +122,7 @@ def make_secured(revealed: None, fortress: Fortress, unique, tmp_path, material)
         site = SecuredSite(path, tmp_path, 2, True)
         sites.append(site)
         config = load(path, env={})
-        fortress.kafka.grant(name, [right for at, right in enumerate(kafka_rights(config)) if at != without])
+        fortress.kafka.grant(name, [right for at, right in enumerate(kafka_permissions(config)) if at != without])
         rules = redis_rules(config)
         assert "OK" == fortress.redis.call("ACL", "SETUSER", name, "reset", "on", f">{STORE_PASSWORD}", *rules)
         return site

@@ -17,7 +17,7 @@ from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsEr
 from stream_detector.adapters.kafka import ensure_topics
 from stream_detector.adapters.kafka.oauth import TokenProvider
 from stream_detector.adapters.redis import RedisStore
-from stream_detector.permissions import kafka_rights, redis_rules
+from stream_detector.permissions import kafka_permissions, redis_rules
 from stream_detector.config.loading import effective, load
 from tests.integration.fortress import STORE_PASSWORD, Fortress, SecuredSite
 from tests.integration.test_live import by_asset
@@ -63,7 +63,7 @@ def start(site: SecuredSite, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 def all_rights() -> list[Any]:
     """The rights of a worker that delivers exactly once; the topic of verdicts is one it can do without."""
     config = Config.model_validate({"stream": "x", "channels": {"a": {}}, "delivery": "exactly_once"})
-    return [number for number, right in enumerate(kafka_rights(config)) if right.name != config.verdict_topic]
+    return [number for number, right in enumerate(kafka_permissions(config)) if right.name != config.verdict_topic]
 
 
 @pytest.mark.parametrize("number", all_rights())
@@ -72,7 +72,7 @@ def test_a_worker_without_a_right_says_which(make_secured, monkeypatch, capfd, n
     site = make_secured(without=number)
     status, said = start(site, monkeypatch, capfd)
     assert 2 == status, said
-    assert kafka_rights(load(site.config_path, env={}))[number].name in said
+    assert kafka_permissions(load(site.config_path, env={}))[number].name in said
     assert "check CONFIG --rights" in said
     assert "Traceback" not in said
 

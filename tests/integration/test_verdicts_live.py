@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stream_detector.adapters.kafka import MessageWriter, TopicReader, ensure_topics
-from stream_detector.permissions import kafka_rights
+from stream_detector.permissions import kafka_permissions
 from tests.integration.site import DETECTOR, call, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("revealed")]
@@ -23,7 +23,7 @@ def test_a_verdict_comes_to_the_store(make_secured, fortress):
     ensure_topics(site.config.kafka, {topic: 1}, message_timestamp_type="LogAppendTime")
     sender = f"{site.config.group}-person"
     fortress.user(sender)
-    fortress.kafka.grant(sender, kafka_rights(site.config, "verdict"))
+    fortress.kafka.grant(sender, kafka_permissions(site.config, "verdict"))
     theirs = site.config_path.with_name("person.yaml")
     settings = yaml.safe_load(site.config_path.read_text())
     settings["kafka"]["security"]["username"] = sender
@@ -56,7 +56,7 @@ def test_a_verdict_comes_to_the_store(make_secured, fortress):
 def test_a_worker_that_may_not_read_verdicts_works_on(make_secured):
     """It says which right it lacks, once, and does the rest of its work."""
     config = make_secured().config
-    number = [right.name for right in kafka_rights(config)].index(config.verdict_topic)
+    number = [right.name for right in kafka_permissions(config)].index(config.verdict_topic)
     site = make_secured(without=number)
     ensure_topics(site.config.kafka, {site.config.verdict_topic: 1})
     worker = site.worker()

@@ -146,7 +146,7 @@ def detector(request: pytest.FixtureRequest, case: tuple[ModelConfig, int, int])
 
 def seeds(detector: Detector, n: int) -> Tensor | None:
     """Return seeds for detectors that draw."""
-    return torch.arange(n) if detector.draws else None
+    return torch.arange(n) if detector.stochastic else None
 
 
 def test_every_registered_detector_is_checked():

@@ -11,7 +11,7 @@ from stream_detector.config import Config
 from stream_detector.errors import BrokerRightsError
 from stream_detector.adapters.kafka.login import name
 from stream_detector.adapters.kafka.settings import client_settings, servers, translated
-from stream_detector.permissions import KafkaRight, kafka_rights
+from stream_detector.permissions import KafkaPermission, kafka_permissions
 
 
 def require_rights(config: Config) -> None:
@@ -20,7 +20,7 @@ def require_rights(config: Config) -> None:
     A broker tells what a user may do on topics it may describe (Kafka 2.3 and newer; others are taken at their word).
     Topics that don't exist, and the one of verdicts, which is looked at when it is read, are passed over.
     """
-    wanted = [right for right in kafka_rights(config) if right.name != config.verdict_topic]
+    wanted = [right for right in kafka_permissions(config) if right.name != config.verdict_topic]
     with translated(config.kafka, "looking up this user's rights"):
         client: Any = KafkaAdminClient(**client_settings(config.kafka))  # type: ignore[no-untyped-call]  # no types
         try:
@@ -37,7 +37,7 @@ def require_rights(config: Config) -> None:
         )
 
 
-def _missing_on_topics(client: Any, wanted: list[KafkaRight]) -> list[KafkaRight]:
+def _missing_on_topics(client: Any, wanted: list[KafkaPermission]) -> list[KafkaPermission]:
     """Return of each topic's right what is lacking."""
     missing = []
     for topic in client.describe_topics([right.name for right in wanted]):
@@ -48,11 +48,11 @@ def _missing_on_topics(client: Any, wanted: list[KafkaRight]) -> list[KafkaRight
         elif not topic["error_code"] and allowed:  # nothing allowed on what we were shown: the broker doesn't tell
             lacking = tuple(operation for operation in right.operations if operation not in allowed)
             if lacking:
-                missing.append(KafkaRight(right.resource, right.name, lacking, right.why, right.pattern))
+                missing.append(KafkaPermission(right.resource, right.name, lacking, right.why, right.pattern))
     return missing
 
 
-def _missing_on_group(client: Any, wanted: list[KafkaRight]) -> list[KafkaRight]:
+def _missing_on_group(client: Any, wanted: list[KafkaPermission]) -> list[KafkaPermission]:
     try:
         client.describe_groups([right.name for right in wanted])
     except kafka_errors.GroupAuthorizationFailedError:

@@ -34,7 +34,7 @@ from stream_detector.types import (
     Partition,
     PlainMessage,
     ScoreBatch,
-    Sighting,
+    LivenessEvent,
     WindowBatch,
 )
 from stream_detector.scoring.scorer import Scorer
@@ -113,7 +113,7 @@ class Fleet:
         self._models = ModelSet(by_asset=models)
         self.live = [one.rows(rows[one.asset]) for one in machines]
         self._scorer = Scorer(self._models, config.scorer)
-        self._after: list[Sighting] = []  # what messages told after the last window
+        self._after: list[LivenessEvent] = []  # what messages told after the last window
         self._parts = list(self._cut(self._scorer))
 
     @property
@@ -127,7 +127,7 @@ class Fleet:
         judging = Judging(
             config,
             [artifact.calibration for artifact in self._models.artifacts],
-            [artifact.norms for artifact in self._models.artifacts],
+            [artifact.profile for artifact in self._models.artifacts],
             self._models.ref_of,
         )
         task = _task(config)
@@ -141,22 +141,22 @@ class Fleet:
             watched.alarm.append(after.incident.opened_ms is not None)
 
         for windows, scores, heard in self._parts:  # of windows that nothing has moved; what is moved is scored again
-            for sighting in heard:
-                found[sighting.asset].alerts += judging.hear(task, sighting, Controls())
+            for liveness_event in heard:
+                found[liveness_event.asset].alerts += judging.on_liveness(task, liveness_event, Controls())
             for alert in judging.judge(
                 task, windows, copied(scores), 0, Controls(), None, self._scorer.score, watch
             ):
                 found[alert.asset].alerts.append(alert)
-        for sighting in self._after:
-            found[sighting.asset].alerts += judging.hear(task, sighting, Controls())
+        for liveness_event in self._after:
+            found[liveness_event.asset].alerts += judging.on_liveness(task, liveness_event, Controls())
         return found
 
-    def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch, list[Sighting]]]:
+    def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch, list[LivenessEvent]]]:
         """Yield windows, their scores, and what the messages had told before them."""
-        norms = [artifact.norms for artifact in self._models.artifacts]
-        gaps = [float(one["gap"].min()) for one in norms if one is not None]
+        profiles = [artifact.profile for artifact in self._models.artifacts]
+        gaps = [float(one["gap"].min()) for one in profiles if one is not None]
         task = _task(self._config, max(gaps, default=0.0) * self._config.window.cell_ms)
-        waiting: list[Sighting] = []
+        waiting: list[LivenessEvent] = []
         sent = heapq.merge(*(_sent(one, place) for place, one in enumerate(self.live)))
         messages = (
             PlainMessage(offset, round(sent_ms), message.key, message.value, message.headers)
@@ -165,10 +165,10 @@ class Fleet:
         while chunk := list(islice(messages, _CHUNK)):
             cut = task.take(MessageBatch(_PARTITION, chunk))
             for place, (windows, _) in enumerate(cut.windows):
-                waiting += [one for at, one, _ in cut.heard if at == place]
+                waiting += [one for at, one, _ in cut.liveness if at == place]
                 yield windows, scorer.score(windows), waiting
                 waiting = []
-            waiting += [one for at, one, _ in cut.heard if at == len(cut.windows)]
+            waiting += [one for at, one, _ in cut.liveness if at == len(cut.windows)]
         self._after = waiting
 
 
