@@ -41,10 +41,11 @@ soak: install ## Ten times more than a worker can do, for ten minutes: its memor
 backlog: install ## A worker with a day's backlog, alone and beside live readings: its speed, their delay (ARGS='--hours 2')
 	$(BIN)/python -m tests.benchmarks.backlog --json $(ARGS)
 
-lint: install ## Check style (ruff), types (mypy --strict) and the direction of imports
+lint: install ## Check style and layout (ruff), types (mypy --strict) and who may import whom (import-linter)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_imports.py
+	$(BIN)/lint-imports
 
 bench: install ## Measure messages per second from poll to alert beside a bare poll loop
 	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)

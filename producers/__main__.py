@@ -88,8 +88,10 @@ def _simulate(args: argparse.Namespace) -> None:
     if args.out is not None:
         paths = write(recordings, args.out, args.format)
         if not args.quiet:
-            _say(f"wrote {sum(map(len, recordings)):,} readings of {len(recordings)} machines into {len(paths)} files "
-                 f"in {args.out}")
+            _say(
+                f"wrote {sum(map(len, recordings)):,} readings of {len(recordings)} machines into {len(paths)} files "
+                f"in {args.out}"
+            )
     if args.topic is not None or args.config is not None:
         _send(recordings, args)
 
@@ -106,8 +108,11 @@ def _send(recordings: Sequence[Recording], args: argparse.Namespace) -> None:
         fields=entry.fields,
     )
     if plan.times == "now" and plan.speed != 1 and not args.quiet:
-        _say("note: at another speed than 1, times that start now run ahead of the clock, and a detector takes "
-             "readings ahead of it for broken clocks; --times until-now or keep avoids that", sys.stderr)
+        _say(
+            "note: at another speed than 1, times that start now run ahead of the clock, and a detector takes "
+            "readings ahead of it for broken clocks; --times until-now or keep avoids that",
+            sys.stderr,
+        )
     total = messages_in(recordings, plan.loops)
     stop = threading.Event()
     with connect(kafka, topic, args.partitions) as writer, _stopping(stop), _progress(total, args.quiet) as report:

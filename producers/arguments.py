@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from stream_detector.datasets import FORMATS
+from stream_detector.datasets.replay import Times
+from stream_detector.datasets.times import TsUnit, iso_to_ms
 from stream_detector.simulation.faults import KINDS, SYNTAX
 from stream_detector.simulation.profiles import PROFILES
-from stream_detector.datasets import FORMATS
-from stream_detector.datasets.times import TsUnit, iso_to_ms
-from stream_detector.datasets.replay import Times
 from stream_detector.simulation.scenarios import SCENARIOS
 from stream_detector.simulation.simulate import CHANNELS, DEFAULT_CHANNELS
 
@@ -131,7 +131,10 @@ def _add_simulate(commands: Any) -> None:
     )
     parser.add_argument("--name", default="machine", help="machines are called NAME-1, NAME-2, … (default: machine)")
     parser.add_argument(
-        "--channels", type=_names, default=list(DEFAULT_CHANNELS), metavar="A,B",
+        "--channels",
+        type=_names,
+        default=list(DEFAULT_CHANNELS),
+        metavar="A,B",
         help=f"channels to have (default: {','.join(DEFAULT_CHANNELS)})",
     )
     parser.add_argument(
@@ -155,14 +158,18 @@ def _add_sending(parser: argparse.ArgumentParser, times: str) -> None:
         "--config", type=Path, metavar="YAML", help="set-up that says brokers, security, topic, field names and format"
     )
     group.add_argument(
-        "--bootstrap-servers", type=_names, metavar="HOST:PORT,…",
+        "--bootstrap-servers",
+        type=_names,
+        metavar="HOST:PORT,…",
         help="brokers (default: those of --config, else 127.0.0.1:9092)",
     )
     group.add_argument(
         "--speed", type=_speed, default=1.0, metavar="X", help="recorded seconds a second, or max (default: 1)"
     )
     group.add_argument(
-        "--times", choices=get_args(Times), default=times,
+        "--times",
+        choices=get_args(Times),
+        default=times,
         help="event times: as recorded, or moved so that the first (now) or the last (until-now) reading is now "
         f"(default: {times})",
     )

@@ -1,3 +1,3 @@
 """Real-time anomaly detection beside Kafka: readings in, alerts out."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -40,9 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
     )
     parser.add_argument(
-        "--log-format", choices=["text", "json"], default="text",
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
         help="json: one object a line (docs/operations.md); default: text",
-    )  # fmt: skip
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict):
         command.add_parser(commands)

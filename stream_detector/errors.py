@@ -1,18 +1,18 @@
 """Every error this package raises on purpose; each says what its catcher should do.
 
-    DetectorError                    anything below
-    ├── ConfigError                  a setting is wrong: tell the user, exit 2
-    ├── DecodeError                  the bytes are not a reading: dead-letter them, go on
-    ├── DataError                    a recording or training set can't be used: tell the user, exit 2
-    ├── ArtifactError                a model file can't be trusted or used: tell the user, exit 2
-    ├── BrokerError                  Kafka refused or is away
-    │   ├── FencedError              another worker owns this task now: drop it, don't commit
-    │   ├── BrokerLoginError         Kafka doesn't let this user in (a ConfigError too): tell the user, exit 2
-    │   └── BrokerRightsError        Kafka doesn't let this user do it (a ConfigError too): name what to grant
-    └── StoreError                   Redis refused or is away
-        ├── StoreAccessError         Redis doesn't let this user in, or do it (a ConfigError too)
-        ├── StoreFencedError         a newer writer owns this task's state: drop it, don't commit
-        └── StoreLostError           Redis came back without this task's last states: write all of them anew
+DetectorError                    anything below
+├── ConfigError                  a setting is wrong: tell the user, exit 2
+├── DecodeError                  the bytes are not a reading: dead-letter them, go on
+├── DataError                    a recording or training set can't be used: tell the user, exit 2
+├── ArtifactError                a model file can't be trusted or used: tell the user, exit 2
+├── BrokerError                  Kafka refused or is away
+│   ├── FencedError              another worker owns this task now: drop it, don't commit
+│   ├── BrokerLoginError         Kafka doesn't let this user in (a ConfigError too): tell the user, exit 2
+│   └── BrokerRightsError        Kafka doesn't let this user do it (a ConfigError too): name what to grant
+└── StoreError                   Redis refused or is away
+    ├── StoreAccessError         Redis doesn't let this user in, or do it (a ConfigError too)
+    ├── StoreFencedError         a newer writer owns this task's state: drop it, don't commit
+    └── StoreLostError           Redis came back without this task's last states: write all of them anew
 """
 
 

@@ -43,7 +43,9 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
     if role == "monitor":
         permissions = [KafkaPermission("topic", config.alert_topic, ("READ",), "follows the alerts")]
         if config.audit:
-            permissions.append(KafkaPermission("topic", config.audit_topic, ("READ",), "`thresholds history` and `rollback`"))
+            permissions.append(
+                KafkaPermission("topic", config.audit_topic, ("READ",), "`thresholds history` and `rollback`")
+            )
         return permissions
     if role == "producer":
         return [KafkaPermission("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
@@ -52,8 +54,10 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
     exact = config.delivery == "exactly_once"
     audit = KafkaPermission("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds")
     letters = ("READ", "WRITE") if exact else ("WRITE",)
-    why = "unusable messages; at the start, whether one of an aborted transaction can be read" if exact else (
-        "unusable messages"
+    why = (
+        "unusable messages; at the start, whether one of an aborted transaction can be read"
+        if exact
+        else ("unusable messages")
     )
     permissions = [KafkaPermission("topic", topic, ("READ", *create), "readings") for topic in inputs]
     permissions += [
@@ -62,9 +66,10 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
         *([audit] if config.audit else []),
         KafkaPermission("topic", config.verdict_topic, ("READ", *create), "verdicts"),
         KafkaPermission("group", config.group, ("READ",), "membership and offsets"),
-        KafkaPermission("group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe",
-                   "prefixed"),
-    ]  # fmt: skip
+        KafkaPermission(
+            "group", f"{config.group}#", ("READ",), "groups of its own: verdicts, the start-up probe", "prefixed"
+        ),
+    ]
     if exact:
         permissions.append(
             KafkaPermission("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
@@ -76,8 +81,16 @@ def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, boots
     """Return the commands that grant the rights, as `kafka-acls.sh` of Apache Kafka takes them."""
     commands = []
     for right in permissions:
-        words = ["kafka-acls.sh", "--bootstrap-server", bootstrap, "--command-config", "admin.properties", "--add",
-                 "--allow-principal", principal]  # fmt: skip
+        words = [
+            "kafka-acls.sh",
+            "--bootstrap-server",
+            bootstrap,
+            "--command-config",
+            "admin.properties",
+            "--add",
+            "--allow-principal",
+            principal,
+        ]
         for operation in right.operations:
             words += ["--operation", operation.title()]
         words += [f"--{right.resource}", right.name]

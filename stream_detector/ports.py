@@ -85,9 +85,7 @@ class Source(Protocol):
 class Sink(Protocol):
     """The alert and dead-letter topics, and the commit that ties them to the input's offsets."""
 
-    def write(
-        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
-    ) -> None:
+    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()) -> None:
         """Buffer for sending. Blocks only while the client's buffer is full."""
 
     def waiting_bytes(self) -> int:
@@ -121,7 +119,7 @@ class TaskState:
     """A task's state as loaded."""
 
     assets: dict[str, AssetState]
-    epoch: int                            # of the newest commit the store knows; 0 for none
+    epoch: int  # of the newest commit the store knows; 0 for none
     positions: Mapping[Partition, Position]  # that commit's positions; empty for none
 
 

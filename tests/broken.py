@@ -37,10 +37,10 @@ class Case:
     """One message and its fate."""
 
     message: PlainMessage
-    kind: str          # what was done to it; "good" kinds begin with "good"
-    code: str | None   # dead-letter code the codec must give; None: it is a reading; EITHER
+    kind: str  # what was done to it; "good" kinds begin with "good"
+    code: str | None  # dead-letter code the codec must give; None: it is a reading; EITHER
     later: str | None = None  # dead-letter code a later stage gives (too-far-ahead); None: it is used
-    asset: str = ""    # of a reading
+    asset: str = ""  # of a reading
     ts_ms: float = math.nan
     values: Mapping[str, float | list[float]] | None = None  # of a reading: what the decoder must find
 
@@ -196,7 +196,9 @@ _KINDS: dict[str, tuple[str | None, str | None, Callable[[_Draft], Made]]] = {
     "msgpack-bad-utf8": ("not-msgpack", None, lambda d: _pack(d, b"\x81\xa2\xc3\x28\x01")),
     "msgpack-extra": ("not-msgpack", None, lambda d: _pack(d, d.packed() + b"\x00")),
     "msgpack-ext-value": (
-        "not-a-number", None, lambda d: _pack(d, d.packed(values={"current": msgpack.ExtType(5, b"abc")})),
+        "not-a-number",
+        None,
+        lambda d: _pack(d, d.packed(values={"current": msgpack.ExtType(5, b"abc")})),
     ),
     "msgpack-ext-time": ("bad-timestamp", None, lambda d: _pack(d, d.packed(ts=msgpack.Timestamp(1, 2)))),
     "msgpack-nan": ("not-a-number", None, lambda d: _pack(d, d.packed(values={**d.values, "current": math.nan}))),
@@ -204,7 +206,9 @@ _KINDS: dict[str, tuple[str | None, str | None, Callable[[_Draft], Made]]] = {
     "json-called-msgpack": ("not-msgpack", None, lambda d: _pack(d, d.json())),
     "msgpack-called-json": ("not-json", None, lambda d: d.packed()),
     "foreign-content-type": (
-        "unknown-content-type", None, lambda d: (d.json(), b"k", (("content-type", b"application/avro\xff"),)),
+        "unknown-content-type",
+        None,
+        lambda d: (d.json(), b"k", (("content-type", b"application/avro\xff"),)),
     ),
     "no-asset": ("no-asset", None, lambda d: (json.dumps({"ts": d.ts_ms, "values": d.values}).encode(), None, ())),
     "bad-key": ("bad-asset", None, lambda d: (json.dumps({"ts": d.ts_ms, "values": d.values}).encode(), b"\xff", ())),
@@ -247,7 +251,9 @@ _KINDS: dict[str, tuple[str | None, str | None, Callable[[_Draft], Made]]] = {
         lambda d: d.json(interval_ms=d.rng.choice([0, -1, True, "1", 1e300]), values={"current": [1, 2]}),
     ),
     "odd-bin-block": (
-        "bad-block", None, lambda d: _pack(d, d.packed(interval_ms=1, values={"vibration": b"\x00" * 7})),
+        "bad-block",
+        None,
+        lambda d: _pack(d, d.packed(interval_ms=1, values={"vibration": b"\x00" * 7})),
     ),
     "nan-bin-block": (
         "not-a-number",

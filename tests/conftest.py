@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stream_detector.config import KafkaConfig
 from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, Embedded
+from stream_detector.config import KafkaConfig
 from stream_detector.errors import ConfigError
 from tests.servers import KafkaServer, RedisServer, UnavailableError, kafka_jars
 

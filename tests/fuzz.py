@@ -19,17 +19,42 @@ from stream_detector.types import PlainMessage
 
 START_MS = 1_600_000_000_000
 _TEXTS = (
-    "", "x", "NaN", "-1", "1e999", "\x00", "é" * 300, "2020-03-09T10:14:33Z", "2020-13-40T99:99:99+99:99", "𝔘\u202e",
-)  # fmt: skip
+    "",
+    "x",
+    "NaN",
+    "-1",
+    "1e999",
+    "\x00",
+    "é" * 300,
+    "2020-03-09T10:14:33Z",
+    "2020-13-40T99:99:99+99:99",
+    "𝔘\u202e",
+)
 _NUMBERS = (0, -1, 1, 2**31, 2**63 - 1, -(2**63), 1e308, -1e-308, 1e39, START_MS, 0.1, -0.0)
 _OTHERS = (None, True, False, [], {}, [[]], [1, "a"], {"a": {"b": {}}}, [0.5] * 40)
 _TYPES: tuple[Any, ...] = (
-    b"application/json", b"application/msgpack", b"text/plain", b"", b"\xff\xfe", b"application/json; charset=x", None,
-)  # fmt: skip
+    b"application/json",
+    b"application/msgpack",
+    b"text/plain",
+    b"",
+    b"\xff\xfe",
+    b"application/json; charset=x",
+    None,
+)
 _WHOLE = (
-    None, b"", b"null", b"[]", b"{}", b"\x00", b"\xff" * 9, b"[" * 3_000, b'{"a":' * 3_000, b"\xc1", b"\x81",
+    None,
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"\x00",
+    b"\xff" * 9,
+    b"[" * 3_000,
+    b'{"a":' * 3_000,
+    b"\xc1",
+    b"\x81",
     b"1" * 400,
-)  # fmt: skip
+)
 
 
 def fuzzed_readings(count: int, seed: int, assets: int = 20) -> list[PlainMessage]:
@@ -144,8 +169,9 @@ def untouched(letter: Any, original: PlainMessage) -> list[str]:
     return [
         name
         for name, found, wanted in (
-            ("key", letter.key, original.key), ("value", letter.value, original.value),
+            ("key", letter.key, original.key),
+            ("value", letter.value, original.value),
             ("headers", list(own), list(original.headers)),
         )
         if found != wanted
-    ]  # fmt: skip
+    ]

@@ -1,10 +1,10 @@
 """Workers on a log and store in memory, with clocks in the test's hands and a detector whose scores are plain to see.
 
-    plant = Plant(partitions=3)
-    plant.write(recorded(assets=6, rows=300))
-    worker = plant.worker()
-    plant.run(worker)
-    plant.alerts
+plant = Plant(partitions=3)
+plant.write(recorded(assets=6, rows=300))
+worker = plant.worker()
+plant.run(worker)
+plant.alerts
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.codec import encode_reading, encode_state
-from stream_detector.config import Config
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.codec import encode_reading, encode_state
+from stream_detector.config import Config
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.worker.pipeline import Pipeline
 from stream_detector.types import ModelRef, Partition, PlainMessage, ScoreBatch, Shifts, WindowBatch
+from stream_detector.worker.pipeline import Pipeline
 
 START_MS = 1_600_000_000_000
 TOPIC = "pump.readings"
@@ -198,16 +198,27 @@ class Plant:
         """Start a worker that takes at most `batch` messages a poll."""
         source = MemorySource(self.log, [entry.topic for entry in self.config.inputs], batch=batch)
         sink = FaultySink(
-            self.log, source, self.config.alert_topic, self.config.dead_letter_topic,
-            exactly_once=self.config.delivery == "exactly_once", audit_topic=self.config.audit_topic,
-        )  # fmt: skip
+            self.log,
+            source,
+            self.config.alert_topic,
+            self.config.dead_letter_topic,
+            exactly_once=self.config.delivery == "exactly_once",
+            audit_topic=self.config.audit_topic,
+        )
         store = FaultyStore(self.server)
         faults = sink.faults = store.faults = Faults()
         scorer, metrics = LastValue(), Metrics()
         pipeline = Pipeline(
-            self.config, source, sink, store, scorer, [CALIBRATION], metrics,
-            clock_ms=self.clock, wall_ms=lambda: START_MS + self.clock(),
-        )  # fmt: skip
+            self.config,
+            source,
+            sink,
+            store,
+            scorer,
+            [CALIBRATION],
+            metrics,
+            clock_ms=self.clock,
+            wall_ms=lambda: START_MS + self.clock(),
+        )
         pipeline.open()
         return Worker(pipeline, source, sink, store, scorer, metrics, faults)
 

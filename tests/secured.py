@@ -209,6 +209,8 @@ class SecuredKafka(KafkaServer):
     def _properties(self) -> dict[str, str]:
         plain = super()._properties()
         jwt = "org.apache.kafka.common.security.oauthbearer"
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        oauth = "listener.name.sasl_ssl.oauthbearer"
         return plain | {
             "listeners": f"{plain['listeners']},SASL_SSL://127.0.0.1:{self.sasl_port},SSL://127.0.0.1:{self.tls_port}",
             "advertised.listeners": f"{plain['advertised.listeners']},SASL_SSL://127.0.0.1:{self.sasl_port},"
@@ -222,18 +224,15 @@ class SecuredKafka(KafkaServer):
             "listener.name.ssl.ssl.client.auth": "required",
             "ssl.principal.mapping.rules": "RULE:^CN=([^,]+).*$/$1/,DEFAULT",
             "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
-            "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config":
-                "org.apache.kafka.common.security.scram.ScramLoginModule required;",
-            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config":
-                "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+            "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": f"{scram} required;",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": f"{scram} required;",
             "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": f"{jwt}.OAuthBearerLoginModule required;",
-            "listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class":
-                f"{jwt}.OAuthBearerValidatorCallbackHandler",
+            f"{oauth}.sasl.server.callback.handler.class": f"{jwt}.OAuthBearerValidatorCallbackHandler",
             "listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": self._endpoint.keys_url,
             "listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audience": "kafka",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
-        }  # fmt: skip
+        }
 
     @property
     def admin(self) -> Any:
@@ -259,17 +258,23 @@ class SecuredKafka(KafkaServer):
 
     def grant(self, user: str, rights: Iterable[KafkaPermission]) -> None:
         """Give a user these rights and no other."""
-        kinds = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP,
-                 "transactional-id": ResourceType.TRANSACTIONAL_ID}  # fmt: skip
+        kinds = {
+            "topic": ResourceType.TOPIC,
+            "group": ResourceType.GROUP,
+            "transactional-id": ResourceType.TRANSACTIONAL_ID,
+        }
         patterns = {"literal": ACLResourcePatternType.LITERAL, "prefixed": ACLResourcePatternType.PREFIXED}
         acls = [
             ACL(
-                f"User:{user}", "*", ACLOperation[operation], ACLPermissionType.ALLOW,
+                f"User:{user}",
+                "*",
+                ACLOperation[operation],
+                ACLPermissionType.ALLOW,
                 ResourcePattern(kinds[right.resource], right.name, patterns[right.pattern]),
             )
             for right in rights
             for operation in right.operations
-        ]  # fmt: skip
+        ]
         answer = self.admin.create_acls(acls)
         assert not answer["failed"], answer
 
@@ -319,11 +324,28 @@ class SecuredRedis(RedisServer):
         """Run a command as administrator and return what redis-cli prints. Raises OSError when it can't be reached."""
         identity = self._identity
         done = subprocess.run(
-            ["redis-cli", "-p", str(self.port), "--tls", "--cacert", str(self._authority.file), "--cert",
-             str(identity.cert), "--key", str(identity.key), "--user", "administrator", "--no-auth-warning", *words],
-            capture_output=True, text=True, timeout=10, check=False, env={"REDISCLI_AUTH": self.password, "PATH":
-            "/usr/bin:/bin:/usr/local/bin"},
-        )  # fmt: skip
+            [
+                "redis-cli",
+                "-p",
+                str(self.port),
+                "--tls",
+                "--cacert",
+                str(self._authority.file),
+                "--cert",
+                str(identity.cert),
+                "--key",
+                str(identity.key),
+                "--user",
+                "administrator",
+                "--no-auth-warning",
+                *words,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={"REDISCLI_AUTH": self.password, "PATH": "/usr/bin:/bin:/usr/local/bin"},
+        )
         if done.returncode != 0 or "Could not connect" in done.stderr:
             raise OSError(done.stderr)
         return done.stdout.strip()

@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from stream_detector.config import KafkaConfig
 from stream_detector.adapters.embedded.servers import end, free_port, speaks_kafka
-from stream_detector.errors import BrokerError
 from stream_detector.adapters.kafka import partition_counts
+from stream_detector.config import KafkaConfig
+from stream_detector.errors import BrokerError
 
 KAFKA_VERSION = "4.3.1"
 REPOSITORY = Path(__file__).parent.parent

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import redis
 
-from stream_detector.config import RedisConfig
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.adapters.redis import RedisStore
+from stream_detector.config import RedisConfig
 from stream_detector.ports import StateStore
 from stream_detector.types import AssetState
-from stream_detector.adapters.redis import RedisStore
 
 
 class Store(StateStore, Protocol):

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from stream_detector.decision.adaptation import EVERY, AdaptationRules
 from stream_detector.codec import encode_reading
 from stream_detector.config import AdaptationConfig
+from stream_detector.decision.adaptation import EVERY, AdaptationRules
 from stream_detector.evaluate.offline import Backtest, Encoded
 from stream_detector.types import Adaptation
 from tests.rig import CALIBRATION, START_MS, LastValue, Plant, Sent, make_config

@@ -12,8 +12,8 @@ import torch
 from stream_detector.artifacts import file as module
 from stream_detector.artifacts.artifact import load
 from stream_detector.artifacts.file import FORMAT, METADATA_KEY
-from stream_detector.errors import ArtifactError
 from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.errors import ArtifactError
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.training.train import train
 from tests.trained import artifact, make_config, windows

@@ -18,16 +18,34 @@ import torch
 from stream_detector.artifacts import file as module
 from stream_detector.artifacts.artifact import load
 from stream_detector.artifacts.file import METADATA_KEY
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import Config
 from stream_detector.errors import ArtifactError
-from stream_detector.artifacts.model_set import ModelSet
 from tests.test_artifact import envelope_of, rewrite
 from tests.trained import artifact, make_config
 
 ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 2**63, -(2**70), 10**400, 1e308, float("nan"), "", "x" * 9_999, "\x00", [], [[]], {}, {"a": 1},
-    [1.5] * 3, "../../etc/passwd", "ae", 10**9,
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    2**63,
+    -(2**70),
+    10**400,
+    1e308,
+    float("nan"),
+    "",
+    "x" * 9_999,
+    "\x00",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    [1.5] * 3,
+    "../../etc/passwd",
+    "ae",
+    10**9,
+)
 DTYPES = (torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 
 
@@ -115,14 +133,17 @@ def test_nested_content_is_refused(path: Path):
         artifact().save(path)
 
 
-@pytest.mark.parametrize("entry", [
-    {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]},
-    {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 2**63]},
-    {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**40]},
-    {"dtype": "F32", "shape": [1], "data_offsets": [8, 4]},
-    {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
-    {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 2**63]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**40]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [8, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]},
+    ],
+)
 def test_a_header_that_lies_costs_no_memory(path: Path, entry: dict[str, Any]):
     """Lengths, shapes and types that the file doesn't hold are refused before anything is made of them."""
     held = json.dumps(envelope_of(path))

@@ -93,8 +93,10 @@ def test_topics_stay_together():
     ]
     dealt = first.assign(cluster, members)
     found = {name: ConsumerProtocolAssignment.decode(one.encode()).partitions() for name, one in dealt.items()}
-    numbers = {name: {topic: {p.partition for p in those if p.topic == topic} for topic in topics}
-               for name, those in found.items()}  # fmt: skip
+    numbers = {
+        name: {topic: {p.partition for p in those if p.topic == topic} for topic in topics}
+        for name, those in found.items()
+    }
     for those in numbers.values():
         assert {index for index in those["wide"] if index < 4} == those["slow"] == those["fast"]
     assert {0, 3} <= numbers["a"]["slow"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from stream_detector.decision.audit import LEVEL_MS, level_moved
-from stream_detector.codec import decode_audit, encode_audit, point_of
-from stream_detector.errors import DecodeError
 from stream_detector.adapters.memory.store import MemoryStore
+from stream_detector.codec import decode_audit, encode_audit, point_of
+from stream_detector.decision.audit import LEVEL_MS, level_moved
+from stream_detector.errors import DecodeError
 from stream_detector.types import AppliedControls
 from tests.rig import CrashError, Plant, make_config
 from tests.test_adaptation import ADAPTING, MOVED

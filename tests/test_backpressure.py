@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stream_detector.worker.throughput import FIRST, GROWTH, Throughput
 from stream_detector.types import Partition
 from stream_detector.worker.slices import AHEAD_MS, SLICE_MS
+from stream_detector.worker.throughput import FIRST, GROWTH, Throughput
 from tests.rig import TOPIC, Plant, ids, make_config, recorded
 
 MESSAGES = recorded(assets=6, rows=1_200, partitions=2)
@@ -18,9 +18,7 @@ INTERVAL_MS = 10_000
 def config(**sections):
     """A worker that leaves its group when it doesn't poll for ten seconds."""
     kafka = {"max_poll_interval_ms": INTERVAL_MS}
-    return make_config(
-        **{"adaptation": {"follow": 0}, "kafka": kafka, "commit_interval_ms": 200.0, **sections}
-    )
+    return make_config(**{"adaptation": {"follow": 0}, "kafka": kafka, "commit_interval_ms": 200.0, **sections})
 
 
 @dataclass
@@ -163,7 +161,7 @@ def test_partitions_that_go_with_too_much_to_score_go_uncommitted(undisturbed, d
     worker.pipeline._score = lambda: None
     worker.pipeline.step(0)
     worker.pipeline._score = score
-    worker.pipeline._scoring._pace.note(10, 10 * 10_000.0)  # it has just become very slow
+    worker.pipeline._scoring._throughput.note(10, 10 * 10_000.0)  # it has just become very slow
     assert worker.pipeline._scoring.ahead_ms > INTERVAL_MS / 4
     before = plant.log.committed("detector")
     batches = len(worker.scorer.batches)

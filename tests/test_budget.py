@@ -59,9 +59,14 @@ def judged(config: Config, scores: np.ndarray, calibration: int) -> tuple[list[A
     return judging.judge(task, windows, batch, 0, Controls()), task, judging
 
 
-@pytest.mark.parametrize(("law", "memory", "least"), [
-    ("chi", 5.0, 9), ("log-normal", 30.0, 9), ("chi", 0.0, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("law", "memory", "least"),
+    [
+        ("chi", 5.0, 9),
+        ("log-normal", 30.0, 9),
+        ("chi", 0.0, 0),
+    ],
+)
 def test_a_budget_is_kept_within_a_factor_of_two(law: str, memory: float, least: int):
     """Of six machines in their first week, after two days of calibration: 9 to 36 incidents instead of 18.
 

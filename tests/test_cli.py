@@ -11,10 +11,10 @@ import jsonschema
 import pytest
 import yaml
 
-from stream_detector.datasets.output import write
-from stream_detector.simulation.simulate import simulate
 from stream_detector.__main__ import main
 from stream_detector.cli.show import alert_line
+from stream_detector.datasets.output import write
+from stream_detector.simulation.simulate import simulate
 from stream_detector.types import AlertEvent
 
 ROOT = Path(__file__).parents[1]

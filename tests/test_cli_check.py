@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stream_detector.config import loading as settings
 from stream_detector.cli import check, reference
+from stream_detector.config import loading as settings
 from stream_detector.telemetry.logs import Output
 
 ROOT = Path(__file__).parents[1]
@@ -43,9 +43,11 @@ def test_effective_settings_are_printed_as_yaml(command, set_up):
     status, out, err = command(set_up)
     plain = yaml.safe_load(out)
     assert (status, err) == (0, "")
-    assert (
-        plain["kafka"]["alert_topic"], plain["window"]["length"], plain["channels"]["vibration"]["unit"]
-    ) == ("pump.alerts", 60, "°C")  # fmt: skip
+    assert (plain["kafka"]["alert_topic"], plain["window"]["length"], plain["channels"]["vibration"]["unit"]) == (
+        "pump.alerts",
+        60,
+        "°C",
+    )
     assert str(set_up.parent / "pump.safetensors") == plain["artifact"]
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_detector.adapters.redis import RedisStore
 from stream_detector.cli import thresholds
 from stream_detector.codec import encode_point
 from stream_detector.config import RedisConfig
 from stream_detector.errors import ConfigError, DecodeError, StoreError
 from stream_detector.types import Adaptation, AssetState, IncidentState, ThresholdState
-from stream_detector.adapters.redis import RedisStore
 
 Run = Callable[..., str]
 

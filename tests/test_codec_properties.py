@@ -100,7 +100,12 @@ def test_a_batch_and_its_messages_one_by_one_agree() -> None:
 
 names = st.sampled_from(["vibration", "temperature", "current", "protocol", "other"])
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.floats(0, 100), st.text(max_size=5),
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(),
+    st.floats(0, 100),
+    st.text(max_size=5),
     st.binary(max_size=9),
 )
 objects = st.recursive(
@@ -153,9 +158,7 @@ def test_anything_decodes_the_same_alone_and_among_others(
 ) -> None:
     """Arbitrary bytes and objects never raise; repeated so that the columns are used, the outcome is the same."""
     decoder = ReadingDecoder(InputConfig(topic="t"), MIXED)
-    batch = [
-        PlainMessage(i, -1, key, value, headers) for i, (value, headers) in enumerate(drawn * (4 * times))
-    ]
+    batch = [PlainMessage(i, -1, key, value, headers) for i, (value, headers) in enumerate(drawn * (4 * times))]
     together = outcome(decoder, batch)
     alone: dict[int, object] = {}
     for message in batch:

@@ -18,10 +18,10 @@ from stream_detector.config import most_scores
 from stream_detector.errors import DecodeError
 from stream_detector.types import (
     Adaptation,
+    AppliedControls,
     AssetState,
     BudgetState,
     IncidentState,
-    AppliedControls,
     Partition,
     Position,
     Refused,
@@ -34,16 +34,18 @@ TS = 1_583_748_873_000
 INCIDENT = "ccf6c1f4-41d8-5ac2-aac1-72e4951524a1"
 
 
-BUDGET = BudgetState(
-    TS, TS + 1, TS + 2, 1 / 3, 0.1 + 0.2, 2 / 3, 1 / 7, 2**20, 2**64 - 1, 99, 1 / 9, 2**63, 98
-)  # fmt: skip
+BUDGET = BudgetState(TS, TS + 1, TS + 2, 1 / 3, 0.1 + 0.2, 2 / 3, 1 / 7, 2**20, 2**64 - 1, 99, 1 / 9, 2**63, 98)
 
 
 def state(sample: int = 3) -> AssetState:
     """Return a state with every field set to something of its own."""
     return AssetState(
         threshold=ThresholdState(
-            "spot", 0.1 + 0.2, 18_233, (1 / 3, -0.0, 5e-324), np.arange(sample, dtype=np.float32),
+            "spot",
+            0.1 + 0.2,
+            18_233,
+            (1 / 3, -0.0, 5e-324),
+            np.arange(sample, dtype=np.float32),
             np.array([0.5, 3.25], "<f4").tobytes(),
         ),
         incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12, 0.1 + 0.7, 5),
@@ -53,8 +55,20 @@ def state(sample: int = 3) -> AssetState:
             (SensorFault("flow", "stuck", TS, INCIDENT, 2, 7, True),), Refused("clock", "", 3, 1, True, TS)
         ),
         adaptation=Adaptation(
-            7, *(np.arange(2, dtype=np.float32) + i for i in range(5)), 3, TS + 2, TS + 3, True, (0.5, 0.25),
-            1 / 3, 2, 1, TS + 5, 0.1 + 0.2, (0.7, 1 / 7), True,
+            7,
+            *(np.arange(2, dtype=np.float32) + i for i in range(5)),
+            3,
+            TS + 2,
+            TS + 3,
+            True,
+            (0.5, 0.25),
+            1 / 3,
+            2,
+            1,
+            TS + 5,
+            0.1 + 0.2,
+            (0.7, 1 / 7),
+            True,
         ),
         applied=AppliedControls(1 / 3, "token-2", "token-3", 0.1 + 0.2, TS + 4),
     )
@@ -96,12 +110,21 @@ def test_states_of_earlier_schemas_are_read() -> None:
 
     Schema 4 lacked how scores went: the block that is being filled begins anew, the rest stays.
     """
-    _, epoch, judged_ms, reset, threshold, incident, sensors, moved, applied = msgpack.unpackb(encode_state(state(), 41))
+    _, epoch, judged_ms, reset, threshold, incident, sensors, moved, applied = msgpack.unpackb(
+        encode_state(state(), 41)
+    )
     now = state().adaptation
     then = Adaptation(
-        now.serial, now.shift, now.anchor, now.usual, now.waiting, calm_ms=now.calm_ms, flat_ms=now.flat_ms,
-        asked=now.asked, scores=now.scores,
-    )  # fmt: skip
+        now.serial,
+        now.shift,
+        now.anchor,
+        now.usual,
+        now.waiting,
+        calm_ms=now.calm_ms,
+        flat_ms=now.flat_ms,
+        asked=now.asked,
+        scores=now.scores,
+    )
     found_epoch, found = decode_state(
         msgpack.packb([4, epoch, judged_ms, reset, threshold, incident, sensors, moved[:-1], applied])
     )
@@ -118,9 +141,7 @@ def test_states_of_earlier_schemas_are_read() -> None:
             expected = replace(expected, sensors=SensorState(), incident=replace(expected.incident, unusual=0))
         elif schema == 1:
             threshold_then = replace(expected.threshold, pending=b"")
-            expected = replace(
-                expected, threshold=threshold_then, incident=replace(expected.incident, rearm=None)
-            )
+            expected = replace(expected, threshold=threshold_then, incident=replace(expected.incident, rearm=None))
         found_epoch, found = decode_state(msgpack.packb([schema, *stored]))
         assert 41 == found_epoch
         assert (arrays(expected), rest(expected)) == (arrays(found), rest(found))
@@ -139,8 +160,24 @@ def test_a_state_is_at_most_4_kb() -> None:
             full,
             threshold=replace(full.threshold, numbers=(1 / 3,) * 11, pending=np.full(75, 0.5, "<f4").tobytes()),
             adaptation=Adaptation(
-                9, vector, vector, vector, np.append(vector, 1), vector, 3, TS, TS, True, (0.5,) * 64,
-                1 / 3, 15, 15, TS, 1 / 3, (1 / 3, 1 / 3), True,
+                9,
+                vector,
+                vector,
+                vector,
+                np.append(vector, 1),
+                vector,
+                3,
+                TS,
+                TS,
+                True,
+                (0.5,) * 64,
+                1 / 3,
+                15,
+                15,
+                TS,
+                1 / 3,
+                (1 / 3, 1 / 3),
+                True,
             ),
             sensors=SensorState(
                 (SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4,

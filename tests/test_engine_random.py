@@ -12,8 +12,8 @@ from stream_detector.codec import decode_state, encode_alert, encode_audit, enco
 from stream_detector.config import Config
 from stream_detector.decision.engine import Judging
 from stream_detector.ports import TaskState
-from stream_detector.types import Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
 from stream_detector.scoring.scorer import SCORE_BITS, round_mantissa
+from stream_detector.types import Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
 from stream_detector.worker.task import Task
 
 Floats = NDArray[np.float64]
@@ -34,21 +34,31 @@ def made_config(rng: np.random.Generator) -> Config:
     """A set-up by chance; times are so short that all of it happens."""
     method = str(rng.choice(["spot", "dspot", "quantile", "mad"]))
     threshold = {
-        "method": method, "risk": float(rng.choice([1e-2, 1e-3])), "margin": float(rng.choice([1.0, 1.7])),
-        "learn_after": int(rng.choice([0, 5, 20, 60])), "learn_told": bool(rng.random() < 0.5),
-        "max_peaks": int(rng.choice([10, 20, 100])), "memory": 50,
-    }  # fmt: skip
+        "method": method,
+        "risk": float(rng.choice([1e-2, 1e-3])),
+        "margin": float(rng.choice([1.0, 1.7])),
+        "learn_after": int(rng.choice([0, 5, 20, 60])),
+        "learn_told": bool(rng.random() < 0.5),
+        "max_peaks": int(rng.choice([10, 20, 100])),
+        "memory": 50,
+    }
     if method in ("spot", "dspot") and rng.random() < 0.5:
         threshold["budget"] = {"incidents": 10_000, "per": "day"}
-    return Config.model_validate({
-        "stream": "s", "channels": {"a": {}, "b": {}, "c": {}}, "threshold": threshold,
-        "window": {"cell_ms": STEP_MS, "length": 4, "stride": 1},
-        "incident": {"open_after": 2, "open_of": 3, "close_after": int(rng.choice([3, 10]))},
-        "adaptation": {
-            "follow": [0.0, 1.0, None][rng.integers(3)], "block": int(rng.choice([8, 16])),
-            "flat_ms": [None, 200_000.0, 600_000.0][rng.integers(3)], "policy": str(rng.choice(["adapt", "ask"])),
-        },
-    })  # fmt: skip
+    return Config.model_validate(
+        {
+            "stream": "s",
+            "channels": {"a": {}, "b": {}, "c": {}},
+            "threshold": threshold,
+            "window": {"cell_ms": STEP_MS, "length": 4, "stride": 1},
+            "incident": {"open_after": 2, "open_of": 3, "close_after": int(rng.choice([3, 10]))},
+            "adaptation": {
+                "follow": [0.0, 1.0, None][rng.integers(3)],
+                "block": int(rng.choice([8, 16])),
+                "flat_ms": [None, 200_000.0, 600_000.0][rng.integers(3)],
+                "policy": str(rng.choice(["adapt", "ask"])),
+            },
+        }
+    )
 
 
 def made_inputs(rng: np.random.Generator, odd: bool) -> Floats:
@@ -103,9 +113,13 @@ def outcome(
         some, count = inputs[start:end], end - start
         places = np.arange(start, end)
         windows = WindowBatch(
-            0, [ASSETS[place % 2] for place in places], STEP_MS * (places // 2), some[:, None],
-            np.zeros((count, 1, COLUMNS), bool), np.full(count, -1),
-        )  # fmt: skip
+            0,
+            [ASSETS[place % 2] for place in places],
+            STEP_MS * (places // 2),
+            some[:, None],
+            np.zeros((count, 1, COLUMNS), bool),
+            np.full(count, -1),
+        )
         now = controls.get(start, now)
         shifts = judging.shifts([(task, windows)])
         scores = scored(some, np.zeros((1, COLUMNS)) if shifts is None else shifts.values)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from stream_detector.models import preprocessing as features
 from stream_detector.config import ChannelConfig, FeatureConfig
 from stream_detector.errors import ConfigError, DataError
+from stream_detector.models import preprocessing as features
 from stream_detector.models.preprocessing import Preprocess, Scale, Smooth, column_channels
 
 

@@ -10,14 +10,14 @@ import torch
 
 from stream_detector.artifacts import fleet
 from stream_detector.artifacts.artifact import load
-from stream_detector.config import ScorerConfig
-from stream_detector.errors import ArtifactError, DataError
 from stream_detector.artifacts.fleet import Fleet
 from stream_detector.artifacts.model_set import ModelSet
-from stream_detector.types import WindowBatch
+from stream_detector.config import ScorerConfig
+from stream_detector.errors import ArtifactError, DataError
 from stream_detector.scoring.scorer import Scorer
-from stream_detector.training.train import train_many
 from stream_detector.training.fleet import train_fleet
+from stream_detector.training.train import train_many
+from stream_detector.types import WindowBatch
 from tests.trained import make_batch, make_config, take, windows
 
 KINDS = ("ae", "vae", "gan", "robust-z", "mahalanobis")

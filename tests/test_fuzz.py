@@ -8,9 +8,9 @@ import pytest
 
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.feedback.stage import VerdictStage, verdict_config
 from stream_detector.telemetry.metrics import Metrics
 from stream_detector.types import DEAD_LETTER_CODES, Partition
-from stream_detector.feedback.stage import VerdictStage, verdict_config
 from tests.fuzz import fuzzed_readings, fuzzed_verdicts, untouched
 from tests.rig import TOPIC, Plant, make_config
 
@@ -53,8 +53,11 @@ def test_100_000_fuzzed_verdicts():
     """Verdicts accepted + dead letters = messages; each dead letter is its message, untouched, with its reason."""
     messages = fuzzed_verdicts(COUNT, seed=12)
     config = make_config(delivery="exactly_once", verdicts={"per_sender": 30, "in_all": 200})
-    log, here, metrics, server = MemoryLog({config.verdict_topic: 1}), Partition(config.verdict_topic, 0), Metrics(), (
-        MemoryServer()
+    log, here, metrics, server = (
+        MemoryLog({config.verdict_topic: 1}),
+        Partition(config.verdict_topic, 0),
+        Metrics(),
+        (MemoryServer()),
     )
     for one in messages:
         log.append(here, one.key, one.value, one.headers, one.timestamp)

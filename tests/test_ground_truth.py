@@ -5,14 +5,27 @@ from dataclasses import replace
 
 import numpy as np
 
-from stream_detector.types import Alert, ChannelShare, ModelRef
 from stream_detector.datasets.ground_truth import Incident, Interval, incidents, runs, tally
+from stream_detector.types import Alert, ChannelShare, ModelRef
 
 ALERT = Alert(
-    id="1", incident="a", event="open", stream="pump", asset="pump-1", start_ms=90, end_ms=100, score=2.0,
-    threshold=1.0, severity="info", kind="contextual", channels=(ChannelShare("current", 1.0, 1.0, 0.0),),
-    model=ModelRef("ae", "1"), method="spot", risk=1e-4, seen=10,
-)  # fmt: skip
+    id="1",
+    incident="a",
+    event="open",
+    stream="pump",
+    asset="pump-1",
+    start_ms=90,
+    end_ms=100,
+    score=2.0,
+    threshold=1.0,
+    severity="info",
+    kind="contextual",
+    channels=(ChannelShare("current", 1.0, 1.0, 0.0),),
+    model=ModelRef("ae", "1"),
+    method="spot",
+    risk=1e-4,
+    seen=10,
+)
 
 
 def test_an_incident_lasts_from_its_first_anomalous_window_to_its_close():

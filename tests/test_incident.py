@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from stream_detector.codec import alert_id, encode_alert, incident_id
 from stream_detector.config import IncidentConfig, ThresholdConfig
 from stream_detector.decision.incident import Incidents
-from stream_detector.types import Alert, ChannelShare, IncidentState, ModelRef, ScoreBatch
 from stream_detector.decision.threshold import Judgement
+from stream_detector.types import Alert, ChannelShare, IncidentState, ModelRef, ScoreBatch
 
 COLUMNS = ("vibration", "temperature", "current")
 LEVEL = 4.0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stream_detector.config import WindowConfig
-from stream_detector.windowing.join import FULL, Join
 from stream_detector.types import Partition, PlainMessage, ReadingBatch
+from stream_detector.windowing.join import FULL, Join
 
 A, B = Partition("a", 0), Partition("b", 0)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from stream_detector.artifacts import artifact as artifacts
 from stream_detector.__main__ import main
+from stream_detector.artifacts import artifact as artifacts
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.training.labels import Labels, Marker
@@ -114,9 +114,12 @@ def plant(tmp_path_factory) -> Path:
     """A set-up, a history with three labelled faults, a later recording with one, and a list of the faults."""
     root = tmp_path_factory.mktemp("plant")
     setup = {
-        "stream": "plant", "channels": {"flow": {}, "pressure": {}}, "window": {"length": 5}, "train": {"epochs": 15},
+        "stream": "plant",
+        "channels": {"flow": {}, "pressure": {}},
+        "window": {"length": 5},
+        "train": {"epochs": 15},
         "incident": {"open_after": 2, "open_of": 3},
-    }  # fmt: skip
+    }
     for kind in ("classifier", "deep-sad", "ae"):
         text = yaml.safe_dump({**setup, "model": {"kind": kind}, "artifact": f"{kind}.safetensors"})
         (root / f"{kind}.yaml").write_text(text)
@@ -160,8 +163,21 @@ def test_train_and_backtest_with_a_label_column(kind, plant, tmp_path, capsys):
     """The later recording's one fault is found, named by the sensor that is off, and nothing else; files agree."""
     one = trained(plant, kind, "--data", str(plant / "history.csv"), "--label-column", "broken")
     assert "labelled faulty" in capsys.readouterr().out
-    assert main(["backtest", str(plant / f"{kind}.yaml"), "--data", str(plant / "later.csv"), "--json", "--quiet",
-                 "--label-column", "broken"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "backtest",
+                str(plant / f"{kind}.yaml"),
+                "--data",
+                str(plant / "later.csv"),
+                "--json",
+                "--quiet",
+                "--label-column",
+                "broken",
+            ]
+        )
+        == 0
+    )
     alerts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     opened = [alert for alert in alerts if alert["event"] == "open"]
     assert len(opened) == 1

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from stream_detector.config import Config
 from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.config import Config
 from tests.test_sensor_faults import Hall, Row, rows, trained
 
 __all__ = ["trained"]  # a fixture

@@ -33,9 +33,14 @@ def test_a_line_says_when_how_bad_what_and_what_to():
     ts = found.pop("ts")
     assert (24, "T", "Z") == (len(ts), ts[10], ts[-1])
     assert {
-        "level": "warning", "event": "task-dropped", "stream": "pump", "task": 3, "asset": "pump-1",
-        "message": "task 3 is dropped", "logger": "test.logs",
-    } == found  # fmt: skip
+        "level": "warning",
+        "event": "task-dropped",
+        "stream": "pump",
+        "task": 3,
+        "asset": "pump-1",
+        "message": "task 3 is dropped",
+        "logger": "test.logs",
+    } == found
 
 
 def test_nothing_said_makes_two_lines():

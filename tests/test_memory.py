@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.adapters.memory.log import MemoryLog, MemorySource
+from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.types import Partition, PlainMessage, Position
 
 A, B, C = (Partition("in", index) for index in range(3))

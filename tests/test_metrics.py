@@ -95,9 +95,7 @@ def test_two_workers_in_a_process_count_apart():
     """Each has a registry of its own."""
     one, other = Metrics(), Metrics()
     one.windows_total.inc()
-    assert tuple(
-        each.registry.get_sample_value("stream_detector_windows_total") for each in (one, other)
-    ) == (1, 0)
+    assert tuple(each.registry.get_sample_value("stream_detector_windows_total") for each in (one, other)) == (1, 0)
 
 
 def test_partitions_no_longer_assigned_vanish(metrics):
@@ -111,8 +109,10 @@ def test_partitions_no_longer_assigned_vanish(metrics):
         return metrics.registry.get_sample_value(f"stream_detector_{name}", labels)
 
     assert (
-        value("lag", topic="a", partition="0"), value("lag", topic="a", partition="1"), value("assigned_partitions")
-    ) == (None, 6, 1)  # fmt: skip
+        value("lag", topic="a", partition="0"),
+        value("lag", topic="a", partition="1"),
+        value("assigned_partitions"),
+    ) == (None, 6, 1)
     assert (value("watermark_delay_seconds", task="0"), value("watermark_delay_seconds", task="1")) == (None, 3.5)
 
 

@@ -3,8 +3,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from stream_detector.errors import ArtifactError, ConfigError
 from stream_detector.artifacts.model_set import LONGEST_NAME, ModelSet, asset_file, save_all
+from stream_detector.errors import ArtifactError, ConfigError
 from tests.trained import artifact, make_config
 
 

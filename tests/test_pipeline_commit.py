@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from stream_detector.errors import BrokerError, StoreError
 from stream_detector.adapters.memory.store import MemoryStore
+from stream_detector.errors import BrokerError, StoreError
 from stream_detector.types import Partition
 from tests.rig import TOPIC, CrashError, Plant, ids, make_config, recorded
 
@@ -359,8 +359,6 @@ def test_dead_letters_are_counted_once_though_read_again():
     assert 3 == sum(worker.metric("dead_letters_total", code="not-json") for worker in workers)
     assert 3 == sum(code == "not-json" for code, *_ in plant.dead_letters)
     assert workers[1].metric("messages_total", topic=TOPIC) > 3
-
-
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])

@@ -5,8 +5,8 @@ On a memory log and store: `tests/integration/test_exactly_once.py` does it with
 
 import pytest
 
-from stream_detector.errors import BrokerError
 from stream_detector.adapters.memory.store import MemoryStore
+from stream_detector.errors import BrokerError
 from stream_detector.types import Partition
 from tests.exactly_once import MESSAGES, STEPS, make_plant, same, strike_at, turns, undisturbed
 from tests.rig import TOPIC, CrashError, Plant, make_config, recorded

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stream_detector.errors import StoreError
 from stream_detector.adapters.memory.store import MemoryStore
+from stream_detector.errors import StoreError
 from stream_detector.types import Partition, Position
 from tests.exactly_once import away, make_plant, same, strike_at, turns, undisturbed
 from tests.rig import TOPIC

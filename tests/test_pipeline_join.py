@@ -5,8 +5,8 @@ import json
 import pytest
 
 from stream_detector.codec import encode_reading
-from stream_detector.windowing.join import FULL
 from stream_detector.types import Partition
+from stream_detector.windowing.join import FULL
 from tests.rig import START_MS, Plant, Sent, ids, make_config, recorded
 
 TOPICS = ["vibrations", "currents"]

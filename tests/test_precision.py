@@ -16,9 +16,16 @@ NOISE = np.random.default_rng(5).normal(size=(2_000, 1))
 
 @pytest.mark.parametrize(
     ("level", "spread", "told"),
-    [(0.0, 1e-9, False), (100.0, 0.1, False), (101_325.0, 10.0, False), (101_325.0, 0.1, True), (-2e6, 1.0, True),
-     (1.6e9, 86_400.0, False), (5.0, 0.0, False)],
-)  # fmt: skip
+    [
+        (0.0, 1e-9, False),
+        (100.0, 0.1, False),
+        (101_325.0, 10.0, False),
+        (101_325.0, 0.1, True),
+        (-2e6, 1.0, True),
+        (1.6e9, 86_400.0, False),
+        (5.0, 0.0, False),
+    ],
+)
 def test_a_spread_of_few_steps_is_told(level, spread, told):
     """How many steps of float32 lie in the spread counts; of a constant channel nothing can be seen."""
     values = (level + spread * NOISE).astype(np.float32)
@@ -26,8 +33,10 @@ def test_a_spread_of_few_steps_is_told(level, spread, told):
     assert told == bool(found)
     if told:
         assert (0, level, spread) == (
-            found[0].column, pytest.approx(level, rel=1e-5), pytest.approx(spread, rel=0.2),
-        )  # fmt: skip
+            found[0].column,
+            pytest.approx(level, rel=1e-5),
+            pytest.approx(spread, rel=0.2),
+        )
 
 
 def test_categories_are_not_judged():

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from stream_detector.adapters.redis import RedisStore
 from stream_detector.config import RedisConfig, Secret
 from stream_detector.errors import ConfigError, StoreError, StoreLostError
 from stream_detector.types import AssetState, IncidentState, ThresholdState
-from stream_detector.adapters.redis import RedisStore
 from tests.conftest import missing
 from tests.servers import RedisServer, UnavailableError
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from stream_detector.artifacts.artifact import Artifact
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import ScorerConfig
 from stream_detector.errors import ArtifactError, ConfigError
-from stream_detector.artifacts.model_set import ModelSet
-from stream_detector.types import ScoreBatch
 from stream_detector.scoring.scorer import Scorer, buckets, round_mantissa, window_seeds
 from stream_detector.training.train import train, train_many
+from stream_detector.types import ScoreBatch
 from tests.trained import artifact, joined, make_batch, make_config, take, windows
 
 FIELDS = ("score", "channels", "observed", "expected", "model")
@@ -143,9 +143,7 @@ def test_windows_of_another_shape_are_refused():
 def test_float32_agrees_to_its_precision():
     """Faster where memory is the limit, and as much worse as documented."""
     batch = windows(100, seed=5)
-    np.testing.assert_allclose(
-        scorer(precision="float32").score(batch).score, scorer().score(batch).score, rtol=1e-3
-    )
+    np.testing.assert_allclose(scorer(precision="float32").score(batch).score, scorer().score(batch).score, rtol=1e-3)
 
 
 def test_calibration_scores_are_what_the_scorer_gives():

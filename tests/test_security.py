@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from stream_detector.__main__ import main
 from stream_detector.config import Config, KafkaSecurity, OAuthConfig, RedisConfig
-from stream_detector.telemetry.redaction import MARK, RedactingFilter, hide, redacted
 from stream_detector.permissions import ROLES, kafka_commands, kafka_permissions
+from stream_detector.telemetry.redaction import MARK, RedactingFilter, hide, redacted
 
 ROOT = Path(__file__).parents[1]
 SECRET = "s3cret/with spaces+é"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.windowing.channel_profile import ChannelProfileLearner, channel_profile_of
-from stream_detector.types import WindowBatch
 from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, SensorChecks
+from stream_detector.types import WindowBatch
+from stream_detector.windowing.channel_profile import ChannelProfileLearner, channel_profile_of
 
 LENGTH = 20
 NOISE, SETPOINT, SWITCH, COARSE = range(4)
@@ -130,9 +130,10 @@ def test_norms_do_not_depend_on_how_windows_are_batched(checks):
     for start in range(0, len(whole), 700):
         part = slice(start, start + 700)
         parts.append(
-            WindowBatch(0, whole.assets[part], whole.end_ms[part], whole.values[part], whole.filled[part],
-                        whole.ingest_ms[part])
-        )  # fmt: skip
+            WindowBatch(
+                0, whole.assets[part], whole.end_ms[part], whole.values[part], whole.filled[part], whole.ingest_ms[part]
+            )
+        )
     np.testing.assert_array_equal(checks.need, learnt(*parts).need)
 
 

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from stream_detector.config import Config
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.config import Config
 from stream_detector.evaluate.offline import Encoded, windows
-from stream_detector.worker.pipeline import Pipeline
-from stream_detector.types import Partition, PlainMessage
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.training.train import train
+from stream_detector.types import Partition, PlainMessage
+from stream_detector.worker.pipeline import Pipeline
 
 START = 1_700_000_000_000
 SECONDS = 900
@@ -85,10 +85,17 @@ class Hall:
         sink = MemorySink(self.log, source, config.alert_topic, config.dead_letter_topic)
         before = len(sink.alerts)
         pipeline = Pipeline(
-            config, source, sink, MemoryStore(self.server), Scorer(self.models, config.scorer),
-            [one.calibration for one in self.models.artifacts], clock_ms=lambda: 0.0, wall_ms=lambda: -1.0,
-            profiles=[one.profile for one in self.models.artifacts], model_of=self.models.ref_of,
-        )  # fmt: skip
+            config,
+            source,
+            sink,
+            MemoryStore(self.server),
+            Scorer(self.models, config.scorer),
+            [one.calibration for one in self.models.artifacts],
+            clock_ms=lambda: 0.0,
+            wall_ms=lambda: -1.0,
+            profiles=[one.profile for one in self.models.artifacts],
+            model_of=self.models.ref_of,
+        )
         pipeline.open()
         done = 0
         while pipeline.step(0) and (steps is None or done < steps):

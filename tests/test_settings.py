@@ -4,8 +4,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from stream_detector.config import loading as settings
 from stream_detector.config import Config
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -178,9 +178,12 @@ def test_scalars_are_read_as_yaml_1_2(write):
     """`no` is a name, 1e-3 a number, 010 ten, 12:30 text."""
     text = "stream: pump\nchannels:\n  no: {unit: on}\n  12:30: {}\nthreshold: {risk: 1e-3}\nwindow: {length: 010}\n"
     config = settings.load(write(text), {})
-    assert (
-        list(config.channels), config.channels["no"].unit, config.threshold.risk, config.window.length
-    ) == (["no", "12:30"], "on", 1e-3, 10)  # fmt: skip
+    assert (list(config.channels), config.channels["no"].unit, config.threshold.risk, config.window.length) == (
+        ["no", "12:30"],
+        "on",
+        1e-3,
+        10,
+    )
 
 
 def test_merged_keys_may_be_overridden(write):
@@ -196,8 +199,10 @@ def test_relative_paths_are_relative_to_the_file(write, tmp_path):
     text = MINIMAL + f"artifact: models/pump.safetensors\n{redis}"
     config = settings.load(write(text), {})
     assert (tmp_path / "models/pump.safetensors", Path("/etc/ca.pem"), tmp_path / "pw") == (
-        config.artifact, config.redis.ca_file, config.redis.password.file
-    )  # fmt: skip
+        config.artifact,
+        config.redis.ca_file,
+        config.redis.password.file,
+    )
 
 
 # ── the environment and the command line ──────────────────────────────────────────────────────────────────────────────

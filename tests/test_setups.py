@@ -31,21 +31,28 @@ def processes(count: int, seed: int) -> list[Row]:
     """What a host's audit log tells of usual processes: a few kinds, each with its own user, parent and amounts."""
     rng = np.random.default_rng(seed)
     kinds = [
-        ("www", "nginx", "systemd", 0, 40, 2, 30, 5e5), ("root", "cron", "systemd", 1, 12, 1, 0, 0),
-        ("app", "python3", "nginx", 0, 90, 8, 6, 4e4), ("backup", "rsync", "cron", 0, 900, 400, 1, 2e7),
-    ]  # fmt: skip
+        ("www", "nginx", "systemd", 0, 40, 2, 30, 5e5),
+        ("root", "cron", "systemd", 1, 12, 1, 0, 0),
+        ("app", "python3", "nginx", 0, 90, 8, 6, 4e4),
+        ("backup", "rsync", "cron", 0, 900, 400, 1, 2e7),
+    ]
     rows: list[Row] = []
     for index in range(count):
         user, process, parent, privileged, opened, written, connections, sent = kinds[rng.integers(len(kinds))]
         amounts = [int(rng.poisson(x * rng.lognormal(0, 0.2))) for x in (opened, written, connections, sent)]
         rows.append(
             {
-                "ts": START_S + index, "asset": "web-1", "user": user, "process": process, "parent": parent,
-                "outcome": "denied" if rng.random() < 0.02 else "ok", "privileged": privileged,
+                "ts": START_S + index,
+                "asset": "web-1",
+                "user": user,
+                "process": process,
+                "parent": parent,
+                "outcome": "denied" if rng.random() < 0.02 else "ok",
+                "privileged": privileged,
                 **dict(zip(("files_opened", "files_written", "connections", "bytes_sent"), amounts, strict=True)),
                 "duration": round(float(rng.lognormal(0, 0.3)), 3),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -58,10 +65,16 @@ def minutes(count: int, seed: int) -> list[Row]:
     trades = volume - 4 + 0.1 * rng.normal(size=count)
     spread = 2 + 0.2 * np.abs(rng.normal(size=count))
     return [
-        {"ts": START_S + 60 * i, "asset": "ABC", "price_log": f"{price[i]:.6f}", "volume_log": f"{volume[i]:.4f}",
-         "trades_log": f"{trades[i]:.4f}", "spread": f"{spread[i]:.3f}"}
+        {
+            "ts": START_S + 60 * i,
+            "asset": "ABC",
+            "price_log": f"{price[i]:.6f}",
+            "volume_log": f"{volume[i]:.4f}",
+            "trades_log": f"{trades[i]:.4f}",
+            "spread": f"{spread[i]:.3f}",
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def alerts(setup: str, history: Path, later: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[dict]:
@@ -80,9 +93,16 @@ def test_an_intruder_s_shell_on_a_host(tmp_path, capsys):
     """A shell out of a web server that reads everything and sends it away is told; what is usual makes few alerts."""
     later = processes(800, seed=1)
     later[500] |= {
-        "user": "www", "process": "sh", "parent": "nginx", "outcome": "denied", "privileged": 1, "files_opened": 40_000,
-        "files_written": 700, "connections": 4, "bytes_sent": 900_000_000,
-    }  # fmt: skip
+        "user": "www",
+        "process": "sh",
+        "parent": "nginx",
+        "outcome": "denied",
+        "privileged": 1,
+        "files_opened": 40_000,
+        "files_written": 700,
+        "connections": 4,
+        "bytes_sent": 900_000_000,
+    }
     history = write(tmp_path / "history.csv", processes(4_000, seed=0))
     found = alerts("host", history, write(tmp_path / "later.csv", later), tmp_path, capsys)
     opened = [alert for alert in found if alert["event"] == "open"]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from stream_detector.config import ThresholdConfig
-from stream_detector.types import ThresholdState
 from stream_detector.decision.threshold import gpd, judge
 from stream_detector.decision.threshold.dspot import DSpot
 from stream_detector.decision.threshold.spot import MIN_PEAKS, Spot
+from stream_detector.types import ThresholdState
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from stream_detector.codec import encode_state
 from stream_detector.config import ThresholdConfig
-from stream_detector.types import AssetState, IncidentState, ThresholdState
 from stream_detector.decision.threshold import Judgement, ThresholdMethod, judge, make_method
+from stream_detector.types import AssetState, IncidentState, ThresholdState
 
 Name = Literal["spot", "dspot", "quantile", "mad"]
 METHODS: tuple[Name, ...] = ("spot", "dspot", "quantile", "mad")

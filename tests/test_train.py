@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import ScorerConfig
 from stream_detector.errors import DataError
-from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.models import Ensemble
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.training.train import MIN_CALIBRATION, MIN_TRAIN, train, train_many

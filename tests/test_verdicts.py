@@ -7,14 +7,14 @@ import random
 
 import pytest
 
-from stream_detector.config import VerdictConfig
-from stream_detector.errors import BrokerError, DecodeError, StoreError
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
-from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import MessageBatch, Partition, PlainMessage, Position
+from stream_detector.config import VerdictConfig
+from stream_detector.errors import BrokerError, DecodeError, StoreError
 from stream_detector.feedback.stage import VerdictStage, verdict_config
 from stream_detector.feedback.verdicts import FeedbackLimiter, decode_verdict, encode_verdict
+from stream_detector.telemetry.metrics import Metrics
+from stream_detector.types import MessageBatch, Partition, PlainMessage, Position
 from tests.rig import make_config
 
 ALERT = "f354e300-8729-52db-b2ed-82bb28adfe45"
@@ -61,7 +61,7 @@ def test_a_verdict():
         (made(note="a\u202eb"), "bad-verdict", "U+202E"),
         (made(note="a\nb"), "bad-verdict", "U+000A"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_verdict(value, code, detail):
     """Every rule has its code, and the detail names the field."""
     with pytest.raises(DecodeError) as error:
@@ -151,8 +151,13 @@ class Site:
         """One more member."""
         config = verdict_config(self.config)
         source = MemorySource(self.log, [TOPIC], group=config.group, batch=batch)
-        self.sink = MemorySink(self.log, source, config.alert_topic, config.dead_letter_topic,
-                               exactly_once=config.delivery == "exactly_once")  # fmt: skip
+        self.sink = MemorySink(
+            self.log,
+            source,
+            config.alert_topic,
+            config.dead_letter_topic,
+            exactly_once=config.delivery == "exactly_once",
+        )
         stage = VerdictStage(self.config, source, self.sink, MemoryStore(self.server), self.metrics)
         stage.open()
         return stage

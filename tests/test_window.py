@@ -24,10 +24,15 @@ def batch_of(readings: list[Reading], channels=ONE, topic="t", offset=0, ingest_
     values = np.array([[row.get(name, np.nan) for name in channels] for _, _, row in readings], float)
     messages = [PlainMessage(offset + i, ingest_ms, asset.encode(), b"") for i, (asset, *_) in enumerate(readings)]
     return ReadingBatch(
-        Partition(topic, 0), messages, [asset for asset, *_ in readings],
-        np.arange(offset, offset + len(readings)), np.full(len(readings), ingest_ms), None,
-        np.array([ts for _, ts, _ in readings], float), values.reshape(len(readings), len(channels)),
-    )  # fmt: skip
+        Partition(topic, 0),
+        messages,
+        [asset for asset, *_ in readings],
+        np.arange(offset, offset + len(readings)),
+        np.full(len(readings), ingest_ms),
+        None,
+        np.array([ts for _, ts, _ in readings], float),
+        values.reshape(len(readings), len(channels)),
+    )
 
 
 def windows_of(windower: Windower, batches) -> tuple[dict[tuple[str, int], np.ndarray], list]:
@@ -163,9 +168,16 @@ def test_two_blocks_of_samples_fill_cells_of_one_sample_each():
         batch = batch_of([("p", start, {"a": 0})], offset=start)
         ts = start + np.arange(5.0)
         samples = ReadingBatch(
-            batch.partition, batch.messages, batch.assets, batch.offsets, batch.ingest_ms, np.zeros(5, np.int64), ts,
-            ts[:, None] * 10, np.array([1.0]),
-        )  # fmt: skip
+            batch.partition,
+            batch.messages,
+            batch.assets,
+            batch.offsets,
+            batch.ingest_ms,
+            np.zeros(5, np.int64),
+            ts,
+            ts[:, None] * 10,
+            np.array([1.0]),
+        )
         found |= windows_of(windower, [samples])[0]
     assert [0, 10, 20, 30] == found["p", 4][:, 0].tolist()
     assert [40, 50, 60, 70] == found["p", 8][:, 0].tolist()
@@ -177,9 +189,16 @@ def test_a_waveform_cell_becomes_its_features():
     windower = Windower(WindowConfig(cell_ms=10, length=1, stride=1), channels, 0, ["t"])
     samples = np.array([3.0, -4.0] * 5 + [1.0] * 10 + [0.0])
     batch = ReadingBatch(
-        Partition("t", 0), [PlainMessage(0, -1, b"p", b"")], ["p"], np.array([0]), np.array([-1]),
-        np.zeros(21, np.int64), np.arange(21.0), samples[:, None], np.array([1.0]),
-    )  # fmt: skip
+        Partition("t", 0),
+        [PlainMessage(0, -1, b"p", b"")],
+        ["p"],
+        np.array([0]),
+        np.array([-1]),
+        np.zeros(21, np.int64),
+        np.arange(21.0),
+        samples[:, None],
+        np.array([1.0]),
+    )
     windows, _ = windower.push(batch)
     assert windows is not None
     np.testing.assert_allclose(windows.values[:, 0], [[np.sqrt(12.5), 4 / np.sqrt(12.5)], [1, 1]], rtol=1e-6)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from stream_detector.artifacts.artifact import Artifact
 from stream_detector.config import Config
-from stream_detector.types import WindowBatch
 from stream_detector.training.train import train
+from stream_detector.types import WindowBatch
 
 START_MS = 1_583_748_873_000  # 2020-03-09T10:14:33Z
 CELL_MS = 1_000

@@ -1,6 +1,6 @@
 """A trained detector on disk: one safetensors file with weights, scaler, calibration scores and all that explains them.
 
-The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms`; how they are sealed: artifact_file.py. A model
+The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms`; how they are sealed: file.py. A model
 is built only from a validated configuration. The same training gives the same bytes: nothing here depends on the clock,
 a file's path or a dictionary's order.
 """
@@ -42,10 +42,10 @@ from stream_detector.config import (
     WindowConfig,
 )
 from stream_detector.errors import ArtifactError
-from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.models import Detector, FitReport, build_whole
-from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.types import ModelRef
+from stream_detector.windowing.channel_profile import ChannelProfile
 
 #: Packages whose version may change what the same training gives.
 PACKAGES = ("stream-detector", "torch", "numpy", "safetensors")
@@ -86,10 +86,10 @@ class Snapshot(Section):
 class DataFingerprint:
     """Which windows a detector was trained and calibrated on."""
 
-    sha256: str    # over each asset's windows in order: name, end times and float32 values
-    windows: int   # all of them: training, calibration and those dropped between
+    sha256: str  # over each asset's windows in order: name, end times and float32 values
+    windows: int  # all of them: training, calibration and those dropped between
     start_ms: int  # start of the first window, event time, UNIX ms
-    end_ms: int    # end of the last window
+    end_ms: int  # end of the last window
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +99,27 @@ class Split:
     # "holdout": each asset's last windows, later than all it was trained on; "cross-fit": every window, judged by
     # networks that were not trained on its block
     method: str
-    n_train: int      # windows that scaler and weights were fitted to
+    n_train: int  # windows that scaler and weights were fitted to
     n_calibration: int  # windows scored for calibration; not trained on by what scored them
     n_overlapping: int  # of these, windows that still share cells with windows trained on
-    n_dropped: int    # windows at the boundary left out because they share cells with the training part
+    n_dropped: int  # windows at the boundary left out because they share cells with the training part
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A trained detector and where it comes from. `ref.version` is the end date of its data and a hash of it all."""
 
-    detector: Detector               # float32, in eval mode
-    preprocess: Preprocess           # float64
+    detector: Detector  # float32, in eval mode
+    preprocess: Preprocess  # float64
     calibration: NDArray[np.float64]  # (n_calibration,) scores of windows not trained on, asset by asset in event time
     config: Snapshot
-    assets: tuple[str, ...] | None   # the assets it was trained for; None: whichever come
+    assets: tuple[str, ...] | None  # the assets it was trained for; None: whichever come
     data: DataFingerprint
     split: Split
     fit: FitReport
-    packages: Mapping[str, str]      # package -> version at training
+    packages: Mapping[str, str]  # package -> version at training
     ref: ModelRef
-    profile: ChannelProfile | None = None       # what is usual for each channel by itself; None in files of earlier versions
+    profile: ChannelProfile | None = None  # what is usual for each channel by itself; None in files of earlier versions
 
     @classmethod
     def create(

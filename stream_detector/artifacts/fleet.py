@@ -34,8 +34,8 @@ from stream_detector.artifacts.file import (
     write_file,
 )
 from stream_detector.errors import ArtifactError
-from stream_detector.types import ModelRef
 from stream_detector.models.stacking import stacked
+from stream_detector.types import ModelRef
 
 #: Most assets of one file: with small models a hundred thousand reach the largest size that is read.
 MOST_ASSETS = 100_000
@@ -145,9 +145,12 @@ def _fleet(content: dict[str, Any], tensors: dict[str, Tensor], version: str) ->
     for row, (asset, scores, data, split, fit, (loss, val_loss)) in enumerate(lists):
         own = {name: tensor[row] for name, tensor in tensors.items()} | {"calibration": scores}
         one = {
-            "assets": [asset], "data": data, "split": split, "packages": content["packages"],
+            "assets": [asset],
+            "data": data,
+            "split": split,
+            "packages": content["packages"],
             "fit": fit | {"losses": loss.tolist(), "val_losses": val_loss.tolist()},
-        }  # fmt: skip
+        }
         made = rebuilt(one, own, config)
         artifacts[asset] = replace(made, ref=ModelRef(made.ref.kind, version))
     default = None

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from stream_detector.artifacts.artifact import Artifact
 from stream_detector.artifacts.file import file_sha256
+from stream_detector.artifacts.fleet import Fleet, load
 from stream_detector.config import Config
 from stream_detector.errors import ArtifactError, ConfigError
-from stream_detector.artifacts.fleet import Fleet, load
 from stream_detector.types import ModelRef
 
 SUFFIX = ".safetensors"

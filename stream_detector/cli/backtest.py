@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from stream_detector.config import loading as settings
 from stream_detector.cli import data
 from stream_detector.cli.show import alert_line, letter_line, state_line
+from stream_detector.config import loading as settings
 from stream_detector.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,12 +59,18 @@ def run(args: argparse.Namespace) -> int:
     if args.messages and len(config.inputs) > 1:
         raise DataError(f"--messages: the set-up joins {len(config.inputs)} topics, a file has the messages of one")
     models = ModelSet.load(config)
-    logging.getLogger("stream_detector.worker.pipeline").setLevel(logging.WARNING)  # taking over a task in memory is no news
+    logging.getLogger("stream_detector.worker.pipeline").setLevel(
+        logging.WARNING
+    )  # taking over a task in memory is no news
     backtest = Backtest(
-        config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
-        profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
-        partitions=len(args.messages or [None]), as_sent=bool(args.messages),
-    )  # fmt: skip
+        config,
+        Scorer(models, config.scorer),
+        [one.calibration for one in models.artifacts],
+        profiles=[one.profile for one in models.artifacts],
+        model_of=models.ref_of,
+        partitions=len(args.messages or [None]),
+        as_sent=bool(args.messages),
+    )
     parts = [data.lines(path) for path in args.messages] if args.messages else [data.encoded([r]) for r in recordings]
     count = 0
     with Progress(console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty()) as bars:

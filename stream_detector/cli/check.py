@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from stream_detector.config import loading as settings
 from stream_detector.cli import reference
 from stream_detector.config import Config, Secret
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
-from stream_detector.telemetry.logs import Output
 from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_permissions, redis_command
+from stream_detector.telemetry.logs import Output
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -44,9 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--principal", default="User:detector", metavar="KIND:NAME", help="for --rights (default: User:detector)"
     )
-    parser.add_argument(
-        "--role", choices=ROLES, default="worker", help="for --rights: which program (default: worker)"
-    )
+    parser.add_argument("--role", choices=ROLES, default="worker", help="for --rights: which program (default: worker)")
     parser.set_defaults(run=run)
 
 
@@ -89,8 +87,10 @@ def rights_text(config: Config, role: Role, principal: str) -> str:
     for right in kafka_permissions(config, role):
         lines += [f"# {right.why}", *kafka_commands([right], principal, bootstrap)]
     if role in REDIS_ROLES:
-        lines += ["# thresholds and states; in redis-cli, PASSWORD being your choice",
-                  redis_command(config, config.redis.username or "detector")]  # fmt: skip
+        lines += [
+            "# thresholds and states; in redis-cli, PASSWORD being your choice",
+            redis_command(config, config.redis.username or "detector"),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from stream_detector.config import Config
 from stream_detector.datasets import FORMATS, read
 from stream_detector.datasets.recording import Recording
-from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.evaluate.offline import Encoded
 
@@ -20,10 +20,13 @@ def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None
     which.add_argument("--data", type=Path, nargs="+", required=not messages, metavar="FILE", help="files or folders")
     if messages:
         which.add_argument(
-            "--messages", type=Path, nargs="+", metavar="FILE",
+            "--messages",
+            type=Path,
+            nargs="+",
+            metavar="FILE",
             help="values of an input topic instead, one a line in the log's order, a partition a file: what Kafka's "
             "kafka-console-consumer.sh --partition N --from-beginning prints",
-        )  # fmt: skip
+        )
     group.add_argument("--format", choices=sorted(FORMATS), default="csv", help="format of the files (default: csv)")
     group.add_argument("--rows", type=int, metavar="N", help="use only the first N rows of each file")
     group.add_argument("--ts-column", metavar="NAME", help="csv, parquet: the column of times (default: looked for)")

@@ -18,17 +18,17 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
-from stream_detector.datasets.output import write
-from stream_detector.datasets import FORMATS, read
-from stream_detector.datasets.recording import Recording
-from stream_detector.simulation.simulate import simulate
-from stream_detector.config import loading as settings
+from stream_detector.adapters.embedded.servers import free_port
 from stream_detector.cli import data, processes
 from stream_detector.cli.show import alert_line
 from stream_detector.config import Config
-from stream_detector.adapters.embedded.servers import free_port
-from stream_detector.errors import ConfigError, DetectorError
+from stream_detector.config import loading as settings
+from stream_detector.datasets import FORMATS, read
 from stream_detector.datasets.ground_truth import Interval, incidents, runs, tally
+from stream_detector.datasets.output import write
+from stream_detector.datasets.recording import Recording
+from stream_detector.errors import ConfigError, DetectorError
+from stream_detector.simulation.simulate import simulate
 
 if TYPE_CHECKING:
     from stream_detector.adapters.kafka import AlertReader
@@ -55,9 +55,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a recording instead of simulated machines")
     parser.add_argument("--format", choices=sorted(FORMATS), help="format of --data")
     parser.add_argument(
-        "--config", type=Path, metavar="CONFIG",
+        "--config",
+        type=Path,
+        metavar="CONFIG",
         help="default: configs/machine.yaml; with --data configs/FORMAT.yaml, where there is one",
-    )  # fmt: skip
+    )
     parser.add_argument("--train-rows", type=_at_least_1, default=400, metavar="N", help="of each file (default: 400)")
     parser.add_argument("--machines", type=_at_least_1, default=4, help="simulated machines (default: 4)")
     parser.add_argument("--hours", type=float, default=2.0, help="simulated hours (default: 2)")
@@ -224,9 +226,7 @@ def _show(reader: AlertReader, alerts: list[Alert], console: Console) -> None:
         console.print(alert_line(record.value), style=style, markup=False, soft_wrap=True)
 
 
-def _summary(
-    plan: _Plan, config: Config, alerts: list[Alert], counts: dict[str, int]
-) -> dict[str, float | int]:
+def _summary(plan: _Plan, config: Config, alerts: list[Alert], counts: dict[str, int]) -> dict[str, float | int]:
     from stream_detector.adapters.kafka import end_offsets
 
     last = {recording.asset: float(recording.ts_ms.max()) for recording in plan.recordings}

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stream_detector.config import loading as settings
 from stream_detector.cli import evaluate_live, evaluate_simulated
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,9 +34,19 @@ BESIDE_LABELLED = ("ae",)
 #: Protocols that leave it open how many rows train; those of the others are published.
 OPEN_SPLIT = ("csv", "yahoo-s5", "femto", "creditcard", "kdd99")
 PROTOCOL_NAMES = (
-    "skab", "nab", "smap-msl", "cwru", "femto", "nsl-kdd", "kdd99", "creditcard", "yahoo-s5", "ucr", "csv",
+    "skab",
+    "nab",
+    "smap-msl",
+    "cwru",
+    "femto",
+    "nsl-kdd",
+    "kdd99",
+    "creditcard",
+    "yahoo-s5",
+    "ucr",
+    "csv",
     "simulated",
-)  # fmt: skip
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -53,14 +63,19 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--detector", metavar="KIND", help="model.kind, with its shipped settings (default: config's)")
     parser.add_argument("--config", type=Path, metavar="CONFIG", help="YAML file (default: the one shipped)")
     parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N",
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
         help="train with so many seeds (default: 1); simulated: so many times other machines",
     )
     parser.add_argument(
         "--baselines", metavar="KIND,…", help=f"detectors beside it; none for none (default: {','.join(BASELINES)})"
     )
     parser.add_argument(
-        "--train", type=_amount, metavar="N",
+        "--train",
+        type=_amount,
+        metavar="N",
         help=f"{', '.join(OPEN_SPLIT)}: the first N rows train, or a share below 1",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -69,7 +84,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "--keep", type=Path, metavar="DIR", help="write the first seed's detectors, set-up and alerts, to run them live"
     )
     parser.add_argument(
-        "--live", action="store_true",
+        "--live",
+        action="store_true",
         help="run the first seed again through a broker and a worker started here; status 1 if alerts differ",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -110,9 +126,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--baselines: {missing[0]!r} is no detector; expected of {', '.join(sorted(DETECTORS))}")
     baselines = {kind: _config(protocol, args.config, kind) for kind in known if kind != config.model.kind}
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
-    ) as bars:  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=args.quiet or not sys.stderr.isatty(),
+    ) as bars:
         bar = bars.add_task("reading", total=None)
 
         def tell(what: str, done: int, of: int) -> None:

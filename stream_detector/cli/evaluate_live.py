@@ -1,7 +1,7 @@
 """`stream-detector evaluate … --live`: are the evaluation's alerts those that a worker publishes behind a broker?
 
-    kept set-up, detectors ─▶ a worker of its own, behind a broker and a store started here
-    judged rows ─▶ input topic ─▶ worker ─▶ alert topic ─▶ held, byte for byte, against the evaluation's
+kept set-up, detectors ─▶ a worker of its own, behind a broker and a store started here
+judged rows ─▶ input topic ─▶ worker ─▶ alert topic ─▶ held, byte for byte, against the evaluation's
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_detector.config import loading as settings
 from stream_detector.cli import processes
 from stream_detector.config import Config
+from stream_detector.config import loading as settings
 from stream_detector.errors import DetectorError
 
 if TYPE_CHECKING:
@@ -86,13 +86,11 @@ def _published(folder: Path, recordings: Sequence[Recording]) -> ByAsset:
 
 def _send(config: Config, recordings: Sequence[Recording]) -> None:
     """Replay all recordings, as fast as it goes, into the input topic."""
-    from stream_detector.datasets.replay import Plan, SystemClock, replay
     from stream_detector.adapters.kafka import MessageWriter
+    from stream_detector.datasets.replay import Plan, SystemClock, replay
 
     entry = config.inputs[0]
-    plan = Plan(
-        entry.topic, speed=None, format="msgpack" if entry.format == "msgpack" else "json", fields=entry.fields
-    )
+    plan = Plan(entry.topic, speed=None, format="msgpack" if entry.format == "msgpack" else "json", fields=entry.fields)
     with MessageWriter(config.kafka, client_id="stream-detector-evaluate") as writer:
         replay(recordings, plan, writer, clock=SystemClock())  # type: ignore[arg-type]  # read by stream_detector.datasets
 

@@ -47,24 +47,28 @@ def run(args: argparse.Namespace) -> int:
     days = args.days or 7.0
     if args.suite != "healthy" and days < LEAST_DAYS:
         raise ConfigError(f"--days must be at least {LEAST_DAYS:g} for --suite {args.suite}: its events take so long")
-    from stream_detector.simulation.simulate import simulate
     from stream_detector.evaluate.simulated import SUITES as TRIALS  # torch comes with it
     from stream_detector.evaluate.simulated import Trial
+    from stream_detector.simulation.simulate import simulate
 
-    logging.getLogger("stream_detector.evaluate.offline").setLevel(logging.ERROR)  # readings of broken sensors are refused
+    logging.getLogger("stream_detector.evaluate.offline").setLevel(
+        logging.ERROR
+    )  # readings of broken sensors are refused
     config = settings.load(args.config or CONFIG)
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
-    ) as bars:  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=args.quiet or not sys.stderr.isatty(),
+    ) as bars:
         bar = bars.add_task(args.suite, total=None)
 
         def tell(what: str, done: int, of: int) -> None:
             bars.update(bar, description=what, completed=done, total=of)
 
-        figures = TRIALS[args.suite](
-            Trial(config, simulate, range(args.seeds), args.machines or 100, days, tell)
-        )
+        figures = TRIALS[args.suite](Trial(config, simulate, range(args.seeds), args.machines or 100, days, tell))
     if args.json:
         sys.stdout.write(json.dumps(figures) + "\n")
     else:

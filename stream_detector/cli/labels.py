@@ -10,25 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stream_detector.datasets.times import iso_to_ms
-from stream_detector.datasets.recording import Recording
 from stream_detector.config import Config
+from stream_detector.datasets.ground_truth import Interval
+from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.times import iso_to_ms
 from stream_detector.errors import DataError
 from stream_detector.training.labels import Labels, from_intervals, from_rows
-from stream_detector.datasets.ground_truth import Interval
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     """Add `--truth` and `--normal-only`."""
     parser.add_argument(
-        "--truth", type=Path, metavar="FILE",
+        "--truth",
+        type=Path,
+        metavar="FILE",
         help="list of faults, for detectors that learn from labels: JSON as the simulator's faults.json, or CSV with "
         "the columns asset, start, end; instead of the files' label columns",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--normal-only", action="store_true",
+        "--normal-only",
+        action="store_true",
         help="leave windows labelled faulty out of the training of a detector that doesn't learn from labels",
-    )  # fmt: skip
+    )
 
 
 def labels(args: argparse.Namespace, recordings: Sequence[Recording], config: Config) -> Labels | None:

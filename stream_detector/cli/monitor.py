@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_detector.config import loading as settings
 from stream_detector.cli.show import alert_line
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError, DecodeError
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
+    from stream_detector.adapters.kafka import (
+        AlertReader,
+    )  # the client is slow to import: only once the options are right
     from stream_detector.codec import decode_alert
-    from stream_detector.adapters.kafka import AlertReader  # the client is slow to import: only once the options are right
 
     if args.count is not None and args.count < 1:
         raise ConfigError(f"--count must be at least 1, got {args.count}")

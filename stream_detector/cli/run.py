@@ -10,14 +10,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_detector.config import loading as settings
 from stream_detector.cli.starting import Start
 from stream_detector.cli.verdict_worker import VerdictWorker
 from stream_detector.config import Config
+from stream_detector.config import loading as settings
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError, FencedError
-from stream_detector.worker.health import Health
 from stream_detector.telemetry.logs import Output, event
 from stream_detector.worker.gc_settings import tune_gc
+from stream_detector.worker.health import Health
 
 if TYPE_CHECKING:
     from stream_detector.adapters.kafka import KafkaSink, TransactionalSink
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 1.0       # between tries while Kafka is away
+_RETRY_S = 1.0  # between tries while Kafka is away
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -104,11 +104,11 @@ def _assemble(
 ) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
     from stream_detector.adapters.kafka import KafkaSource, ensure_topics, make_sink, require_all_topics, require_rights
-    from stream_detector.telemetry.metrics import HealthServer, Metrics
-    from stream_detector.artifacts.model_set import ModelSet
-    from stream_detector.worker.pipeline import Pipeline
     from stream_detector.adapters.redis import RedisStore
+    from stream_detector.artifacts.model_set import ModelSet
     from stream_detector.scoring.scorer import Scorer
+    from stream_detector.telemetry.metrics import HealthServer, Metrics
+    from stream_detector.worker.pipeline import Pipeline
 
     models = ModelSet.load(config)
     scorer = Scorer(models, config.scorer)
@@ -137,9 +137,16 @@ def _assemble(
 
     sink = connect() if start is None else start.reach(connect)
     pipeline = Pipeline(
-        config, source, sink, store, scorer, [one.calibration for one in models.artifacts], metrics,
-        profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
-    )  # fmt: skip
+        config,
+        source,
+        sink,
+        store,
+        scorer,
+        [one.calibration for one in models.artifacts],
+        metrics,
+        profiles=[one.profile for one in models.artifacts],
+        model_of=models.ref_of,
+    )
     verdicts = VerdictWorker(config, store, metrics)
     verdicts.start()
     closing.callback(verdicts.stop)

@@ -9,8 +9,8 @@ from threading import Event
 from typing import TypeVar
 
 from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError
-from stream_detector.worker.health import Health
 from stream_detector.telemetry.logs import event
+from stream_detector.worker.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,12 @@ class Start:
                 self._health.kafka(error)
                 if not self._told:
                     self._told = True
-                    log.warning("Kafka can't be reached yet, trying on for %.0f s (kafka.start_timeout_ms): %s",
-                                self._limit_s, error, extra=event("broker-awaited", seconds=self._limit_s))  # fmt: skip
+                    log.warning(
+                        "Kafka can't be reached yet, trying on for %.0f s (kafka.start_timeout_ms): %s",
+                        self._limit_s,
+                        error,
+                        extra=event("broker-awaited", seconds=self._limit_s),
+                    )
                 self._stop.wait(_RETRY_S)
             else:
                 self._health.kafka(None)

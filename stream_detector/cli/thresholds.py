@@ -17,8 +17,8 @@ from stream_detector.errors import ConfigError
 from stream_detector.types import AssetState, Controls
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; redis is imported when it is used
-    from stream_detector.config import BudgetConfig, Config
     from stream_detector.adapters.redis import RedisStore
+    from stream_detector.config import BudgetConfig, Config
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stream_detector.config import loading as settings
 from stream_detector.cli import data, labels
+from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -68,16 +68,19 @@ def run(args: argparse.Namespace) -> int:
     history = _history(args, config, windows(config, data.encoded(recordings)), known)
     left_out: Mapping[str, str] = {}
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
-        TimeElapsedColumn(), console=Console(stderr=True), disable=args.quiet or not sys.stderr.isatty(),
-    ) as bars:  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=args.quiet or not sys.stderr.isatty(),
+    ) as bars:
         if args.per_asset and out.suffix == ".safetensors" and not out.is_dir():
             from stream_detector.training.fleet import train_fleet
 
             every = bars.add_task("assets", total=len(recordings), loss="")
-            fleet = train_fleet(
-                config, history, progress=lambda asset: bars.update(every, advance=1), labels=known
-            )
+            fleet = train_fleet(config, history, progress=lambda asset: bars.update(every, advance=1), labels=known)
             fleet.save(out)
             artifacts = [*fleet.artifacts.values(), *([fleet.shared] if fleet.shared else [])]
             left_out = fleet.left_out
@@ -107,8 +110,8 @@ def _history(
     args: argparse.Namespace, config: Config, batches: Iterator[WindowBatch], known: Labels | None
 ) -> Iterator[WindowBatch]:
     """Return the windows to train on: without faulty ones where that is asked for. What trains as normal is said."""
-    from stream_detector.training.labels import only_normal
     from stream_detector.models import DETECTORS, Labelled
+    from stream_detector.training.labels import only_normal
 
     if issubclass(DETECTORS[config.model.kind], Labelled):
         if args.normal_only:
@@ -121,8 +124,10 @@ def _history(
     if known is not None and (faults := known.faults):
         log.warning(
             "the history has %d rows or stretches labelled faulty, and model.kind %s takes all of it for normal; "
-            "--normal-only leaves them out", faults, config.model.kind,
-        )  # fmt: skip
+            "--normal-only leaves them out",
+            faults,
+            config.model.kind,
+        )
     return batches
 
 

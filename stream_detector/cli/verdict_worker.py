@@ -7,9 +7,9 @@ from threading import Event, Thread
 
 from stream_detector.config import Config
 from stream_detector.errors import BrokerRightsError, DetectorError
+from stream_detector.ports import StateStore
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.ports import StateStore
 
 log = logging.getLogger(__name__)
 

@@ -76,32 +76,34 @@ def encode_alert(alert: Alert) -> bytes:
     alert like that is a mistake of this program, not of its input.
     """
     sensor = {} if alert.sensor is None else {"sensor": _sensor(alert.sensor)}
-    return orjson.dumps({
-        "schema": ALERT_SCHEMA,
-        "id": alert.id,
-        "incident": alert.incident,
-        "event": alert.event,
-        "stream": alert.stream,
-        "asset": alert.asset,
-        "start": iso("start", alert.start_ms),
-        "end": iso("end", alert.end_ms),
-        "score": _rounded("score", alert.score),
-        "threshold": _rounded("threshold", alert.threshold),
-        "severity": alert.severity,
-        "kind": alert.kind,
-        "channels": [
-            {
-                "name": channel.name,
-                "share": _rounded(f"{channel.name}.share", channel.share),
-                "observed": _rounded(f"{channel.name}.observed", channel.observed),
-                "expected": _rounded(f"{channel.name}.expected", channel.expected),
-            }
-            for channel in alert.channels
-        ],
-        "model": {"kind": alert.model.kind, "version": alert.model.version},
-        "state": {"method": alert.method, "risk": _rounded("risk", alert.risk), "seen": int(alert.seen)},
-        **sensor,
-    })
+    return orjson.dumps(
+        {
+            "schema": ALERT_SCHEMA,
+            "id": alert.id,
+            "incident": alert.incident,
+            "event": alert.event,
+            "stream": alert.stream,
+            "asset": alert.asset,
+            "start": iso("start", alert.start_ms),
+            "end": iso("end", alert.end_ms),
+            "score": _rounded("score", alert.score),
+            "threshold": _rounded("threshold", alert.threshold),
+            "severity": alert.severity,
+            "kind": alert.kind,
+            "channels": [
+                {
+                    "name": channel.name,
+                    "share": _rounded(f"{channel.name}.share", channel.share),
+                    "observed": _rounded(f"{channel.name}.observed", channel.observed),
+                    "expected": _rounded(f"{channel.name}.expected", channel.expected),
+                }
+                for channel in alert.channels
+            ],
+            "model": {"kind": alert.model.kind, "version": alert.model.version},
+            "state": {"method": alert.method, "risk": _rounded("risk", alert.risk), "seen": int(alert.seen)},
+            **sensor,
+        }
+    )
 
 
 def decode_alert(value: bytes) -> Alert:

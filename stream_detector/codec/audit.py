@@ -38,19 +38,21 @@ def encode_point(threshold: ThresholdState, adaptation: Adaptation) -> bytes:
 
 def encode_audit(audit: Audit) -> bytes:
     """Return an entry's JSON, keys in the documented order: the same bytes whenever the same input is replayed."""
-    return orjson.dumps({
-        "schema": AUDIT_SCHEMA,
-        "id": audit.id,
-        "stream": audit.stream,
-        "asset": audit.asset,
-        "at": iso("at", audit.at_ms),
-        "cause": audit.cause,
-        "before": None if audit.before is None else _point(audit.before),
-        "after": _point(audit.after),
-        "threshold": {"method": audit.method, "risk": _rounded(audit.risk)},
-        "model": {"kind": audit.model.kind, "version": audit.model.version},
-        "state": base64.b64encode(audit.state).decode(),
-    })
+    return orjson.dumps(
+        {
+            "schema": AUDIT_SCHEMA,
+            "id": audit.id,
+            "stream": audit.stream,
+            "asset": audit.asset,
+            "at": iso("at", audit.at_ms),
+            "cause": audit.cause,
+            "before": None if audit.before is None else _point(audit.before),
+            "after": _point(audit.after),
+            "threshold": {"method": audit.method, "risk": _rounded(audit.risk)},
+            "model": {"kind": audit.model.kind, "version": audit.model.version},
+            "state": base64.b64encode(audit.state).decode(),
+        }
+    )
 
 
 def decode_audit(value: bytes) -> Audit:

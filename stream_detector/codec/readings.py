@@ -50,7 +50,7 @@ class _Columns:
 
     def __init__(self, size: int, width: int) -> None:
         self.assets: list[str | None] = [None] * size
-        self.ts_ms = np.full(size, np.nan)            # (B,)
+        self.ts_ms = np.full(size, np.nan)  # (B,)
         self.values = np.full((size, width), np.nan)  # (B, C)
 
 
@@ -99,9 +99,7 @@ class ReadingDecoder:
             return None, []
         return _assemble(batch, out, blocks, None), letters
 
-    def _take_one(
-        self, out: _Columns, blocks: dict[int, OneReading], i: int, message: Message, doc: object
-    ) -> None:
+    def _take_one(self, out: _Columns, blocks: dict[int, OneReading], i: int, message: Message, doc: object) -> None:
         if doc is _UNREADABLE:
             doc = self._strict.document(message)
         one = self._strict.reading(doc, message.key)

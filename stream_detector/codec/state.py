@@ -15,10 +15,10 @@ from stream_detector.codec.packing import pack, unpack
 from stream_detector.errors import DecodeError
 from stream_detector.types import (
     Adaptation,
+    AppliedControls,
     AssetState,
     BudgetState,
     IncidentState,
-    AppliedControls,
     Partition,
     Position,
     RecordedVerdict,
@@ -42,42 +42,44 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
     At most 4 kB for what `ThresholdConfig` allows (900 samples) and names of usual length.
     """
     threshold, incident, applied = state.threshold, state.incident, state.applied
-    return pack([
-        STATE_SCHEMA,
-        int(epoch),
-        int(state.judged_ms),
-        state.reset,
+    return pack(
         [
-            threshold.method,
-            _float_or_none(threshold.level),
-            int(threshold.seen),
-            [float(number) for number in threshold.numbers],
-            np.ascontiguousarray(threshold.sample, dtype="<f4").tobytes(),
-            threshold.pending,
-        ],
-        [
-            int(incident.recent),
-            int(incident.quiet),
-            _int_or_none(incident.first_ms),
-            _int_or_none(incident.opened_ms),
-            incident.incident,
-            incident.severity,
-            incident.leader,
-            float(incident.peak),
-            int(incident.windows),
-            _float_or_none(incident.rearm),
-        ],
-        _packed_sensors(state.sensors, incident.unusual),
-        _packed_adaptation(state.adaptation),
-        [
-            _float_or_none(applied.pinned),
-            applied.accepted,
-            applied.rolled,
-            _float_or_none(applied.level),
-            int(applied.told_ms),
-            None if applied.budget is None else list(astuple(applied.budget)),
-        ],
-    ])
+            STATE_SCHEMA,
+            int(epoch),
+            int(state.judged_ms),
+            state.reset,
+            [
+                threshold.method,
+                _float_or_none(threshold.level),
+                int(threshold.seen),
+                [float(number) for number in threshold.numbers],
+                np.ascontiguousarray(threshold.sample, dtype="<f4").tobytes(),
+                threshold.pending,
+            ],
+            [
+                int(incident.recent),
+                int(incident.quiet),
+                _int_or_none(incident.first_ms),
+                _int_or_none(incident.opened_ms),
+                incident.incident,
+                incident.severity,
+                incident.leader,
+                float(incident.peak),
+                int(incident.windows),
+                _float_or_none(incident.rearm),
+            ],
+            _packed_sensors(state.sensors, incident.unusual),
+            _packed_adaptation(state.adaptation),
+            [
+                _float_or_none(applied.pinned),
+                applied.accepted,
+                applied.rolled,
+                _float_or_none(applied.level),
+                int(applied.told_ms),
+                None if applied.budget is None else list(astuple(applied.budget)),
+            ],
+        ]
+    )
 
 
 def decode_state(value: bytes) -> tuple[int, AssetState]:
@@ -136,11 +138,12 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                 bytes(newest),
                 [float(logs), int(normal), int(low), (int() | None) as came_ms, float(came), [*past], bool(settling)],
             ],
-            [(float() | None) as pinned, str(accepted), str(rolled), (float() | None) as told, int(told_ms),
-             budget],
-        ] if len(sample) % 4 == len(pending) % 4 == 0 and _are_floats(
-            shift, anchor, usual, waiting, sums, newest
-        ) and all(type(number) is float for number in (*numbers, *past)):
+            [(float() | None) as pinned, str(accepted), str(rolled), (float() | None) as told, int(told_ms), budget],
+        ] if (
+            len(sample) % 4 == len(pending) % 4 == 0
+            and _are_floats(shift, anchor, usual, waiting, sums, newest)
+            and all(type(number) is float for number in (*numbers, *past))
+        ):
             return epoch, AssetState(
                 threshold=ThresholdState(
                     method=method,
@@ -159,24 +162,41 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
                     tuple(map(_sensor_fault, faults)), Refused(fault, channel, refusals, good, open_, refused_ms)
                 ),
                 adaptation=Adaptation(
-                    serial, _floats(shift), _floats(anchor), _floats(usual), _floats(waiting), _floats(sums), count,
-                    calm_ms, flat_ms, asked, tuple(_floats(newest).tolist()), logs, normal, low, came_ms, came,
-                    tuple(past), settling,
+                    serial,
+                    _floats(shift),
+                    _floats(anchor),
+                    _floats(usual),
+                    _floats(waiting),
+                    _floats(sums),
+                    count,
+                    calm_ms,
+                    flat_ms,
+                    asked,
+                    tuple(_floats(newest).tolist()),
+                    logs,
+                    normal,
+                    low,
+                    came_ms,
+                    came,
+                    tuple(past),
+                    settling,
                 ),
                 applied=AppliedControls(pinned, accepted, rolled, told, told_ms, _budget(budget)),
-            )  # fmt: skip
+            )
     raise DecodeError("bad-state", "a field is missing or of a wrong type")
 
 
 def encode_positions(positions: Mapping[Partition, Position]) -> bytes:
     """Return a commit's positions, sorted by partition."""
-    return pack([
-        POSITIONS_SCHEMA,
+    return pack(
         [
-            [partition.topic, partition.index, position.offset, position.read, position.epoch]
-            for partition, position in sorted(positions.items(), key=lambda item: item[0])
-        ],
-    ])
+            POSITIONS_SCHEMA,
+            [
+                [partition.topic, partition.index, position.offset, position.read, position.epoch]
+                for partition, position in sorted(positions.items(), key=lambda item: item[0])
+            ],
+        ]
+    )
 
 
 def decode_positions(value: bytes) -> dict[Partition, Position]:
@@ -225,16 +245,27 @@ def _packed_sensors(sensors: SensorState, unusual: int) -> list[Any]:
     ]
     refused = sensors.refused
     counts = [
-        refused.fault, refused.channel, int(refused.count), int(refused.good), bool(refused.open),
+        refused.fault,
+        refused.channel,
+        int(refused.count),
+        int(refused.good),
+        bool(refused.open),
         int(refused.since_ms),
-    ]  # fmt: skip
+    ]
     return [int(unusual), counts, faults]
 
 
 def _sensor_fault(fields: object) -> SensorFault:
     match fields:
-        case [str(channel), str(fault), int(since_ms), (str() | None) as incident, int(quiet), int(windows),
-              bool(by_log)]:  # fmt: skip
+        case [
+            str(channel),
+            str(fault),
+            int(since_ms),
+            (str() | None) as incident,
+            int(quiet),
+            int(windows),
+            bool(by_log),
+        ]:
             return SensorFault(channel, fault, since_ms, incident, quiet, windows, by_log)
     raise DecodeError("bad-state", "a sensor fault's field is missing or of a wrong type")
 
@@ -259,8 +290,21 @@ def _budget(fields: object) -> BudgetState | None:
     match fields:
         case None:
             return None
-        case [int(start), int(set_ms), int(since), float(elapsed), float(shadow), float(opened), float(promised),
-              int(ever), int(recent), int(quiet), float(rarer), int(rare), int(still)]:  # fmt: skip
+        case [
+            int(start),
+            int(set_ms),
+            int(since),
+            float(elapsed),
+            float(shadow),
+            float(opened),
+            float(promised),
+            int(ever),
+            int(recent),
+            int(quiet),
+            float(rarer),
+            int(rare),
+            int(still),
+        ]:
             return BudgetState(
                 start, set_ms, since, elapsed, shadow, opened, promised, ever, recent, quiet, rarer, rare, still
             )
@@ -277,10 +321,15 @@ def _packed_adaptation(one: Adaptation) -> list[Any]:
         bool(one.asked),
         np.array(one.scores, dtype="<f4").tobytes(),
         [
-            float(one.logs), int(one.normal), int(one.low), _int_or_none(one.came_ms), float(one.came),
-            [float(log) for log in one.past], bool(one.settling),
+            float(one.logs),
+            int(one.normal),
+            int(one.low),
+            _int_or_none(one.came_ms),
+            float(one.came),
+            [float(log) for log in one.past],
+            bool(one.settling),
         ],
-    ]  # fmt: skip
+    ]
 
 
 def _bytes(array: NDArray[np.float32]) -> bytes:
@@ -319,6 +368,4 @@ def decode_recorded(alert: str, value: bytes) -> RecordedVerdict:
     """Return the verdict on an alert from `<ms>:<partition>:<offset>:` and its JSON. Raises ValueError, KeyError."""
     ms, partition, offset, rest = value.split(b":", 3)
     fields = orjson.loads(rest)
-    return RecordedVerdict(
-        alert, fields["verdict"], fields["by"], fields["note"], int(ms), int(partition), int(offset)
-    )
+    return RecordedVerdict(alert, fields["verdict"], fields["by"], fields["note"], int(ms), int(partition), int(offset))

@@ -295,9 +295,10 @@ def _scalar(channel: Channel, value: object) -> float:
         raise DecodeError("not-a-number", f"{channel.field!r} is {number}", channel.name)
     if not channel.low <= number <= channel.high:
         raise DecodeError(
-            "out-of-range", f"{channel.field!r} is {number!r}; valid is [{channel.low!r}, {channel.high!r}]",
+            "out-of-range",
+            f"{channel.field!r} is {number!r}; valid is [{channel.low!r}, {channel.high!r}]",
             channel.name,
-        )  # fmt: skip
+        )
     return number
 
 

@@ -24,8 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from stream_detector.config import strict_yaml
-from stream_detector.config import Config, Secret
+from stream_detector.config import Config, Secret, strict_yaml
 from stream_detector.errors import ConfigError
 
 ENV_PREFIX = "STREAM_DETECTOR__"
@@ -89,9 +88,11 @@ def effective(config: Config) -> dict[str, Any]:
 @cache
 def schema() -> Schema:
     """Return the JSON Schema of a set-up's YAML file, for editors. Treat it as read-only."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema() | {
-        "title": "stream-detector set-up"
-    }
+    return (
+        {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        | Config.model_json_schema()
+        | {"title": "stream-detector set-up"}
+    )
 
 
 def alternatives(part: Schema) -> list[Schema]:

@@ -28,8 +28,8 @@ from stream_detector.datasets import (
     yahoo_s5,
 )
 from stream_detector.datasets.options import Format, ReadOptions
-from stream_detector.datasets.times import TsUnit
 from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.times import TsUnit
 from stream_detector.errors import DataError
 
 FORMATS: dict[str, Format] = {

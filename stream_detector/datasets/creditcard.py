@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.datasets.options import Format, ReadOptions
-from stream_detector.datasets.records import first_fields, read_records
 from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.records import first_fields, read_records
 from stream_detector.errors import DataError
 
 _CHANNELS = (*(f"V{index}" for index in range(1, 29)), "Amount")

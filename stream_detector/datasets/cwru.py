@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.datasets.options import Format, ReadOptions
-from stream_detector.datasets.table import read_text
 from stream_detector.datasets.recording import Fault, Recording
+from stream_detector.datasets.table import read_text
 from stream_detector.errors import DataError
 
 CHANNELS = ("DE", "FE", "BA")
@@ -35,14 +35,38 @@ _FAULT_FREE_HZ = 48_000.0
 #: First and last number of the public set's faults: those at 48 kHz, then at 12 kHz (drive end, fan end).
 _NUMBERED = {
     48_000.0: (
-        (109, 112), (122, 125), (135, 138), (148, 151), (161, 164), (173, 177), (189, 192), (201, 204), (213, 217),
-        (226, 229), (238, 241), (250, 253), (262, 265),
+        (109, 112),
+        (122, 125),
+        (135, 138),
+        (148, 151),
+        (161, 164),
+        (173, 177),
+        (189, 192),
+        (201, 204),
+        (213, 217),
+        (226, 229),
+        (238, 241),
+        (250, 253),
+        (262, 265),
     ),
     12_000.0: (
-        (105, 108), (118, 121), (130, 133), (144, 147), (156, 160), (169, 172), (185, 188), (197, 200), (209, 212),
-        (222, 225), (234, 237), (246, 249), (258, 261), (270, 318), (3001, 3008),
+        (105, 108),
+        (118, 121),
+        (130, 133),
+        (144, 147),
+        (156, 160),
+        (169, 172),
+        (185, 188),
+        (197, 200),
+        (209, 212),
+        (222, 225),
+        (234, 237),
+        (246, 249),
+        (258, 261),
+        (270, 318),
+        (3001, 3008),
     ),
-}  # fmt: skip
+}
 
 Waves = dict[str, NDArray[np.float64]]
 

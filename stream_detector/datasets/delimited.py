@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from stream_detector.datasets.options import Format, ReadOptions
+from stream_detector.datasets.recording import Fault, Recording
 from stream_detector.datasets.table import find_column, read_text
 from stream_detector.datasets.times import iso_to_ms, texts_to_ms
-from stream_detector.datasets.recording import Fault, Recording
 from stream_detector.errors import DataError
 
 TIME_COLUMNS = ("timestamp", "ts", "time", "datetime", "date")

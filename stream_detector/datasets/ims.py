@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.datasets.options import Format, ReadOptions
-from stream_detector.datasets.times import iso_to_ms
 from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.times import iso_to_ms
 from stream_detector.errors import DataError
 
 RATE_HZ = 20_000.0

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.datasets.options import Format, ReadOptions, first_line
+from stream_detector.datasets.recording import Fault, Recording
 from stream_detector.datasets.table import read_text
 from stream_detector.datasets.times import iso_to_ms, texts_to_ms
-from stream_detector.datasets.recording import Fault, Recording
 from stream_detector.errors import DataError
 
 _LABELS = Path("labels", "combined_windows.json")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from stream_detector.datasets import kdd
 from stream_detector.datasets.options import Format, ReadOptions
-from stream_detector.datasets.records import first_fields, read_records
 from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.records import first_fields, read_records
 from stream_detector.errors import DataError
 
 _NAMES = (*kdd.FIELDS, "label", "difficulty")

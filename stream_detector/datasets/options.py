@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream_detector.datasets.times import TsUnit
 from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.times import TsUnit
 from stream_detector.errors import DataError
 
 #: When recordings without dates begin: 2000-01-01T00:00:00Z.

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stream_detector.datasets.times import ms_to_iso
 from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.times import ms_to_iso
 from stream_detector.errors import DataError
 
 FAULTS_FILE = "faults.json"

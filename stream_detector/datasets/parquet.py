@@ -21,9 +21,9 @@ from stream_detector.datasets.delimited import (
     with_faults,
 )
 from stream_detector.datasets.options import Format, ReadOptions
+from stream_detector.datasets.recording import Column, Recording
 from stream_detector.datasets.table import find_column
 from stream_detector.datasets.times import MS_PER_UNIT, texts_to_ms
-from stream_detector.datasets.recording import Column, Recording
 from stream_detector.errors import DataError
 
 

@@ -30,7 +30,7 @@ class Fault:
     """An interval during which an asset was not healthy, [start_ms, end_ms]."""
 
     start_ms: float  # UNIX ms
-    end_ms: float    # UNIX ms
+    end_ms: float  # UNIX ms
     name: str
     severity: float | None = None  # 0 (none) to 1 (failing), where known
 
@@ -42,7 +42,7 @@ class Outgoing(NamedTuple):
     value: bytes
     headers: Headers
     event_ms: float  # event time of the (first) reading in it, UNIX ms
-    sent_ms: float   # when it is due, UNIX ms: its event time, but for broken clocks
+    sent_ms: float  # when it is due, UNIX ms: its event time, but for broken clocks
 
 
 @dataclass(slots=True)
@@ -54,16 +54,16 @@ class Recording:
     """
 
     asset: str
-    ts_ms: NDArray[np.float64]                 # (N,) event time, UNIX ms; of a block: its first sample's
-    values: dict[str, Column] = field(default_factory=dict)                         # channel -> (N,)
+    ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms; of a block: its first sample's
+    values: dict[str, Column] = field(default_factory=dict)  # channel -> (N,)
     blocks: dict[str, list[NDArray[np.float64] | None]] = field(default_factory=dict)  # channel -> (N) waveforms
-    interval_ms: float | None = None           # from sample to sample of the blocks
-    labels: NDArray[np.int8] | None = None     # (N,) 1 where anomalous; None when nobody knows
+    interval_ms: float | None = None  # from sample to sample of the blocks
+    labels: NDArray[np.int8] | None = None  # (N,) 1 where anomalous; None when nobody knows
     marks: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # further label columns: changepoint, training
-    details: dict[str, Column] = field(default_factory=dict)          # further truth in words: attack, category
+    details: dict[str, Column] = field(default_factory=dict)  # further truth in words: attack, category
     faults: list[Fault] = field(default_factory=list)
     events: list[Fault] = field(default_factory=list)  # what changed the readings and was no fault
-    source: str = ""                           # the file or folder it was read from
+    source: str = ""  # the file or folder it was read from
     sent_ms: NDArray[np.float64] | None = None  # (N,) when each row was sent, where its time is a broken clock's
 
     def __post_init__(self) -> None:

@@ -34,9 +34,15 @@ def read_records(
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy only warns of an empty file
             table = np.loadtxt(
-                path, dtype=dtype, delimiter=delimiter, comments=None, quotechar='"', skiprows=first - 1, ndmin=1,
+                path,
+                dtype=dtype,
+                delimiter=delimiter,
+                comments=None,
+                quotechar='"',
+                skiprows=first - 1,
+                ndmin=1,
                 encoding="utf-8",
-            )  # fmt: skip
+            )
     except UserWarning:
         raise DataError(f"{path}: there is no row in it; expected rows of {len(names)} fields") from None
     except UnicodeDecodeError as error:

@@ -19,11 +19,11 @@ from stream_detector.errors import DataError
 #: keep: event times as recorded. now: the first reading is now. until-now: the last reading is now.
 Times = Literal["keep", "now", "until-now"]
 
-_LOOK_EVERY = 512       # messages between looks at the clock where nothing is waited for
+_LOOK_EVERY = 512  # messages between looks at the clock where nothing is waited for
 _REPORT_EVERY_S = 0.2
 _LONGEST_SLEEP_S = 0.5  # so that a bar moves and a stop is seen while nothing is due
 _FLUSH_EVERY_S = 10.0  # a broker that went away shows at a flush, and a replay may never end
-_INSTANT_S = 1e-6       # shorter waits than this are none; the clock's own steps may be longer
+_INSTANT_S = 1e-6  # shorter waits than this are none; the clock's own steps may be longer
 
 
 class Writer(Protocol):
@@ -84,9 +84,9 @@ class Plan:
     """What to send and how fast."""
 
     topic: str
-    speed: float | None = 1.0      # recorded seconds a second; None: as fast as it goes
+    speed: float | None = 1.0  # recorded seconds a second; None: as fast as it goes
     times: Times = "keep"
-    loops: int | None = 1          # None: for ever
+    loops: int | None = 1  # None: for ever
     format: MessageFormat = "json"
     fields: Mapping[str, str] = field(default_factory=dict)  # as `kafka.inputs[].fields`
 
@@ -104,9 +104,9 @@ class Plan:
 class Progress:
     """How far a replay has come."""
 
-    sent: int           # messages
-    elapsed_s: float    # wall-clock time since the start
-    lag_s: float        # how far behind its schedule; 0 at full speed
+    sent: int  # messages
+    elapsed_s: float  # wall-clock time since the start
+    lag_s: float  # how far behind its schedule; 0 at full speed
     event_ms: float | None  # event time of the last message sent, UNIX ms
     done: bool = False  # False in a summary: stopped before the end
 

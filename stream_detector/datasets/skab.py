@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stream_detector.datasets.options import Format, ReadOptions, first_line
+from stream_detector.datasets.recording import Recording
 from stream_detector.datasets.table import read_text
 from stream_detector.datasets.times import texts_to_ms
-from stream_detector.datasets.recording import Recording
 from stream_detector.errors import DataError
 
 _TRUTH = ("anomaly", "changepoint")

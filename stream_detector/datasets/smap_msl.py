@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.datasets.options import Format, ReadOptions
-from stream_detector.datasets.table import read_text
 from stream_detector.datasets.recording import Fault, Recording
+from stream_detector.datasets.table import read_text
 from stream_detector.errors import DataError
 
 _LABELS = "labeled_anomalies.csv"

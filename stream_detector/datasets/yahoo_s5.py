@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from stream_detector.datasets.options import Format, ReadOptions, first_line
-from stream_detector.datasets.table import read_text
 from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.table import read_text
 from stream_detector.errors import DataError
 
 _HOUR_MS = 3_600_000.0
@@ -20,9 +20,18 @@ _HOUR_MS = 3_600_000.0
 _LEAST_SECONDS = 10_000_000.0
 _HEADERS = {
     ("timestamp", "value", "is_anomaly"): "is_anomaly",
-    ("timestamps", "value", "anomaly", "changepoint", "trend", "noise",
-     "seasonality1", "seasonality2", "seasonality3"): "anomaly",
-}  # fmt: skip
+    (
+        "timestamps",
+        "value",
+        "anomaly",
+        "changepoint",
+        "trend",
+        "noise",
+        "seasonality1",
+        "seasonality2",
+        "seasonality3",
+    ): "anomaly",
+}
 
 
 def _find(path: Path) -> list[Path]:

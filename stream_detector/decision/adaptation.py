@@ -22,13 +22,13 @@ Coming     begins with the last calm block: one by its anchor whose scores were 
            must have been flat for a quarter of the time since the last calm block, too. There an incident that never
            got beyond severity `info` is drift that got ahead: it is followed as if quiet.
 Regime     shift and anchor move to where the model finds the machine least strange, along the mean offsets
-           (placing.py). Where that is where it is, only the scores have grown (noise, not place): the threshold is
+           (relocation.py). Where that is where it is, only the scores have grown (noise, not place): the threshold is
            calibrated anew on the incident's newest scores. The same where an incident opens before the machine was calm
            at its new place: that is known already, so the incident lasts until there are ENOUGH scores. The incident
            closes re-armed (incident.py): until its scores are quiet, only worse ones alarm.
 
 A function of the windows in their order alone. The shift of a window is that after the window before it, whatever batch
-either was scored in (judging.py scores again what a change overtakes). Every EVERY-th window of the event-time grid is
+either was scored in (engine.py scores again what a change overtakes). Every EVERY-th window of the event-time grid is
 looked at: neighbours overlap and tell the same, and the average cost stays under a microsecond.
 """
 
@@ -43,8 +43,8 @@ from numpy.typing import NDArray
 
 from stream_detector.config import AdaptationConfig
 from stream_detector.decision.relocation import Probe, relocated
-from stream_detector.types import Adaptation
 from stream_detector.decision.threshold.sample import LARGEST
+from stream_detector.types import Adaptation
 
 EVERY = 4
 #: A shift is moved only when some channel is to move by more: a smaller step is the noise of a block's mean.
@@ -125,18 +125,33 @@ class AdaptationRules:
             calm_ms, came_ms, came = self._came(state, end_ms, state.calm_ms)
             settling = state.settling
         after = Adaptation(
-            state.serial + moved, shift if moved else state.shift, state.anchor, usual, mean, calm_ms=calm_ms,
-            came_ms=came_ms, came=came, past=_past(state), settling=settling,
-        )  # fmt: skip
+            state.serial + moved,
+            shift if moved else state.shift,
+            state.anchor,
+            usual,
+            mean,
+            calm_ms=calm_ms,
+            came_ms=came_ms,
+            came=came,
+            past=_past(state),
+            settling=settling,
+        )
         return after, "refit" if moved else None
 
     def turned(self, state: Adaptation, end_ms: int) -> Adaptation:
         """Return the state at the window that opens or closes an incident: blocks not learnt yet may hold its begin."""
         calm_ms = end_ms if state.calm_ms is None else state.calm_ms
         return Adaptation(
-            state.serial, state.shift, state.anchor, state.usual, calm_ms=calm_ms, came_ms=state.came_ms,
-            came=state.came, past=state.past, settling=state.settling,
-        )  # fmt: skip
+            state.serial,
+            state.shift,
+            state.anchor,
+            state.usual,
+            calm_ms=calm_ms,
+            came_ms=state.came_ms,
+            came=state.came,
+            past=state.past,
+            settling=state.settling,
+        )
 
     def during(
         self, state: Adaptation, offset: Floats, score: float, end_ms: int, opened_ms: int
@@ -187,9 +202,7 @@ class AdaptationRules:
         moved = bool(np.any(place != state.shift))
         if not moved and len(state.scores) >= ENOUGH:
             scores = np.array(state.scores)
-        return Adaptation(
-            state.serial + moved, place, place, place, calm_ms=end_ms, settling=scores is None
-        ), scores  # fmt: skip
+        return Adaptation(state.serial + moved, place, place, place, calm_ms=end_ms, settling=scores is None), scores
 
     def restored(self, state: Adaptation, shift: Floats, anchor: Floats, end_ms: int) -> Adaptation:
         """Return the state moved to a `shift` and `anchor` (N,) of before."""
@@ -221,10 +234,25 @@ def _filled(state: Adaptation, offset: Floats, score: float, normal: bool = Fals
     sums = state.sums + offset if state.count else offset.copy()
     logs = state.logs + math.log(max(abs(score), 1e-12)) if score == score else state.logs  # of the size; NaN says none
     return Adaptation(
-        state.serial, state.shift, state.anchor, state.usual, state.waiting, sums, state.count + 1, state.calm_ms,
-        state.flat_ms, state.asked, state.scores, logs, state.normal + normal, state.low + low, state.came_ms,
-        state.came, state.past, state.settling,
-    )  # fmt: skip
+        state.serial,
+        state.shift,
+        state.anchor,
+        state.usual,
+        state.waiting,
+        sums,
+        state.count + 1,
+        state.calm_ms,
+        state.flat_ms,
+        state.asked,
+        state.scores,
+        logs,
+        state.normal + normal,
+        state.low + low,
+        state.came_ms,
+        state.came,
+        state.past,
+        state.settling,
+    )
 
 
 def _past(state: Adaptation) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream_detector.codec import audit_id, encode_point
-from stream_detector.types import AssetState, Audit, AuditCause, AppliedControls, ModelRef, Point
+from stream_detector.types import AppliedControls, AssetState, Audit, AuditCause, ModelRef, Point
 
 #: Relative change of a level that is told at once, and after how long (event time) any change is.
 LEVEL_STEP, LEVEL_MS = 0.2, 3_600_000

@@ -13,34 +13,34 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.config import Config
 from stream_detector.decision.adaptation import AdaptationRules, Change
 from stream_detector.decision.audit import LEVEL_MS, Auditor, level_moved
-from stream_detector.config import Config
 from stream_detector.decision.incident import Incidents
-from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.decision.relocation import Floats, Probe
+from stream_detector.decision.sensor_faults import SensorFaults
+from stream_detector.decision.threshold import Judgement, ThresholdMethod, alarm_level, judge, make_method
+from stream_detector.decision.threshold.budget import Budget
+from stream_detector.decision.threshold.spot import Spot
 from stream_detector.types import (
     Adaptation,
     Alert,
     AlertEvent,
+    AppliedControls,
     AssetState,
     Audit,
     AuditCause,
     Controls,
     IncidentState,
-    AppliedControls,
+    LivenessEvent,
     ModelRef,
     ScoreBatch,
     Shifts,
-    LivenessEvent,
     ThresholdState,
     WindowBatch,
 )
-from stream_detector.decision.sensor_faults import SensorFaults
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.task import Task
-from stream_detector.decision.threshold import Judgement, ThresholdMethod, alarm_level, judge, make_method
-from stream_detector.decision.threshold.budget import Budget
-from stream_detector.decision.threshold.spot import Spot
 
 #: Scores some windows with the shifts given.
 Rescore = Callable[[WindowBatch, Shifts], ScoreBatch]
@@ -181,9 +181,18 @@ class Judging:
             if odd[index] or sensors.faults:
                 codes = looks[index] if looks is not None and odd[index] else None
                 sensors, incident, said, muted = self._sensor_faults.step(
-                    sensors, state.incident, asset, end, codes, windows, index, scores, row + index,
-                    self._told(state.threshold, pin), ingests[index],
-                )  # fmt: skip
+                    sensors,
+                    state.incident,
+                    asset,
+                    end,
+                    codes,
+                    windows,
+                    index,
+                    scores,
+                    row + index,
+                    self._told(state.threshold, pin),
+                    ingests[index],
+                )
                 alerts += said
                 if muted:  # neither alarms nor teaches
                     if incident.opened_ms is not before:
@@ -232,7 +241,14 @@ class Judging:
             settles = accepts_it and adaptation.asked and incident.opened_ms is not None
             if change == "regime-change" or settles:
                 after, told = self._regime(
-                    after, asset, judgement, scores, row + index, ingests[index], change is not None, settles,
+                    after,
+                    asset,
+                    judgement,
+                    scores,
+                    row + index,
+                    ingests[index],
+                    change is not None,
+                    settles,
                     None if rescore is None else _probe(windows, index, rescore),
                 )
                 alerts += told
@@ -251,9 +267,16 @@ class Judging:
         return alerts
 
     def _adapted(
-        self, adaptation: Adaptation, scores: ScoreBatch, place: int, score: float, end: int, incident: IncidentState,
-        level: float | None, alarm: float | None,
-    ) -> tuple[Adaptation, Change | None]:  # fmt: skip
+        self,
+        adaptation: Adaptation,
+        scores: ScoreBatch,
+        place: int,
+        score: float,
+        end: int,
+        incident: IncidentState,
+        level: float | None,
+        alarm: float | None,
+    ) -> tuple[Adaptation, Change | None]:
         """Return the adaptation after the window in `place` of `scores`; `level`: adaptive, `alarm`: to alarm above."""
         assert scores.offset is not None
         offset = scores.offset[place]
@@ -279,16 +302,27 @@ class Judging:
         """Return the state of an asset that nothing is known of. What operators asked before is done by it."""
         rolled, accepted = controls.rollbacks.get(asset, _NO_ROLLBACK)[0], controls.accepts.get(asset, "")
         fresh = AssetState(
-            self._fresh[model], IncidentState(), _NEVER, token, adaptation=self._start,
+            self._fresh[model],
+            IncidentState(),
+            _NEVER,
+            token,
+            adaptation=self._start,
             applied=AppliedControls(pin, accepted, rolled),
-        )  # fmt: skip
+        )
         fresh = self._budgeted(fresh, model, end)
         return self._auditor.tell(asset, end, "calibrate", None, fresh, ref)
 
     def _obeyed(
-        self, state: AssetState, asset: str, end: int, model: int, token: str, pin: float | None, controls: Controls,
+        self,
+        state: AssetState,
+        asset: str,
+        end: int,
+        model: int,
+        token: str,
+        pin: float | None,
+        controls: Controls,
         ref: ModelRef,
-    ) -> AssetState:  # fmt: skip
+    ) -> AssetState:
         """Return the state after what operators asked for since the window before."""
         if state.reset != token:
             cause: AuditCause = "calibrate" if state.reset == _OTHER_METHOD else "reset"
@@ -319,16 +353,31 @@ class Judging:
         return replace(state, threshold=threshold, applied=replace(state.applied, budget=counted))
 
     def _regime(
-        self, state: AssetState, asset: str, judgement: Judgement, scores: ScoreBatch, place: int, ingest_ms: int,
-        is_new: bool, asked_for: bool, probe: Probe | None,
-    ) -> tuple[AssetState, list[Alert]]:  # fmt: skip
+        self,
+        state: AssetState,
+        asset: str,
+        judgement: Judgement,
+        scores: ScoreBatch,
+        place: int,
+        ingest_ms: int,
+        is_new: bool,
+        asked_for: bool,
+        probe: Probe | None,
+    ) -> tuple[AssetState, list[Alert]]:
         """Return the state after a regime change was found (`is_new`) or accepted (`asked_for`), and its alerts."""
         accept = asked_for or not self._asks
         told: tuple[AlertEvent, ...] = ("regime-change",) if is_new else ()
         incident, alerts = self._incidents.settle(
-            state.incident, asset, state.judged_ms, judgement, scores, place, state.threshold.seen, ingest_ms,
+            state.incident,
+            asset,
+            state.judged_ms,
+            judgement,
+            scores,
+            place,
+            state.threshold.seen,
+            ingest_ms,
             (*told, "close") if accept else told,
-        )  # fmt: skip
+        )
         if self.budget is not None:
             alerts = [replace(alert, risk=self.risk_of(state.threshold)) for alert in alerts]
         ref = scores.models[int(scores.model[place])]
@@ -357,12 +406,16 @@ class Judging:
         if state is None or model is None:
             return []
         told = self._told(state.threshold, controls.pins.get(liveness_event.asset))
-        sensors, incident, alert = self._sensor_faults.on_liveness(state.sensors, state.incident, liveness_event, model, told)
+        sensors, incident, alert = self._sensor_faults.on_liveness(
+            state.sensors, state.incident, liveness_event, model, told
+        )
         if sensors is not state.sensors:
             adaptation = state.adaptation
             if incident.opened_ms is not state.incident.opened_ms:
                 adaptation = self._adaptation.turned(adaptation, liveness_event.at_ms)
-            task.states[liveness_event.asset] = replace(state, sensors=sensors, incident=incident, adaptation=adaptation)
+            task.states[liveness_event.asset] = replace(
+                state, sensors=sensors, incident=incident, adaptation=adaptation
+            )
             task.changed.add(liveness_event.asset)
         return [] if alert is None else [alert]
 
@@ -372,9 +425,16 @@ class Judging:
         return level, state.method if pinned is None else "pinned", self.risk_of(state), state.seen
 
     def _score_again(
-        self, windows: WindowBatch, scores: ScoreBatch, row: int, index: int, adaptation: Adaptation,
-        under: list[int], score_of: list[float], rescore: Rescore,
-    ) -> None:  # fmt: skip
+        self,
+        windows: WindowBatch,
+        scores: ScoreBatch,
+        row: int,
+        index: int,
+        adaptation: Adaptation,
+        under: list[int],
+        score_of: list[float],
+        rescore: Rescore,
+    ) -> None:
         """Score the asset's next windows from `index` on under its present shift, in place."""
         asset, assets = windows.assets[index], windows.assets
         places = [place for place in range(index, len(assets)) if assets[place] == asset][:_AGAIN]
@@ -392,9 +452,13 @@ class Judging:
 def _taken(windows: WindowBatch, places: list[int]) -> WindowBatch:
     """Return the windows at these places."""
     return WindowBatch(
-        windows.task, [windows.assets[place] for place in places], windows.end_ms[places], windows.values[places],
-        windows.filled[places], windows.ingest_ms[places],
-    )  # fmt: skip
+        windows.task,
+        [windows.assets[place] for place in places],
+        windows.end_ms[places],
+        windows.values[places],
+        windows.filled[places],
+        windows.ingest_ms[places],
+    )
 
 
 def _probe(windows: WindowBatch, index: int, rescore: Rescore) -> Probe:

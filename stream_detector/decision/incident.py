@@ -38,7 +38,7 @@ import numpy as np
 
 from stream_detector.codec import alert_id, incident_id
 from stream_detector.config import IncidentConfig, ThresholdConfig
-from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.decision.threshold import Judgement
 from stream_detector.types import (
     Alert,
     AlertEvent,
@@ -49,7 +49,7 @@ from stream_detector.types import (
     ScoreBatch,
     Severity,
 )
-from stream_detector.decision.threshold import Judgement
+from stream_detector.windowing.channel_profile import ChannelProfile
 
 LEAD = 1.5
 

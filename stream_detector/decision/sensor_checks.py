@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.windowing.channel_profile import FIELDS, REACH, Floats, ChannelProfile, ties_at_ends, trailing_run
 from stream_detector.types import WindowBatch
+from stream_detector.windowing.channel_profile import FIELDS, REACH, ChannelProfile, Floats, ties_at_ends, trailing_run
 
 RUN, FLAT, TIES, OUT = 1, 2, 4, 8
 Codes = NDArray[np.uint8]

@@ -22,21 +22,21 @@ import numpy as np
 from stream_detector.codec import sensor_alert_id, sensor_incident_id
 from stream_detector.config import Config
 from stream_detector.decision.incident import Incidents, alarm_ratio
-from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, Codes, SensorChecks
+from stream_detector.decision.threshold import Judgement
 from stream_detector.types import (
     Alert,
     AlertEvent,
     IncidentState,
+    LivenessEvent,
     ModelRef,
     ScoreBatch,
     SensorFault,
     SensorRef,
     SensorState,
-    LivenessEvent,
     WindowBatch,
 )
-from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, Codes, SensorChecks
-from stream_detector.decision.threshold import Judgement
+from stream_detector.windowing.channel_profile import ChannelProfile
 
 _QUIET = IncidentState()
 _OPEN_OUT = 2  # windows in a row out of range
@@ -146,7 +146,7 @@ class SensorFaults:
         asset, channel = liveness_event.asset, liveness_event.channel
         there = [
             one for one in state.faults if one.by_log and (one.channel, one.fault) == (channel, liveness_event.fault)
-        ]  # fmt: skip
+        ]
         if liveness_event.begins == bool(there) or (liveness_event.begins and len(state.faults) >= MOST_FAULTS):
             return state, incident, None
         if not liveness_event.begins:
@@ -160,7 +160,7 @@ class SensorFaults:
             return after, _QUIET, self._heard("update", fault, liveness_event, model, told)
         name = sensor_incident_id(
             self._incidents.stream, asset, liveness_event.at_ms, model.version, channel, liveness_event.fault
-        )  # fmt: skip
+        )
         fault = SensorFault(channel, liveness_event.fault, liveness_event.since_ms, name, by_log=True)
         alert = self._heard("open", fault, liveness_event, model, told)
         return replace(state, faults=(*state.faults, fault)), incident, alert
@@ -245,9 +245,7 @@ class SensorFaults:
             alerts.append(self._alert("update", fault, asset, end_ms, scores, row, told, ingest_ms))
             return fault, _QUIET
         version = scores.models[int(scores.model[row])].version
-        name = sensor_incident_id(
-            self._incidents.stream, asset, end_ms, version, fault.channel, fault.fault
-        )  # fmt: skip
+        name = sensor_incident_id(self._incidents.stream, asset, end_ms, version, fault.channel, fault.fault)
         fault = replace(fault, incident=name)
         alerts.append(self._alert("open", fault, asset, end_ms, scores, row, told, ingest_ms))
         return fault, incident if incident.incident is not None else _QUIET

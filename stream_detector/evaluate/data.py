@@ -37,13 +37,13 @@ class Recording(Protocol):
     """
 
     asset: str
-    ts_ms: NDArray[np.float64]        # (N,) event time, UNIX ms
-    values: dict[str, NDArray[Any]]   # channel -> (N,)
+    ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms
+    values: dict[str, NDArray[Any]]  # channel -> (N,)
     blocks: dict[str, list[NDArray[np.float64] | None]]  # channel -> (N) waveforms
-    labels: NDArray[np.int8] | None   # (N,) 1 where anomalous
+    labels: NDArray[np.int8] | None  # (N,) 1 where anomalous
     marks: dict[str, NDArray[np.int8]]  # further flags, (N,): `training` where the data set says which rows train
     details: dict[str, NDArray[Any]]  # further truth by name, (N,): an attack's name, a test's part
-    interval_ms: float | None         # from sample to sample of waveforms
+    interval_ms: float | None  # from sample to sample of waveforms
     source: str
 
     @property
@@ -86,11 +86,11 @@ class Case:
     Training and test are different rows: nothing of `test`, labels included, reaches the training.
     """
 
-    name: str            # of the file, for people: valve1/0.csv
+    name: str  # of the file, for people: valve1/0.csv
     train: Recording
     test: Recording
-    config: Config       # the set-up it is judged under
-    first_row: int = 0   # row of the file that `test` begins with
+    config: Config  # the set-up it is judged under
+    first_row: int = 0  # row of the file that `test` begins with
     fit: Fit | None = None  # how a set-up is fitted to the file, such as its grid to the file's step
 
     @classmethod

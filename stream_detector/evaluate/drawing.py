@@ -57,9 +57,15 @@ class Canvas:
         )
 
     def line(
-        self, name: str, ts_ms: Floats, values: Floats, css: str = "line", second: Floats | None = None,
-        log: bool = False, height: int = LANE,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        ts_ms: Floats,
+        values: Floats,
+        css: str = "line",
+        second: Floats | None = None,
+        log: bool = False,
+        height: int = LANE,
+    ) -> None:
         """Add a lane with a line, and a second one on the same scale; `log`: where all is above 0."""
         shown = [values] if second is None else [values, second]
         known = np.concatenate([one[np.isfinite(one)] for one in shown])
@@ -91,9 +97,7 @@ class Canvas:
             at = self.start_ms + share * (self.end_ms - self.start_ms)
             text = moment(at, short=share not in (0.0, 1.0) and self.end_ms - self.start_ms < DAY_MS)
             axis.append(f'<text class="time" x="{self.x(at):.0f}" y="{y:.0f}" text-anchor="{anchor}">{text}</text>')
-        return (
-            f'<svg viewBox="0 0 {WIDTH} {y + 6:.0f}" role="img">' + "".join([*self.parts, *axis, *over]) + "</svg>"
-        )
+        return f'<svg viewBox="0 0 {WIDTH} {y + 6:.0f}" role="img">' + "".join([*self.parts, *axis, *over]) + "</svg>"
 
     def _rect(self, css: str, height: int) -> None:
         y, width = self.height, WIDTH - LEFT - RIGHT

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.datasets.ground_truth import Incident, Interval, incidents, runs, tally
 from stream_detector.evaluate.data import Case
 from stream_detector.evaluate.live import Rows, Track
-from stream_detector.datasets.ground_truth import Incident, Interval, incidents, runs, tally
 
 DAY_MS = 86_400_000.0
 
@@ -29,11 +29,11 @@ class Watch:
 
     faults: list[Interval]
     delays_ms: list[float | None]  # of each fault: to the alert; None when it was missed
-    already_open: int              # faults caught by an incident that was open before them
+    already_open: int  # faults caught by an incident that was open before them
     incidents: list[Incident]
     false: list[Incident]
-    watched_ms: float              # event time from the first to the last row
-    alarm_share: float             # share of rows in alarm
+    watched_ms: float  # event time from the first to the last row
+    alarm_share: float  # share of rows in alarm
 
 
 def watch(case: Case, track: Track, rows: Rows, tail_ms: float) -> Watch:

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from stream_detector.artifacts.artifact import Artifact
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.evaluate.data import Case, Recording, encoded
+from stream_detector.evaluate.offline import windows
 from stream_detector.training.history import gather
 from stream_detector.training.labels import from_rows
-from stream_detector.artifacts.model_set import ModelSet
-from stream_detector.evaluate.offline import windows
-from stream_detector.types import WindowBatch
 from stream_detector.training.train import enough, of_each, train
+from stream_detector.types import WindowBatch
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import yaml
 
+from stream_detector.artifacts.model_set import DEFAULT_FILE, asset_file
 from stream_detector.codec import encode_alert
+from stream_detector.config.loading import effective
 from stream_detector.errors import DataError
 from stream_detector.evaluate.data import Recording
 from stream_detector.evaluate.live import Live
 from stream_detector.evaluate.series import Run
-from stream_detector.artifacts.model_set import DEFAULT_FILE, asset_file
-from stream_detector.config.loading import effective
 
 ARTIFACTS = "artifacts"
 

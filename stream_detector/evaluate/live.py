@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config, WindowConfig
-from stream_detector.evaluate.data import Recording, encoded
 from stream_detector.decision.engine import Judging
-from stream_detector.artifacts.model_set import ModelSet
-from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.decision.threshold import Judgement, alarm_level
+from stream_detector.evaluate.data import Recording, encoded
 from stream_detector.evaluate.offline import offline, windows
 from stream_detector.ports import TaskState
-from stream_detector.types import Alert, AssetState, Controls, ScoreBatch, WindowBatch
 from stream_detector.scoring.scorer import Scorer
+from stream_detector.types import Alert, AssetState, Controls, ScoreBatch, WindowBatch
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.task import Task
-from stream_detector.decision.threshold import Judgement, alarm_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,19 @@ class Track:
     """What became of one recording's W windows, in event-time order."""
 
     asset: str
-    end_ms: NDArray[np.int64]    # (W,)
-    score: NDArray[np.float64]   # (W,) higher is stranger; -inf where no detector scored
-    level: NDArray[np.float64]   # (W,) alarm level the score was held against; NaN where there was none yet
+    end_ms: NDArray[np.int64]  # (W,)
+    score: NDArray[np.float64]  # (W,) higher is stranger; -inf where no detector scored
+    level: NDArray[np.float64]  # (W,) alarm level the score was held against; NaN where there was none yet
     anomalous: NDArray[np.bool_]  # (W,) the verdict on the window
-    alarm: NDArray[np.bool_]     # (W,) an incident is open after the window
-    alerts: tuple[Alert, ...]    # as published
+    alarm: NDArray[np.bool_]  # (W,) an incident is open after the window
+    alerts: tuple[Alert, ...]  # as published
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The decisions for one recording's N rows."""
 
-    alarm: NDArray[np.bool_]    # (N,) an incident is open
+    alarm: NDArray[np.bool_]  # (N,) an incident is open
     verdict: NDArray[np.bool_]  # (N,) the newest window's score was above its level
     score: NDArray[np.float64]  # (N,) -inf during the warm-up
     ratio: NDArray[np.float64]  # (N,) score over alarm level, which can be held against other assets'; -inf in warm-up

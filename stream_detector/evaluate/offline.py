@@ -11,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config, InputConfig
 from stream_detector.errors import DataError
-from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
-from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.telemetry.metrics import Metrics
+from stream_detector.types import AssetState, MessageBatch, ModelRef, Partition, PlainMessage, WindowBatch
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.pipeline import Pipeline
-from stream_detector.types import AssetState, MessageBatch, ModelRef, Partition, PlainMessage, WindowBatch
 from stream_detector.worker.slices import Scores
 from stream_detector.worker.task import make_windower
 
@@ -85,10 +85,16 @@ class Backtest:
     """A worker in memory: the same pipeline on a memory log, sink and store. Its clock stands still."""
 
     def __init__(
-        self, config: Config, scorer: Scores, calibrations: list[NDArray[np.float64]], batch: int = _CHUNK,
-        profiles: Sequence[ChannelProfile | None] = (), model_of: Callable[[str], ModelRef | None] = lambda _: None,
-        partitions: int = 1, as_sent: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        config: Config,
+        scorer: Scores,
+        calibrations: list[NDArray[np.float64]],
+        batch: int = _CHUNK,
+        profiles: Sequence[ChannelProfile | None] = (),
+        model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        partitions: int = 1,
+        as_sent: bool = False,
+    ) -> None:
         """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`.
 
         `partitions` of the topic that is read; `as_sent`: its messages are those of the first configured topic.
@@ -103,9 +109,18 @@ class Backtest:
         self.metrics = Metrics()
         self._store = MemoryStore(MemoryServer())
         self.pipeline = Pipeline(
-            self._config, source, self._sink, self._store, scorer, calibrations, self.metrics,
-            clock_ms=lambda: 0.0, wall_ms=lambda: -1.0, profiles=profiles, model_of=model_of,
-        )  # fmt: skip
+            self._config,
+            source,
+            self._sink,
+            self._store,
+            scorer,
+            calibrations,
+            self.metrics,
+            clock_ms=lambda: 0.0,
+            wall_ms=lambda: -1.0,
+            profiles=profiles,
+            model_of=model_of,
+        )
         self.pipeline.open()
 
     def run(self, messages: Iterable[Encoded], partition: int = 0) -> Iterator[bytes]:

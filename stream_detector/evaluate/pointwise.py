@@ -67,8 +67,12 @@ class Counts:
     def figures(self) -> dict[str, float | None]:
         """All of them by name."""
         return {
-            "f1": self.f1, "far": self.far, "mar": self.mar, "precision": self.precision, "recall": self.recall,
-        }  # fmt: skip
+            "f1": self.f1,
+            "far": self.far,
+            "mar": self.mar,
+            "precision": self.precision,
+            "recall": self.recall,
+        }
 
 
 def average_precision(truth: NDArray[Any], score: NDArray[np.float64]) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.datasets.ground_truth import incidents
 from stream_detector.errors import DataError
 from stream_detector.evaluate.data import Case, Recording
 from stream_detector.evaluate.drawing import Canvas, moment
@@ -17,7 +18,6 @@ from stream_detector.evaluate.live import Rows, Track
 from stream_detector.evaluate.pointwise import stretches
 from stream_detector.evaluate.protocols import Protocol
 from stream_detector.evaluate.series import Outcome
-from stream_detector.datasets.ground_truth import incidents
 
 #: Most channels drawn of a recording, and most of its incidents listed.
 CHANNELS = 8
@@ -107,9 +107,7 @@ def _file_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], key: str) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(_row(str(row[key]), row, columns[1:]) for row in rows)
-    return (
-        f'<details><summary>{title}</summary><div class="wide"><table><tr>{head}</tr>{body}</table></div></details>'
-    )
+    return f'<details><summary>{title}</summary><div class="wide"><table><tr>{head}</tr>{body}</table></div></details>'
 
 
 def _row(name: str, row: Mapping[str, Any], columns: Sequence[str]) -> str:

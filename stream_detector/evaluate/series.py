@@ -142,12 +142,17 @@ def per_file(run: Run) -> list[dict[str, Any]]:
         counts = Counts.of(case.labels, rows.alarm)
         found.append(
             {
-                "file": case.name, "rows": len(case.test), "anomalous": int((case.labels > 0).sum()),
-                **counts.figures(), "ap": average_precision(case.labels, rows.score),
-                "vus_pr": vus_pr(case.labels, rows.score), "faults": len(watched.faults),
-                "caught": sum(delay is not None for delay in watched.delays_ms), "false_incidents": len(watched.false),
+                "file": case.name,
+                "rows": len(case.test),
+                "anomalous": int((case.labels > 0).sum()),
+                **counts.figures(),
+                "ap": average_precision(case.labels, rows.score),
+                "vus_pr": vus_pr(case.labels, rows.score),
+                "faults": len(watched.faults),
+                "caught": sum(delay is not None for delay in watched.delays_ms),
+                "false_incidents": len(watched.false),
             }
-        )  # fmt: skip
+        )
     return found
 
 

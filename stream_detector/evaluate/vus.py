@@ -48,7 +48,7 @@ def vus_pr(truth: NDArray[Any], score: NDArray[np.float64], longest: int = LONGE
     near = np.flatnonzero(_label(was, anomalies, longest) * ~was)
     labels = np.stack([_label(was, anomalies, length)[near] for length in range(longest + 1)], axis=1)  # (B, L + 1)
     said = score[None, near] >= thresholds[:, None]  # (K, B)
-    beside = said @ labels                           # (K, L + 1) Σ label·p in the buffers
+    beside = said @ labels  # (K, L + 1) Σ label·p in the buffers
     areas = np.empty(longest + 1)
     for length in range(longest + 1):
         merged = _with_buffers(anomalies, length // 2, n)

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from stream_detector.config import Config, InputConfig
-from stream_detector.telemetry.metrics import Metrics
-from stream_detector.ports import Sink, Source, StateStore
-from stream_detector.types import DeadLetter, Partition, RecordedVerdict
 from stream_detector.feedback.verdicts import FeedbackLimiter
+from stream_detector.ports import Sink, Source, StateStore
+from stream_detector.telemetry.metrics import Metrics
+from stream_detector.types import DeadLetter, Partition, RecordedVerdict
 
 _MOST_MESSAGES = 500
 
@@ -120,5 +120,3 @@ class VerdictStage:
         """Let go; what is not committed is taken back in the next step."""
         for partition in partitions:
             self._desks.pop(partition, None)
-
-

@@ -58,9 +58,9 @@ def decode_verdict(value: bytes | None, key: bytes | None = None) -> tuple[str, 
 
 def encode_verdict(alert: str, verdict: str, by: str = "", note: str = "") -> bytes:
     """Return a verdict's JSON. Raises DecodeError, as a reader would, when it is none."""
-    value = orjson.dumps({"alert": alert, "verdict": verdict} | ({"by": by} if by else {}) | (
-        {"note": note} if note else {}
-    ))  # fmt: skip
+    value = orjson.dumps(
+        {"alert": alert, "verdict": verdict} | ({"by": by} if by else {}) | ({"note": note} if note else {})
+    )
     decode_verdict(value)
     return value
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from stream_detector.types import AssetState, DeadLetter, LivenessEvent, ReadingBatch, Refused
 from stream_detector.windowing.grid import Floats
-from stream_detector.types import AssetState, DeadLetter, ReadingBatch, Refused, LivenessEvent
 
 _NOBODY = Refused()
 #: Dead-letter code -> the fault of which it is a sign.

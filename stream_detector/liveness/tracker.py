@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_detector.config import ChannelConfig, SensorsConfig, WindowConfig
-from stream_detector.windowing.grid import Bools, Floats, Ints
-from stream_detector.types import AssetState, DeadLetter, Partition, ReadingBatch, Refused, LivenessEvent
 from stream_detector.liveness.refusals import Refusals, newest_ms
+from stream_detector.types import AssetState, DeadLetter, LivenessEvent, Partition, ReadingBatch, Refused
+from stream_detector.windowing.grid import Bools, Floats, Ints
 
 #: A restarted worker reads again from so long before what must be read again, at most, so that others are known.
 _MOST_MARGIN_MS = 600_000
@@ -39,10 +39,10 @@ _LEAST_CELLS = 5
 class _Heard:
     """Some messages of a batch, one entry a message, in the log's order."""
 
-    offsets: Ints    # (M,)
-    rows: Ints       # (M,) of the assets
-    ts_ms: Floats    # (M,) newest event time in it; -inf where it doesn't count
-    present: Bools   # (M, C)
+    offsets: Ints  # (M,)
+    rows: Ints  # (M,) of the assets
+    ts_ms: Floats  # (M,) newest event time in it; -inf where it doesn't count
+    present: Bools  # (M, C)
 
 
 class LivenessTracker:
@@ -65,13 +65,13 @@ class LivenessTracker:
         self.silent_after_ms = math.ceil(usual if sensors.silent_after_ms is None else sensors.silent_after_ms)
         self._tells_silence = sensors.silent
         self._max_ahead_ms = window.max_ahead_ms
-        self._most_ms = max(1, self.silent_after_ms // 8)    # progress a step
+        self._most_ms = max(1, self.silent_after_ms // 8)  # progress a step
         self._leap_ms = float(self._limits.min()) / 4
         self._rows: dict[str, int] = {}
         self._assets: list[str] = []
-        self._clock: Floats = np.empty(0)        # (A,) newest event time
-        self._last: Floats = np.empty(0)         # (A,) time of the last message: its own, or of one refused the task's
-        self._at: Ints = np.empty(0, np.int64)   # (A,) progress when last heard
+        self._clock: Floats = np.empty(0)  # (A,) newest event time
+        self._last: Floats = np.empty(0)  # (A,) time of the last message: its own, or of one refused the task's
+        self._at: Ints = np.empty(0, np.int64)  # (A,) progress when last heard
         self._first: Ints = np.empty(0, np.int64)  # (A,) progress when first heard
         self._channels: Floats = np.empty((0, len(self._names)))  # (A, C) newest event time
         self._silent: set[int] = set()
@@ -320,7 +320,7 @@ class LivenessTracker:
         name = self._names[column]
         return LivenessEvent(
             place, self._assets[row], name, "dropout", begins, round(at), round(time_ms), seconds, seconds
-        )  # fmt: skip
+        )
 
     # Refused readings -----------------------------------------------------------------------------------------------
 

@@ -28,15 +28,36 @@ from stream_detector.models.stacked_fit import DivergedError, fit_all
 from stream_detector.models.vae import VAE
 
 __all__ = [
-    "DETECTORS", "CrossFit", "CrossFitting", "Detector", "DivergedError", "Ensemble", "FitReport", "Judged", "Labelled",
-    "Progress", "build", "build_whole", "cross_fit", "fit_all", "joint_report", "members",
-]  # fmt: skip
+    "DETECTORS",
+    "CrossFit",
+    "CrossFitting",
+    "Detector",
+    "DivergedError",
+    "Ensemble",
+    "FitReport",
+    "Judged",
+    "Labelled",
+    "Progress",
+    "build",
+    "build_whole",
+    "cross_fit",
+    "fit_all",
+    "joint_report",
+    "members",
+]
 
 _NETWORKS: tuple[type[Detector], ...] = (AE, VAE, GAN, Metric)
 _LABELLED: tuple[type[Detector], ...] = (Classifier, DeepSAD)
 _BASELINES: tuple[type[Detector], ...] = (
-    RobustZ, Mahalanobis, PCA, GMM, KNN, IsolationForest, HalfSpaceTrees, LODA,
-)  # fmt: skip
+    RobustZ,
+    Mahalanobis,
+    PCA,
+    GMM,
+    KNN,
+    IsolationForest,
+    HalfSpaceTrees,
+    LODA,
+)
 
 #: `model.kind` -> class.
 DETECTORS: Mapping[str, type[Detector]] = {one.kind: one for one in (*_NETWORKS, *_LABELLED, *_BASELINES)}

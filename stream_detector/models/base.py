@@ -16,8 +16,8 @@ from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
 class Judged(NamedTuple):
     """What a detector says of B windows of F features."""
 
-    score: Tensor     # (B,) higher is stranger
-    parts: Tensor     # (B, F) each feature's part in the score, >= 0
+    score: Tensor  # (B,) higher is stranger
+    parts: Tensor  # (B, F) each feature's part in the score, >= 0
     expected: Tensor  # (B, F) what the last cell should have been, scaled like the input
 
 
@@ -42,7 +42,7 @@ class Detector(nn.Module, ABC):
     usual_part: float = 1.0
     """About the mean of a channel's part on training windows; an ensemble holds those of unseen ones against it."""
     stacks: bool = False
-    """Whether many of one shape can be judged in one batched product (see stacked.py)."""
+    """Whether many of one shape can be judged in one batched product (see stacking.py)."""
     noise_width: int = 0
     """Random numbers that `weighted_loss` takes for each window."""
 

@@ -46,7 +46,7 @@ class Classifier(Labelled):
         self.head = nn.Sequential(nn.ELU(), nn.Linear(config.latent, 1))
         self.fault_weight, self.noise = config.fault_weight, config.noise
         self.register_buffer("middle", torch.zeros(()))  # ℓ₅₀
-        self.register_buffer("step", torch.ones(()))     # ℓ₉₅ − ℓ₅₀
+        self.register_buffer("step", torch.ones(()))  # ℓ₉₅ − ℓ₅₀
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the log-odds ℓ, (B, T, F) -> (B,)."""

@@ -47,9 +47,7 @@ class ClosedFormDetector(Detector):
             raise ValueError(f"it {where} tensor {missing[0]!r}")
         for name, tensor in tensors.items():
             want = own[name]
-            fits = want.ndim == tensor.ndim and all(
-                a in (0, b) for a, b in zip(want.shape, tensor.shape, strict=True)
-            )
+            fits = want.ndim == tensor.ndim and all(a in (0, b) for a, b in zip(want.shape, tensor.shape, strict=True))
             if not fits or want.dtype != tensor.dtype:
                 shape = tuple("any" if size == 0 else size for size in want.shape)
                 raise ValueError(
@@ -81,9 +79,9 @@ class Gauged(ClosedFormDetector):
     def __init__(self, features: int) -> None:
         """Register the scale, and what is usual of the last cell."""
         super().__init__()
-        self.register_buffer("middle", torch.zeros(()))        # r₅₀
-        self.register_buffer("step", torch.ones(()))           # r₉₅ − r₅₀
-        self.register_buffer("usual", torch.zeros(features))   # (F,) median of the training windows' last cells
+        self.register_buffer("middle", torch.zeros(()))  # r₅₀
+        self.register_buffer("step", torch.ones(()))  # r₉₅ − r₅₀
+        self.register_buffer("usual", torch.zeros(features))  # (F,) median of the training windows' last cells
 
     @abstractmethod
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:

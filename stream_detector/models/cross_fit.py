@@ -16,8 +16,8 @@ The channels' gauge g (ensemble.py) is of the same kind: measured on parts that 
 of block k, on the other blocks alone. Center and spread of a member's input are of its own rows. Every pass is made,
 and the last weights, by training loss the best, are kept: nothing is chosen by looking at a row left out.
 
-Detectors that learn without passes (`ClosedFormDetector`), or keep windows (`metric`), stay one detector, fitted to all rows; its
-calibration scores come from K others, each without one block.
+Detectors that learn without passes (`ClosedFormDetector`), or keep windows (`metric`), stay one detector, fitted to
+all rows; its calibration scores come from K others, each without one block.
 Source: Kim, Xu & Barber, "Predictive inference is free with the jackknife+-after-bootstrap", NeurIPS 2020; for series,
 with blocks: Xu & Xie, "Conformal prediction interval for dynamic time-series", ICML 2021.
 """
@@ -35,10 +35,10 @@ from torch import Tensor
 
 from stream_detector.config import TrainConfig
 from stream_detector.models.base import Detector
+from stream_detector.models.closed_form import ClosedFormDetector
 from stream_detector.models.ensemble import Ensemble
 from stream_detector.models.fitting import FitReport, Progress, joint_report
 from stream_detector.models.labelled import Labelled
-from stream_detector.models.closed_form import ClosedFormDetector
 from stream_detector.models.metric import Metric
 from stream_detector.models.stacked_fit import fit_all
 
@@ -59,7 +59,7 @@ class CrossFit:
     """A fitted detector and the scores of its own history by detectors that had not seen the rows."""
 
     detector: Detector
-    scores: Tensor    # (N,) float64, in the rows' order
+    scores: Tensor  # (N,) float64, in the rows' order
     report: FitReport
 
 
@@ -85,10 +85,10 @@ class CrossFitting:
     windows: list[Tensor]  # of each member, (n, T, F) float32, scaled by its own rows
     seeds: list[int]
     ensemble: Ensemble
-    history: Tensor        # (N, T, F) float64
-    fold: Tensor           # (N,)
-    draws: Tensor | None   # (N,) seeds of detectors that draw
-    unseeing: Tensor       # (M, N) whether a member has not seen a row
+    history: Tensor  # (N, T, F) float64
+    fold: Tensor  # (N,)
+    draws: Tensor | None  # (N,) seeds of detectors that draw
+    unseeing: Tensor  # (M, N) whether a member has not seen a row
 
     @classmethod
     def of(
@@ -154,10 +154,12 @@ def cross_fit(
 @torch.no_grad()
 def _calibrate(ensemble: Ensemble, x: Tensor, fold: Tensor, seeds: Tensor | None, unseeing: Tensor) -> Tensor:
     """Set the ensemble's gauge and return the rows' scores, (N,), all by members that had not seen them."""
-    parts = torch.cat([
-        _mean_of(ensemble.of_members(x[some], None if seeds is None else seeds[some])[0], unseeing[:, some])
-        for some in torch.split(torch.arange(len(x)), CHUNK)
-    ])  # fmt: skip
+    parts = torch.cat(
+        [
+            _mean_of(ensemble.of_members(x[some], None if seeds is None else seeds[some])[0], unseeing[:, some])
+            for some in torch.split(torch.arange(len(x)), CHUNK)
+        ]
+    )
     scores = torch.empty(len(x), dtype=torch.float64)
     for block in range(int(fold.max()) + 1):
         own = fold == block

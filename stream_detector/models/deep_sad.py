@@ -47,7 +47,7 @@ class DeepSAD(Labelled):
         super().__init__(config, length, features)
         self._config, self._length, self._features = config, length, features
         self.register_buffer("center", torch.zeros(config.latent))  # c
-        self.register_buffer("spread", torch.ones(()))              # mean of d² over the normal training windows
+        self.register_buffer("spread", torch.ones(()))  # mean of d² over the normal training windows
 
     def forward(self, x: Tensor) -> Tensor:
         """Return d², (B, T, F) -> (B,)."""

@@ -48,9 +48,9 @@ class Ensemble(Detector):
                 setattr(module, name, nn.Parameter(weight.detach().expand(members, *weight.shape).clone()))
             for name, tensor in module.named_buffers(recurse=False):
                 setattr(module, name, tensor.expand(members, *tensor.shape).clone())
-        self.register_buffer("gauge", torch.ones(features))             # (F,) g_c
+        self.register_buffer("gauge", torch.ones(features))  # (F,) g_c
         self.register_buffer("center", torch.zeros(members, features))  # (M, F) a_m
-        self.register_buffer("scale", torch.ones(members, features))    # (M, F) b_m
+        self.register_buffer("scale", torch.ones(members, features))  # (M, F) b_m
         self._judging = [Method(member, "judge")]  # in a list: its tensors are registered once, as the stack's
         self._loops = any(isinstance(module, nn.RNNBase) for module in member.modules())
 

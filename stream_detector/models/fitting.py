@@ -23,13 +23,13 @@ Loss = Callable[[Tensor, torch.Generator], Tensor]
 class FitReport:
     """How a fit went; kept in the artifact."""
 
-    epochs: int                     # passes made
-    best_epoch: int                 # the pass whose weights were kept, from 1; 0 for detectors without passes
-    losses: tuple[float, ...]       # (epochs) mean training loss of each pass
-    val_losses: tuple[float, ...]   # (epochs) loss on the held-out windows after each pass
-    first_choice: int = 1           # the first pass whose weights could be kept: what came before prepared the ground
+    epochs: int  # passes made
+    best_epoch: int  # the pass whose weights were kept, from 1; 0 for detectors without passes
+    losses: tuple[float, ...]  # (epochs) mean training loss of each pass
+    val_losses: tuple[float, ...]  # (epochs) loss on the held-out windows after each pass
+    first_choice: int = 1  # the first pass whose weights could be kept: what came before prepared the ground
     warnings: tuple[str, ...] = ()  # what the user must know before trusting the scores
-    faulty: int = 0                 # windows labelled faulty that it learnt from
+    faulty: int = 0  # windows labelled faulty that it learnt from
 
 
 def fit_by_gradient(

@@ -43,7 +43,7 @@ class GMM(ClosedFormDetector):
         self.config, self.length, self.features = config, length, features
         full = config.covariance == "full"
         size = vector_size(length, features, self.kind) if full else length * features
-        self.register_buffer("height", torch.zeros(0))        # (K,) c_k
+        self.register_buffer("height", torch.zeros(0))  # (K,) c_k
         self.register_buffer("center", torch.zeros(0, size))  # (K, D) μ_k
         self.register_buffer("whiten", torch.zeros((0, size, size) if full else (0, size)))  # W_k, or its diagonal
 

@@ -5,7 +5,7 @@
     r      = −log2 (raw(x) / (trees · ψ))
 
 River publishes 1 − raw/max in [0, 1]: the same order, but squeezed against 1. The score is r on the scale of Gauged
-(learnt.py).
+(closed_form.py).
 part_c: what the cuts of channel c make of the mass that an even spread would have left, −log2(2 · mass / mass above),
 as far as it is positive in sum. expected: the median of the training windows' last cells.
 

@@ -4,7 +4,7 @@
     c(n) = 2 H(n−1) − 2 (n−1)/n,   r = −h(x)
 
 The published score, 2^(−h/c(ψ)) with ψ the windows a tree is grown from, orders windows like r, but ends at 1. The
-score is r on the scale of Gauged (learnt.py).
+score is r on the scale of Gauged (closed_form.py).
 part_c: the path is shortened step by step, each cut by the difference that going this way makes to the path length
 expected of training windows; part_c sums those of channel c's cuts, as far as they shorten the path. Source of that
 reading of trees: Saabas, "Interpreting random forests", 2014. expected: the median of the training windows' last
@@ -48,7 +48,7 @@ class IsolationForest(Gauged):
         self.deepest = math.ceil(math.log2(config.sample))  # trees are grown no further
         trees = config.trees
         self.register_buffer("column", torch.zeros(trees, 0, dtype=torch.int64))  # (trees, nodes) cut; -1 in leaves
-        self.register_buffer("threshold", torch.zeros(trees, 0))                  # go left at most at this value
+        self.register_buffer("threshold", torch.zeros(trees, 0))  # go left at most at this value
         self.register_buffer("left", torch.zeros(trees, 0, dtype=torch.int64))
         self.register_buffer("right", torch.zeros(trees, 0, dtype=torch.int64))
         self.register_buffer("path", torch.zeros(trees, 0))  # expected path length of windows in the node; leaves: own
@@ -66,9 +66,10 @@ class IsolationForest(Gauged):
         flat = x_train.flatten(1).float().numpy()
         sample = min(self.config.sample, len(flat))
         forest = Forest(n_estimators=self.config.trees, max_samples=sample, random_state=config.seed).fit(flat)
-        laid = [_laid_out(one.tree_, columns) for one, columns in zip(
-            forest.estimators_, forest.estimators_features_, strict=True
-        )]  # fmt: skip
+        laid = [
+            _laid_out(one.tree_, columns)
+            for one, columns in zip(forest.estimators_, forest.estimators_features_, strict=True)
+        ]
         width = max(len(tree["path"]) for tree in laid)
         arrays = {name: np.stack([_padded(tree[name], width) for tree in laid]) for name in laid[0]}
         self.keep(**{name: torch.from_numpy(array) for name, array in arrays.items()})

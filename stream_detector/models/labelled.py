@@ -149,9 +149,7 @@ def _minimise(
     return fit_by_gradient(model, apart, joined(*train), joined(*val), config, progress)
 
 
-def with_faults(
-    x_train: Tensor, faulty_train: Tensor, x_val: Tensor, faulty_val: Tensor
-) -> tuple[Tensor, Tensor]:
+def with_faults(x_train: Tensor, faulty_train: Tensor, x_val: Tensor, faulty_val: Tensor) -> tuple[Tensor, Tensor]:
     """Return windows and labels that tell when to stop: of validation; without a fault there, training's are added.
 
     Normal windows alone would say: go on until everything is normal.

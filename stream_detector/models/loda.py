@@ -4,9 +4,9 @@
     r      = mean over k of −log max(p_k(z_k), 1e-12),   p_k: a histogram's density
     part_c = mean of −log p_k over the projections that use channel c, less the mean over those that don't, if positive
 
-The score is r on the scale of Gauged (learnt.py). The histograms are river's: learnt one window at a time, with at
+The score is r on the scale of Gauged (closed_form.py). The histograms are river's: learnt one window at a time, with at
 most `bins` bins of adaptive width. Then they are frozen, so that a replay gives the same scores; to go on learning is
-a refit. ClosedFormDetector by river, kept as arrays, scored here; tests hold the scores against river's. expected: the median of
+a refit. Fitted by river, kept as arrays, scored here; tests compare the scores with river's. expected: the median of
 the training windows' last cells.
 Source: Pevný, "Loda: Lightweight on-line detector of anomalies", Machine Learning 102, 2016.
 """

@@ -38,7 +38,7 @@ class Mahalanobis(ClosedFormDetector):
         super().__init__()
         self.length, self.features = length, features
         size = vector_size(length, features, self.kind)
-        self.register_buffer("center", torch.zeros(size))     # (D,) μ
+        self.register_buffer("center", torch.zeros(size))  # (D,) μ
         self.register_buffer("whiten", torch.zeros(size, size))  # (D, D) W
 
     @classmethod

@@ -84,8 +84,8 @@ class Metric(Detector):
             raise ConfigError(f"model.kernel must be odd, so that windows keep their place; got {config.kernel}")
         self.config = config
         self.embed = Embedding(config, features)
-        self.register_buffer("bank", torch.zeros(0, length, features))      # (R, T, F) windows
-        self.register_buffer("known", torch.zeros(0, config.embedding))     # (R, D) their embeddings
+        self.register_buffer("bank", torch.zeros(0, length, features))  # (R, T, F) windows
+        self.register_buffer("known", torch.zeros(0, config.embedding))  # (R, D) their embeddings
 
     @classmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:

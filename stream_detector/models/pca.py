@@ -39,10 +39,10 @@ class PCA(ClosedFormDetector):
         super().__init__()
         self.share, self.length, self.features = config.variance, length, features
         size = vector_size(length, features, self.kind)
-        self.register_buffer("center", torch.zeros(size))         # (D,) μ
+        self.register_buffer("center", torch.zeros(size))  # (D,) μ
         self.register_buffer("components", torch.zeros(size, 0))  # (D, p) P
-        self.register_buffer("variances", torch.zeros(0))         # (p,) λ
-        self.register_buffer("rest", torch.ones(()))              # q
+        self.register_buffer("variances", torch.zeros(0))  # (p,) λ
+        self.register_buffer("rest", torch.ones(()))  # q
 
     @classmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:

@@ -41,8 +41,8 @@ class RobustZ(ClosedFormDetector):
         super().__init__()
         self.config = config
         self.register_buffer("center", torch.zeros(features))  # (F,) median
-        self.register_buffer("spread", torch.ones(features))   # (F,) s
-        self.register_buffer("usual", torch.ones(features))    # (F,) s_c
+        self.register_buffer("spread", torch.ones(features))  # (F,) s
+        self.register_buffer("usual", torch.ones(features))  # (F,) s_c
 
     @classmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:

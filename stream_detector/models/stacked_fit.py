@@ -100,15 +100,16 @@ def fit_stacked(
     groups: dict[int, list[int]] = {}
     for index, windows in enumerate(x_train):
         groups.setdefault(-(-len(windows) // config.batch), []).append(index)
-    parts = [
-        members[start : start + MOST] for members in groups.values() for start in range(0, len(members), MOST)
-    ]
+    parts = [members[start : start + MOST] for members in groups.values() for start in range(0, len(members), MOST)]
     found: dict[int, FitReport] = {}
     for number, some in enumerate(parts):
         stack = _Fit(
-            [detectors[i] for i in some], [x_train[i] for i in some], [x_val[i] for i in some],
-            [seeds[i] for i in some], config,
-        )  # fmt: skip
+            [detectors[i] for i in some],
+            [x_train[i] for i in some],
+            [x_val[i] for i in some],
+            [seeds[i] for i in some],
+            config,
+        )
         found.update(zip(some, stack.run(some, _after(progress, number, len(parts))), strict=True))
     return [found[index] for index in range(len(x_train))]
 
@@ -208,10 +209,12 @@ class _Fit:
         width = self.x_val.shape[1]
         noise = self._noise(self.val_counts, width, fresh=True)
         step = max(1, CHUNK // width)
-        return torch.cat([
-            self._losses(self.x_val[part], self.val_weight[part], noise[part], part)[0]
-            for part in (slice(start, start + step) for start in range(0, len(self.x_val), step))
-        ]).double()  # fmt: skip
+        return torch.cat(
+            [
+                self._losses(self.x_val[part], self.val_weight[part], noise[part], part)[0]
+                for part in (slice(start, start + step) for start in range(0, len(self.x_val), step))
+            ]
+        ).double()
 
     def _losses(
         self, x: Tensor, weight: Tensor, noise: Tensor, part: slice = slice(None)

@@ -5,7 +5,7 @@ shapes in about the last digit of sixteen, and rounding to 20 bits of mantissa (
 for about one score in 10^9 that lies right at a rounding edge. With `precision: float32` scores of different batches
 agree to about 5 digits only, and rounding can't hide that.
 
-Detectors of one shape, a fleet's, are run side by side in batched products (stacked.py).
+Detectors of one shape, a fleet's, are run side by side in batched products (models/stacking.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stream_detector.artifacts.artifact import Artifact
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import ScorerConfig
 from stream_detector.errors import ArtifactError, ConfigError
-from stream_detector.models.preprocessing import Preprocess
-from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.models import Detector
-from stream_detector.types import ScoreBatch, Shifts, WindowBatch
+from stream_detector.models.preprocessing import Preprocess
 from stream_detector.models.stacking import Stack
+from stream_detector.types import ScoreBatch, Shifts, WindowBatch
 
 SCORE_BITS = 20
 #: Parts, observed and expected are for people: 16 bits are 5 digits.
@@ -227,7 +227,7 @@ class _Group:
 
     stack: Stack
     models: NDArray[np.int64]  # (M,) their indexes in the model set
-    place: NDArray[np.int64]   # (all models + 1,) where in the stack each is; -1: not in it
+    place: NDArray[np.int64]  # (all models + 1,) where in the stack each is; -1: not in it
     stochastic: bool
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.errors import DataError
 from stream_detector.simulation import sensors
 from stream_detector.simulation.sensors import Sensor
-from stream_detector.errors import DataError
 
 Array = NDArray[np.float64]
 
@@ -20,17 +20,17 @@ Array = NDArray[np.float64]
 class Stress:
     """What works on a machine beyond its healthy self; scalars or (N,), neutral to begin with."""
 
-    torque: Array | float = 0.0        # added, over rated
-    volts: Array | float = 1.0         # factor
-    cooling: Array | float = 1.0       # factor
-    friction: Array | float = 0.0      # added losses, over rated
-    unbalance: Array | float = 0.0     # added amplitude at rated speed, g
+    torque: Array | float = 0.0  # added, over rated
+    volts: Array | float = 1.0  # factor
+    cooling: Array | float = 1.0  # factor
+    friction: Array | float = 0.0  # added losses, over rated
+    unbalance: Array | float = 0.0  # added amplitude at rated speed, g
     misalignment: Array | float = 0.0  # added amplitude at rated speed and torque, g
-    outer: Array | float = 0.0         # peak of an impact at rated speed, g
+    outer: Array | float = 0.0  # peak of an impact at rated speed, g
     inner: Array | float = 0.0
     ball: Array | float = 0.0
-    level: Array | float = 1.0         # factor of all healthy vibration
-    ambient: Array | float = 0.0       # added to the air around, K
+    level: Array | float = 1.0  # factor of all healthy vibration
+    ambient: Array | float = 0.0  # added to the air around, K
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class FaultKind:
 
     name: str
     about: str
-    onset_s: float   # from nothing to full severity; 0 is a step
+    onset_s: float  # from nothing to full severity; 0 is a step
     severity: float  # in default scenarios
     strain: Callable[[Stress, Array], None] | None = None
     """Add to the stress what a severity (N,) in 0..1 means for the machine."""
@@ -49,9 +49,9 @@ class FaultKind:
     clock: Callable[[Array], Array] | None = None
     """Severity (N,) -> seconds added to the times of readings."""
     harmless: bool = False  # no fault: never labelled, listed as an event of its own
-    lasts: bool = False     # to the end of the run, unless told otherwise
-    burst_s: float = 0.0    # comes and goes: there for so long ...
-    every_s: float = 0.0    # ... every so often; 0: there all the time
+    lasts: bool = False  # to the end of the run, unless told otherwise
+    burst_s: float = 0.0  # comes and goes: there for so long ...
+    every_s: float = 0.0  # ... every so often; 0: there all the time
 
 
 #: The channel of what spoils all of them.
@@ -133,8 +133,13 @@ KINDS: Mapping[str, FaultKind] = {
         FaultKind("wear", "a bearing wears: impacts, friction and heat grow for hours", 86_400.0, 0.8, _wear),
         FaultKind("knock", "one hard blow: seconds of impacts and torque", 0.0, 0.8, _knock),
         FaultKind(
-            "intermittent", "a rub that comes and goes: five minutes in every half hour", 0.0, 0.7, _rub,
-            burst_s=300.0, every_s=1_800.0,
+            "intermittent",
+            "a rub that comes and goes: five minutes in every half hour",
+            0.0,
+            0.7,
+            _rub,
+            burst_s=300.0,
+            every_s=1_800.0,
         ),
         FaultKind("sensor-stuck", "a sensor repeats its last reading", 0.0, 1.0, None, sensors.stuck, "temperature"),
         FaultKind("sensor-dropout", "a sensor says nothing", 0.0, 1.0, None, sensors.dropout, "vibration"),
@@ -147,23 +152,45 @@ KINDS: Mapping[str, FaultKind] = {
         FaultKind("clock-ahead", "the machine's clock is ahead, by up to an hour", 0.0, 0.5, clock=sensors.ahead),
         FaultKind("clock-behind", "the machine's clock is behind, by up to an hour", 0.0, 0.5, clock=sensors.behind),
         FaultKind(
-            "load-step", "no fault: other work, more torque from now on", 20.0, 0.6, _load_step, harmless=True,
+            "load-step",
+            "no fault: other work, more torque from now on",
+            20.0,
+            0.6,
+            _load_step,
+            harmless=True,
             lasts=True,
         ),
         FaultKind(
-            "season", "no fault: the air around grows warmer for days, by up to 15 K", 259_200.0, 0.6, _season,
-            harmless=True, lasts=True,
-        ),
-        FaultKind(
-            "maintenance", "no fault: runs smoother and cooler from now on", 0.0, 0.6, _maintenance, harmless=True,
+            "season",
+            "no fault: the air around grows warmer for days, by up to 15 K",
+            259_200.0,
+            0.6,
+            _season,
+            harmless=True,
             lasts=True,
         ),
         FaultKind(
-            "sensor-replaced", "no fault: the new sensor reads a little higher", 0.0, 0.15, None, sensors.offset,
-            "temperature", harmless=True, lasts=True,
+            "maintenance",
+            "no fault: runs smoother and cooler from now on",
+            0.0,
+            0.6,
+            _maintenance,
+            harmless=True,
+            lasts=True,
+        ),
+        FaultKind(
+            "sensor-replaced",
+            "no fault: the new sensor reads a little higher",
+            0.0,
+            0.15,
+            None,
+            sensors.offset,
+            "temperature",
+            harmless=True,
+            lasts=True,
         ),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +212,10 @@ class FaultPlan:
     kind: str
     start: Duration
     duration: Duration | None = None  # None: 6 % of the run, but 2 to 20 minutes; to its end, of what `lasts`
-    severity: float | None = None     # 0..1
+    severity: float | None = None  # 0..1
     onset_s: float | None = None
-    channel: str | None = None        # sensor faults only
-    asset: str | None = None          # None: every machine
+    channel: str | None = None  # sensor faults only
+    asset: str | None = None  # None: every machine
 
     def __post_init__(self) -> None:
         """Raise DataError on a fault that can't be."""

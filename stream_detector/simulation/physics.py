@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-SLIP_JITTER = 0.01       # rolling elements slide a little: relative standard deviation of the time between impacts
-AMPLITUDE_SPREAD = 0.2   # standard deviation of the logarithm of an impact's strength
+SLIP_JITTER = 0.01  # rolling elements slide a little: relative standard deviation of the time between impacts
+AMPLITUDE_SPREAD = 0.2  # standard deviation of the logarithm of an impact's strength
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ _ZONE_MEAN_SQUARE = float(np.mean(load_zone(np.linspace(0, 2 * np.pi, 3_600, end
 class Shaking:
     """What makes a machine vibrate, each (N,) or a scalar, acceleration in g."""
 
-    unbalance: Array | float = 0.0     # amplitude at shaft speed
+    unbalance: Array | float = 0.0  # amplitude at shaft speed
     misalignment: Array | float = 0.0  # amplitude at twice shaft speed
-    outer: Array | float = 0.0         # peak of the oscillation an impact on the outer race sets off
-    inner: Array | float = 0.0         # same, inner race, within the load zone
-    ball: Array | float = 0.0          # same, ball
-    noise: Array | float = 0.0         # RMS of everything else: flow, friction, electronics
+    outer: Array | float = 0.0  # peak of the oscillation an impact on the outer race sets off
+    inner: Array | float = 0.0  # same, inner race, within the load zone
+    ball: Array | float = 0.0  # same, ball
+    noise: Array | float = 0.0  # RMS of everything else: flow, friction, electronics
 
     def at(self, place: int) -> Shaking:
         """Return the values of one moment."""
@@ -195,8 +195,8 @@ class Thermal:
     """One thermal mass heated by losses and cooled to the air around it: τ dθ/dt = rise·losses - cooling·θ."""
 
     tau_s: float = 300.0
-    rise_k: float = 35.0       # above ambient, at rated losses and full cooling, once settled
-    iron_share: float = 0.3    # of rated losses, there at any load
+    rise_k: float = 35.0  # above ambient, at rated losses and full cooling, once settled
+    iron_share: float = 0.3  # of rated losses, there at any load
 
     def losses(self, amps: Array, rated_amps: float) -> Array:
         """Losses over rated losses: iron, and copper with the square of the current."""

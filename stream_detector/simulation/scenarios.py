@@ -92,9 +92,14 @@ def _two(asset: str, place: int, rng: np.random.Generator, channels: Sequence[st
 
 #: Kinds of `sensor-faults`, in turn from machine to machine.
 SENSOR_FAULTS = (
-    "sensor-stuck", "sensor-dropout", "sensor-out-of-range", "sensor-saturated", "clock-ahead", "silent",
+    "sensor-stuck",
+    "sensor-dropout",
+    "sensor-out-of-range",
+    "sensor-saturated",
+    "clock-ahead",
+    "silent",
     "clock-behind",
-)  # fmt: skip
+)
 
 
 def _sensors(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:

@@ -20,7 +20,7 @@ class Sensor:
     """A sensor's scale, in its channel's unit."""
 
     span: float  # what faults of the reading are measured by: about its range in use
-    top: float   # full scale: what it says at most
+    top: float  # full scale: what it says at most
 
 
 def stuck(readings: Array, severity: Array, sensor: Sensor) -> Array:

@@ -16,13 +16,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.simulation.faults import EVERY, FaultPlan, Onset, Stress, parse
-from stream_detector.simulation.physics import AMPLITUDE_SPREAD, Array, Bearing, Motor, Shaking, Structure, Thermal, Vibration, wander
-from stream_detector.simulation.profiles import PROFILES
 from stream_detector.datasets.recording import Fault, Recording
+from stream_detector.errors import DataError
+from stream_detector.simulation.faults import EVERY, FaultPlan, Onset, Stress, parse
+from stream_detector.simulation.physics import (
+    AMPLITUDE_SPREAD,
+    Array,
+    Bearing,
+    Motor,
+    Shaking,
+    Structure,
+    Thermal,
+    Vibration,
+    wander,
+)
+from stream_detector.simulation.profiles import PROFILES
 from stream_detector.simulation.scenarios import SCENARIOS
 from stream_detector.simulation.sensors import Sensor
-from stream_detector.errors import DataError
 
 #: 2025-01-06T14:00:00Z, when simulated time begins unless told otherwise.
 DEFAULT_START_MS = 1_736_172_000_000.0
@@ -49,9 +59,9 @@ class Machine:
     thermal: Thermal = field(default_factory=Thermal)
     vibration: Vibration = field(default_factory=Vibration)
     ambient_c: float = 22.0
-    unbalance_g: float = 0.07     # amplitude at rated speed, healthy
+    unbalance_g: float = 0.07  # amplitude at rated speed, healthy
     misalignment_g: float = 0.04  # amplitude at rated speed and torque, healthy
-    noise_g: float = 0.06         # RMS at rated speed
+    noise_g: float = 0.06  # RMS at rated speed
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Machine:
@@ -88,8 +98,8 @@ class _Run:
     torque: Array
     volts: Array
     amps: Array
-    heat_k: Array       # above ambient
-    healthy_k: Array    # what it would be without faults
+    heat_k: Array  # above ambient
+    healthy_k: Array  # what it would be without faults
     ambient_k: Array | float  # added to the air around
     shaking: Shaking
 

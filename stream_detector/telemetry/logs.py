@@ -91,9 +91,7 @@ class Output:
         if self._json is None:
             sys.stderr.write(f"stream-detector: {redacted(str(error))}\n")
         else:
-            logging.getLogger("stream_detector").error(
-                "%s", error, extra=event("failed", error=type(error).__name__)
-            )
+            logging.getLogger("stream_detector").error("%s", error, extra=event("failed", error=type(error).__name__))
 
     def refuse(self, error: Exception) -> None:
         """Say what is wrong with a set-up that was to be checked: as text nothing but that."""

@@ -19,8 +19,8 @@ from prometheus_client.exposition import choose_encoder
 
 from stream_detector.errors import ConfigError
 from stream_detector.telemetry.logs import event
-from stream_detector.types import Partition
 from stream_detector.telemetry.redaction import redacted
+from stream_detector.types import Partition
 
 log = logging.getLogger(__name__)
 

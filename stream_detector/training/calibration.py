@@ -19,7 +19,6 @@ from torch import Tensor
 from stream_detector.artifacts.artifact import Split
 from stream_detector.config import Config
 from stream_detector.errors import DataError
-from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.models import (
     DETECTORS,
     CrossFitting,
@@ -33,6 +32,7 @@ from stream_detector.models import (
     joint_report,
     members,
 )
+from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.scoring.scorer import SCORE_BITS, round_mantissa
 
 #: Windows scored at once for calibration.
@@ -74,10 +74,10 @@ class Way(Protocol):
 class Parts:
     """The windows of all assets, divided."""
 
-    train: Tensor        # (N, K, C) physical units
-    held_out: Tensor     # (M, K, C)
+    train: Tensor  # (N, K, C) physical units
+    held_out: Tensor  # (M, K, C)
     seeds: Tensor | None  # (M,) of the held-out windows
-    faulty_train: Tensor     # (N,) bool; all False without labels
+    faulty_train: Tensor  # (N,) bool; all False without labels
     faulty_held_out: Tensor  # (M,)
     split: Split
 
@@ -86,8 +86,8 @@ class Parts:
 class Blocks:
     """The windows of all assets, and which block of its asset's history each lies in."""
 
-    windows: Tensor       # (N, K, C) physical units
-    fold: Tensor          # (N,) int64
+    windows: Tensor  # (N, K, C) physical units
+    fold: Tensor  # (N,) int64
     seeds: Tensor | None  # (N,)
     split: Split
 
@@ -177,9 +177,14 @@ class CrossFitted:
             fitted = self._making.result(reports)
         else:
             fitted = cross_fit(
-                self._build, _scaled(self.preprocess, self.blocks.windows), self.blocks.fold, self.blocks.seeds,
-                self.config.train, self._numbers(), self.config.features.scaling,
-            )  # fmt: skip
+                self._build,
+                _scaled(self.preprocess, self.blocks.windows),
+                self.blocks.fold,
+                self.blocks.seeds,
+                self.config.train,
+                self._numbers(),
+                self.config.features.scaling,
+            )
         scores = round_mantissa(fitted.scores.numpy(), SCORE_BITS)
         return Fitted(self.preprocess, fitted.detector, scores, fitted.report, self.blocks.split)
 

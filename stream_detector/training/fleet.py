@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Iterable
 
 from stream_detector.artifacts.artifact import Artifact
+from stream_detector.artifacts.fleet import Fleet
 from stream_detector.config import Config
 from stream_detector.errors import DataError
-from stream_detector.artifacts.fleet import Fleet
 from stream_detector.training.history import History, gather
 from stream_detector.training.labels import Labels
-from stream_detector.types import WindowBatch
 from stream_detector.training.train import enough, of_each, one_artifact
+from stream_detector.types import WindowBatch
 
 log = logging.getLogger(__name__)
 

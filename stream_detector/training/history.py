@@ -17,12 +17,12 @@ from torch import Tensor
 from stream_detector.artifacts.artifact import DataFingerprint
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DataError
-from stream_detector.models.preprocessing import Preprocess, column_channels
-from stream_detector.training.labels import FAULTY, LEFT_OUT, Labels, Marker
 from stream_detector.models import DETECTORS, Labelled
-from stream_detector.windowing.channel_profile import ChannelProfileLearner
-from stream_detector.types import WindowBatch
+from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.scoring.scorer import window_seeds
+from stream_detector.training.labels import FAULTY, LEFT_OUT, Labels, Marker
+from stream_detector.types import WindowBatch
+from stream_detector.windowing.channel_profile import ChannelProfileLearner
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class History:
     profile: ChannelProfileLearner
     newest: list[NDArray[np.float32]] = field(default_factory=list)  # each (n, C): raw values of the last cells
     physical: list[Tensor] = field(default_factory=list)  # each (n, K, C) float64
-    seeds: list[Tensor] = field(default_factory=list)     # each (n,) int64; empty for detectors that don't draw
+    seeds: list[Tensor] = field(default_factory=list)  # each (n,) int64; empty for detectors that don't draw
     end_ms: list[NDArray[np.int64]] = field(default_factory=list)
     faulty: list[NDArray[np.bool_]] = field(default_factory=list)  # each (n,); all False without labels
     times_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -137,9 +137,7 @@ def fingerprint(config: Config, histories: list[History]) -> DataFingerprint:
     return DataFingerprint(sha.hexdigest(), len(times), start_ms, int(times.max()))
 
 
-def _check_finite(
-    config: Config, asset: str, end_ms: NDArray[np.int64], values: NDArray[np.float32]
-) -> None:
+def _check_finite(config: Config, asset: str, end_ms: NDArray[np.int64], values: NDArray[np.float32]) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         row, _, column = (int(index) for index in np.argwhere(~finite)[0])

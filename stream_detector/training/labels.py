@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import Config
+from stream_detector.datasets.ground_truth import Interval
 from stream_detector.errors import DataError
 from stream_detector.types import WindowBatch
-from stream_detector.datasets.ground_truth import Interval
 
 NORMAL, FAULTY, LEFT_OUT = 0, 1, -1
 
@@ -28,11 +28,11 @@ class Rows(Protocol):
     """What is asked of a recording with N rows; `stream_detector.datasets.recording.Recording` is one."""
 
     asset: str
-    ts_ms: NDArray[np.float64]        # (N,) event time, UNIX ms
-    values: dict[str, NDArray[Any]]   # channel -> (N,)
+    ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms
+    values: dict[str, NDArray[Any]]  # channel -> (N,)
     blocks: dict[str, list[NDArray[np.float64] | None]]  # channel -> (N) waveforms
-    labels: NDArray[np.int8] | None   # (N,) 1 where anomalous; None when nobody knows
-    interval_ms: float | None         # from sample to sample of waveforms
+    labels: NDArray[np.int8] | None  # (N,) 1 where anomalous; None when nobody knows
+    interval_ms: float | None  # from sample to sample of waveforms
     source: str
 
 
@@ -41,7 +41,7 @@ class Labels:
     """What is known of a history's faults, by asset."""
 
     stretches: Mapping[str, NDArray[np.float64]]  # (n, 2) first and last faulty moment, event time, UNIX ms
-    records: Mapping[str, NDArray[np.bool_]]      # (N,) of each complete record in order; instead of stretches
+    records: Mapping[str, NDArray[np.bool_]]  # (N,) of each complete record in order; instead of stretches
 
     @property
     def faults(self) -> int:
@@ -61,10 +61,14 @@ def from_rows(recordings: Iterable[Rows], config: Config) -> Labels | None:
             records.setdefault(one.asset, []).append(faulty[_complete(one, config)])
         else:
             stretches.setdefault(one.asset, []).append(_stretches(one, faulty))
-    return Labels(
-        {asset: np.concatenate(parts) for asset, parts in stretches.items()},
-        {asset: np.concatenate(parts) for asset, parts in records.items()},
-    ) if known else None  # fmt: skip
+    return (
+        Labels(
+            {asset: np.concatenate(parts) for asset, parts in stretches.items()},
+            {asset: np.concatenate(parts) for asset, parts in records.items()},
+        )
+        if known
+        else None
+    )
 
 
 def from_intervals(intervals: Sequence[Interval], assets: Iterable[str]) -> Labels:
@@ -93,9 +97,13 @@ def only_normal(batches: Iterable[WindowBatch], labels: Labels, config: Config) 
             normal[mine] = marker.mark(asset, batch.end_ms[mine]) == NORMAL
         if normal.any():
             yield WindowBatch(
-                batch.task, [asset for asset, kept in zip(batch.assets, normal.tolist(), strict=True) if kept],
-                batch.end_ms[normal], batch.values[normal], batch.filled[normal], batch.ingest_ms[normal],
-            )  # fmt: skip
+                batch.task,
+                [asset for asset, kept in zip(batch.assets, normal.tolist(), strict=True) if kept],
+                batch.end_ms[normal],
+                batch.values[normal],
+                batch.filled[normal],
+                batch.ingest_ms[normal],
+            )
     marker.check()
 
 

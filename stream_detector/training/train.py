@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_detector.artifacts.artifact import Artifact, Snapshot, Split
-from stream_detector.training.calibration import Blocks, CrossFitted, Fitted, HoldOut, HoldOutLabelled, Nets, Parts, Way
 from stream_detector.config import Config
 from stream_detector.errors import DataError
+from stream_detector.models import DETECTORS, DivergedError, FitReport, Labelled, Progress, fit_all
+from stream_detector.models.precision import coarse_columns
 from stream_detector.models.preprocessing import column_channels
+from stream_detector.telemetry.logs import event
+from stream_detector.training.calibration import Blocks, CrossFitted, Fitted, HoldOut, HoldOutLabelled, Nets, Parts, Way
 from stream_detector.training.history import History, fingerprint, gather
 from stream_detector.training.labels import Labels
-from stream_detector.telemetry.logs import event
-from stream_detector.models import DETECTORS, DivergedError, FitReport, Labelled, Progress, fit_all
-from stream_detector.windowing.channel_profile import ChannelProfile, channel_profile_of
-from stream_detector.models.precision import coarse_columns
 from stream_detector.types import WindowBatch
+from stream_detector.windowing.channel_profile import ChannelProfile, channel_profile_of
 
 log = logging.getLogger(__name__)
 
@@ -163,9 +163,11 @@ def _fit_together(config: Config, ways: list[Way], alike: list[int], places: lis
     owner = [index for index in alike for _ in ways[index].nets.detectors]
     nets = [ways[index].nets for index in alike]
     joint = Nets(
-        [net for own in nets for net in own.detectors], [x for own in nets for x in own.x_train],
-        [x for own in nets for x in own.x_val], [seed for own in nets for seed in own.seeds],
-    )  # fmt: skip
+        [net for own in nets for net in own.detectors],
+        [x for own in nets for x in own.x_train],
+        [x for own in nets for x in own.x_val],
+        [seed for own in nets for seed in own.seeds],
+    )
     try:
         reports = iter(_fit(config, joint))
     except DivergedError as error:
@@ -200,9 +202,13 @@ def _tell_coarse(config: Config, histories: list[History]) -> None:
             log.warning(
                 "asset %r: channel %s lies near %.9g and varies by %.3g only, but windows hold float32, here in steps "
                 "of %.3g: send it less a constant (its usual value, say), or what is small in it is lost",
-                history.asset, name, found.median, found.spread, found.step,
+                history.asset,
+                name,
+                found.median,
+                found.spread,
+                found.step,
                 extra=event("coarse-channel", asset=history.asset, channel=name),
-            )  # fmt: skip
+            )
 
 
 def _profile(config: Config, histories: list[History]) -> ChannelProfile:
@@ -226,9 +232,7 @@ def _blocks(config: Config, histories: list[History], place: str) -> Blocks:
     if count - most_left_out < MIN_TRAIN or smallest * config.train.folds < MIN_CALIBRATION:
         raise DataError(place + _too_few(config, count, max(count - most_left_out, 0), count))
     reach = _reach_ms(config)
-    overlapping = sum(
-        _across(end_ms, block, reach) for (end_ms, *_), block in zip(found, fold, strict=True)
-    )
+    overlapping = sum(_across(end_ms, block, reach) for (end_ms, *_), block in zip(found, fold, strict=True))
     seeds = [own for _, _, own, _ in found if own is not None]
     return Blocks(
         torch.cat([windows for _, windows, *_ in found]),
@@ -291,9 +295,13 @@ def _split(config: Config, histories: list[History], place: str) -> Parts:
         raise DataError(place + _too_few(config, fitted + calibrated + dropped, fitted, calibrated))
     split = Split("holdout", sum(map(len, train)), calibrated, overlapping, dropped)
     return Parts(
-        torch.cat(train), torch.cat(held_out), torch.cat(seeds) if seeds else None, torch.cat(faulty_train),
-        torch.cat(faulty_held_out), split,
-    )  # fmt: skip
+        torch.cat(train),
+        torch.cat(held_out),
+        torch.cat(seeds) if seeds else None,
+        torch.cat(faulty_train),
+        torch.cat(faulty_held_out),
+        split,
+    )
 
 
 @contextmanager

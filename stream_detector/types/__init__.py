@@ -1,7 +1,7 @@
 """What flows between the stages, and what is remembered between commits.
 
-    flow    messages, readings, windows, scores, alerts; columnar where a batch can do the work of a loop
-    states  of assets; operators' settings, entries of the audit topic, verdicts
+flow    messages, readings, windows, scores, alerts; columnar where a batch can do the work of a loop
+states  of assets; operators' settings, entries of the audit topic, verdicts
 """
 
 from stream_detector.types.flow import (
@@ -29,19 +29,19 @@ from stream_detector.types.flow import (
 )
 from stream_detector.types.states import (
     Adaptation,
+    AppliedControls,
     AssetState,
     Audit,
     AuditCause,
     BudgetState,
     Controls,
     IncidentState,
-    AppliedControls,
+    LivenessEvent,
     Point,
     RecordedVerdict,
     Refused,
     SensorFault,
     SensorState,
-    LivenessEvent,
     ThresholdState,
 )
 
@@ -51,6 +51,7 @@ __all__ = [
     "Alert",
     "AlertEvent",
     "AlertKind",
+    "AppliedControls",
     "AssetState",
     "Audit",
     "AuditCause",
@@ -59,7 +60,7 @@ __all__ = [
     "Controls",
     "DeadLetter",
     "IncidentState",
-    "AppliedControls",
+    "LivenessEvent",
     "Message",
     "MessageBatch",
     "ModelRef",
@@ -76,7 +77,6 @@ __all__ = [
     "SensorState",
     "Severity",
     "Shifts",
-    "LivenessEvent",
     "ThresholdState",
     "Verdict",
     "VerdictKind",

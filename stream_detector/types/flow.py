@@ -1,6 +1,6 @@
 """What flows between the stages. Columnar where a batch can do the work of a loop; units and shapes on the fields.
 
-    MessageBatch ─ codec ─▶ ReadingBatch ─ window ─▶ WindowBatch ─ scorer ─▶ ScoreBatch ─ threshold, incident ─▶ Alert
+MessageBatch ─ codec ─▶ ReadingBatch ─ window ─▶ WindowBatch ─ scorer ─▶ ScoreBatch ─ threshold, incident ─▶ Alert
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class DeadLetter:
     message: Message
     code: str
     detail: str
-    asset: str = ""    # whose reading it was, where that is known
+    asset: str = ""  # whose reading it was, where that is known
     channel: str = ""  # the channel to blame, where one is
 
 
@@ -110,13 +110,13 @@ class ReadingBatch:
     """
 
     partition: Partition
-    messages: Sequence[Message]   # (M) where each reading came from, for dead letters by later stages
-    assets: list[str]             # (M)
-    offsets: NDArray[np.int64]    # (M,)
+    messages: Sequence[Message]  # (M) where each reading came from, for dead letters by later stages
+    assets: list[str]  # (M)
+    offsets: NDArray[np.int64]  # (M,)
     ingest_ms: NDArray[np.int64]  # (M,) the record's own time, UNIX ms; -1 when unknown
     reading: NDArray[np.int64] | None  # (N,) row -> reading, ascending; None when every reading is one row (N == M)
-    ts_ms: NDArray[np.float64]    # (N,) event time, UNIX ms
-    values: NDArray[np.float64]   # (N, C) NaN where the row doesn't carry the channel; categories as codes
+    ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms
+    values: NDArray[np.float64]  # (N, C) NaN where the row doesn't carry the channel; categories as codes
     interval_ms: NDArray[np.float64] | None = None  # (M,) sample interval of blocks, NaN for single readings
 
 
@@ -125,10 +125,10 @@ class WindowBatch:
     """W windows of one task, each `T` grid cells of `C` columns of one asset, in the order they were completed."""
 
     task: int
-    assets: list[str]             # (W)
-    end_ms: NDArray[np.int64]     # (W,) event time of the last cell's end, UNIX ms (rounded)
-    values: NDArray[np.float32]   # (W, T, C) unscaled, gaps filled by the last value known
-    filled: NDArray[np.bool_]     # (W, T, C) True where the cell had no reading of its own
+    assets: list[str]  # (W)
+    end_ms: NDArray[np.int64]  # (W,) event time of the last cell's end, UNIX ms (rounded)
+    values: NDArray[np.float32]  # (W, T, C) unscaled, gaps filled by the last value known
+    filled: NDArray[np.bool_]  # (W, T, C) True where the cell had no reading of its own
     ingest_ms: NDArray[np.int64]  # (W,) broker time of the reading that completed the window; -1 when unknown
 
     def __len__(self) -> int:
@@ -139,21 +139,25 @@ class WindowBatch:
 def windows_between(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
     """Return windows `start` to `stop` (excluded) of a batch."""
     return WindowBatch(
-        windows.task, windows.assets[start:stop], windows.end_ms[start:stop], windows.values[start:stop],
-        windows.filled[start:stop], windows.ingest_ms[start:stop],
-    )  # fmt: skip
+        windows.task,
+        windows.assets[start:stop],
+        windows.end_ms[start:stop],
+        windows.values[start:stop],
+        windows.filled[start:stop],
+        windows.ingest_ms[start:stop],
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreBatch:
     """Scores of W windows; higher is stranger. Scores keep 20 bits of mantissa so that replays agree."""
 
-    score: NDArray[np.float64]     # (W,)
+    score: NDArray[np.float64]  # (W,)
     channels: NDArray[np.float32]  # (W, C) each column's part of the score; parts are >= 0
     observed: NDArray[np.float32]  # (W, C) what was measured, in the channel's unit
     expected: NDArray[np.float32]  # (W, C) what the model would have expected there, in the channel's unit
-    model: NDArray[np.int32]       # (W,) index into `models`
-    models: tuple[ModelRef, ...]   # the detectors that took part
+    model: NDArray[np.int32]  # (W,) index into `models`
+    models: tuple[ModelRef, ...]  # the detectors that took part
     offset: NDArray[np.float32] | None = None
     """(W, N) of each numeric column, in training spreads: the shift under which the model would have expected the last
     cell, that is the scaled value less the expectation. None where the scorer doesn't tell: nothing can follow then."""
@@ -164,14 +168,14 @@ class Shifts:
     """By how much each window's asset is moved before it is scored (see adaptation.py)."""
 
     values: NDArray[np.float64]  # (W, N) training spreads, subtracted from the scaled numeric columns
-    serials: list[int]           # (W) of the asset's adaptation; 0 for none
+    serials: list[int]  # (W) of the asset's adaptation; 0 for none
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """Names a trained detector in an alert."""
 
-    kind: str     # "ae", "vae", ...
+    kind: str  # "ae", "vae", ...
     version: str  # end date of its training data and a hash of its content
 
 
@@ -199,7 +203,7 @@ class ChannelShare:
 class SensorRef(NamedTuple):
     """Which sensor fault an alert is about."""
 
-    fault: str           # "stuck", "dropout", "out-of-range", "saturated", "clock", "silent"
+    fault: str  # "stuck", "dropout", "out-of-range", "saturated", "clock", "silent"
     channel: str | None  # None: of the whole asset
 
 
@@ -212,17 +216,17 @@ class Alert:
     event: AlertEvent
     stream: str
     asset: str
-    start_ms: int   # event time of the incident's first anomalous window's end
-    end_ms: int     # event time of this event's window end
-    score: float    # the score at this event
+    start_ms: int  # event time of the incident's first anomalous window's end
+    end_ms: int  # event time of this event's window end
+    score: float  # the score at this event
     threshold: float
     severity: Severity
     kind: AlertKind
     channels: tuple[ChannelShare, ...]  # by share, largest first
     model: ModelRef
-    method: str     # of the threshold: "spot", "quantile", "mad", "pinned"
+    method: str  # of the threshold: "spot", "quantile", "mad", "pinned"
     risk: float
-    seen: int       # normal scores the threshold has learnt from
+    seen: int  # normal scores the threshold has learnt from
     ingest_ms: int = -1  # header only: broker time of the reading that completed the window
     scored_ms: int = -1  # header only: wall-clock time of scoring
     sensor: SensorRef | None = None  # of kind sensor-fault only
@@ -233,5 +237,5 @@ class Position:
     """How far a task has come on one partition."""
 
     offset: int  # where a restarted worker must read from: the oldest message an open window still needs
-    read: int    # one past the last message processed; rows below it were already judged or dead-lettered
+    read: int  # one past the last message processed; rows below it were already judged or dead-lettered
     epoch: int = 0  # count of the task's commits

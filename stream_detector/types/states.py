@@ -17,56 +17,56 @@ from stream_detector.types.remembered import remembered
 class IncidentState:
     """Where one asset stands between quiet and alarm (see incident.py)."""
 
-    recent: int = 0          # the last n verdicts as bits, newest lowest
-    quiet: int = 0           # quiet windows in a row since the last anomalous one
+    recent: int = 0  # the last n verdicts as bits, newest lowest
+    quiet: int = 0  # quiet windows in a row since the last anomalous one
     first_ms: int | None = None  # end of the first anomalous window of the run that may open an incident
-    opened_ms: int | None = None # end of the window that opened the incident; None when there is none
+    opened_ms: int | None = None  # end of the window that opened the incident; None when there is none
     incident: str | None = None  # its id
     severity: Severity = "info"
-    leader: str | None = None    # the channel that leads its shares
-    peak: float = 0.0            # highest score of the incident
-    windows: int = 0             # windows since it opened; before: anomalous ones of the run that may open it
-    rearm: float | None = None   # after an exit by the peak's share: anomalous only above this score (it only falls)
-    unusual: int = 0             # of `windows` those in which the leading channel's value was unusual by itself
+    leader: str | None = None  # the channel that leads its shares
+    peak: float = 0.0  # highest score of the incident
+    windows: int = 0  # windows since it opened; before: anomalous ones of the run that may open it
+    rearm: float | None = None  # after an exit by the peak's share: anomalous only above this score (it only falls)
+    unusual: int = 0  # of `windows` those in which the leading channel's value was unusual by itself
 
 
 @dataclass(frozen=True, slots=True)
 class SensorFault:
-    """A sensor fault of an asset, or the suspicion of one (see sensing.py)."""
+    """A sensor fault of an asset, or the suspicion of one (see decision/sensor_faults.py)."""
 
-    channel: str          # "" for the whole asset
-    fault: str            # as in SensorRef
-    since_ms: int         # event time it began at
+    channel: str  # "" for the whole asset
+    fault: str  # as in SensorRef
+    since_ms: int  # event time it began at
     incident: str | None = None  # its id; None while it is a suspicion
-    quiet: int = 0        # windows in a row without a sign of it
-    windows: int = 0      # windows with a sign of it
-    by_log: bool = False  # seen in the messages, not in windows (see presence.py)
+    quiet: int = 0  # windows in a row without a sign of it
+    windows: int = 0  # windows with a sign of it
+    by_log: bool = False  # seen in the messages, not in windows (see liveness/tracker.py)
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Readings of an asset in a row that could not be used (see refusals.py)."""
+    """Readings of an asset in a row that could not be used (see liveness/refusals.py)."""
 
-    fault: str = ""     # of which they are a sign
+    fault: str = ""  # of which they are a sign
     channel: str = ""
     count: int = 0
-    good: int = 0       # once told: readings in a row that could
+    good: int = 0  # once told: readings in a row that could
     open: bool = False  # told
-    since_ms: int = 0   # newest event time of the task when the first of them came
+    since_ms: int = 0  # newest event time of the task when the first of them came
 
 
 class LivenessEvent(NamedTuple):
-    """The beginning or end of a sensor fault that shows in the messages, not in windows (see presence.py)."""
+    """The beginning or end of a sensor fault that shows in the messages, not in windows (see liveness/tracker.py)."""
 
-    place: int      # before which reading of the batch it holds; -1: after the asset's windows up to `clock_ms`
+    place: int  # before which reading of the batch it holds; -1: after the asset's windows up to `clock_ms`
     asset: str
-    channel: str    # "" for the whole asset
-    fault: str      # as in SensorRef
+    channel: str  # "" for the whole asset
+    fault: str  # as in SensorRef
     begins: bool
-    at_ms: int      # event time
-    since_ms: int   # event time since which it has been so
-    amount: float   # seconds without a reading, or readings refused in a row ...
-    limit: float    # ... and what is allowed
+    at_ms: int  # event time
+    since_ms: int  # event time since which it has been so
+    amount: float  # seconds without a reading, or readings refused in a row ...
+    limit: float  # ... and what is allowed
     clock_ms: float = np.inf  # event time its asset had come to in the batch; -inf: no reading of it was used before
 
 
@@ -83,11 +83,11 @@ class ThresholdState:
     """What a threshold method knows of one asset: a small bag of numbers, at most 4 kB serialised."""
 
     method: str
-    level: float | None      # alarm above this; None while too little was seen
-    seen: int                # normal scores learnt from, calibration included
-    numbers: tuple[float, ...] = ()           # method-specific scalars, documented in threshold.py
+    level: float | None  # alarm above this; None while too little was seen
+    seen: int  # normal scores learnt from, calibration included
+    numbers: tuple[float, ...] = ()  # method-specific scalars, documented in threshold.py
     sample: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # peaks or recent scores
-    pending: bytes = b""   # normal scores not yet learnt, float32, oldest first (see threshold.learn_after)
+    pending: bytes = b""  # normal scores not yet learnt, float32, oldest first (see threshold.learn_after)
 
 
 _EMPTY: NDArray[np.float32] = np.empty(0, np.float32)
@@ -116,35 +116,35 @@ class Adaptation:
     """Mean of the last quiet block, not learnt yet; during an incident (N + 1,) of the block since which it is flat."""
     sums: NDArray[np.float32] = field(default_factory=_empty)
     """Of the block that is being filled."""
-    count: int = 0              # windows in it
+    count: int = 0  # windows in it
     calm_ms: int | None = None  # end of the last calm block (adaptation.py)
     flat_ms: int | None = None  # since when the open incident has been flat
-    asked: bool = False         # its regime change was told
+    asked: bool = False  # its regime change was told
     scores: tuple[float, ...] = ()  # the open incident's newest scores, of which a level can be made
-    logs: float = 0.0           # of the block that is being filled: sum of its scores' logarithms,
-    normal: int = 0             # how many of them are normal,
-    low: int = 0                # and how many would end an incident
+    logs: float = 0.0  # of the block that is being filled: sum of its scores' logarithms,
+    normal: int = 0  # how many of them are normal,
+    low: int = 0  # and how many would end an incident
     came_ms: int | None = None  # since when the scores of a machine that isn't calm have not grown
-    came: float = 0.0           # their mean logarithm then
+    came: float = 0.0  # their mean logarithm then
     past: tuple[float, ...] = ()  # that of the last two blocks, oldest first
-    settling: bool = False      # at a place just accepted, and not calm there yet
+    settling: bool = False  # at a place just accepted, and not calm there yet
 
 
 @remembered
 class BudgetState:
     """What an alert budget was promised and what came of it (threshold/budget.py)."""
 
-    start_ms: int = 0         # event time it counts from
-    set_ms: int = 0           # when the risk was last looked at
-    since_ms: int = 0         # when counts were last halved
-    elapsed_ms: float = 0.0   # in which `shadow` was counted
-    shadow: float = 0.0       # incidents at the level that the tail begins at
-    opened: float = 0.0       # incidents
+    start_ms: int = 0  # event time it counts from
+    set_ms: int = 0  # when the risk was last looked at
+    since_ms: int = 0  # when counts were last halved
+    elapsed_ms: float = 0.0  # in which `shadow` was counted
+    shadow: float = 0.0  # incidents at the level that the tail begins at
+    opened: float = 0.0  # incidents
     promised_ms: float = 0.0  # in which `opened` was counted
-    opened_ever: int = 0      # incidents since start_ms
-    recent: int = 0           # the shadow's last verdicts as bits
-    quiet: int = -1           # quiet windows of the open shadow incident; -1: none is open
-    rarer: float = 0.0        # as `shadow`, at a level that a quarter of the tail exceeds; and its own two:
+    opened_ever: int = 0  # incidents since start_ms
+    recent: int = 0  # the shadow's last verdicts as bits
+    quiet: int = -1  # quiet windows of the open shadow incident; -1: none is open
+    rarer: float = 0.0  # as `shadow`, at a level that a quarter of the tail exceeds; and its own two:
     rarer_recent: int = 0
     rarer_quiet: int = -1
 
@@ -154,10 +154,10 @@ class AppliedControls:
     """What operators' settings were last applied to an asset, and what was last written to the audit topic."""
 
     pinned: float | None = None
-    accepted: str = ""           # token of the last acceptance of a regime applied
-    rolled: str = ""             # token of the last rollback applied
-    level: float | None = None   # the adaptive level when it was last told
-    told_ms: int = 0             # when, event time
+    accepted: str = ""  # token of the last acceptance of a regime applied
+    rolled: str = ""  # token of the last rollback applied
+    level: float | None = None  # the adaptive level when it was last told
+    told_ms: int = 0  # when, event time
     budget: BudgetState | None = None  # of set-ups that have one
 
 
@@ -167,8 +167,8 @@ class AssetState:
 
     threshold: ThresholdState
     incident: IncidentState
-    judged_ms: int      # end of the last window judged; windows up to it are not judged again
-    reset: str = ""     # token of the last operator reset applied
+    judged_ms: int  # end of the last window judged; windows up to it are not judged again
+    reset: str = ""  # token of the last operator reset applied
     sensors: SensorState = SensorState()
     adaptation: Adaptation = field(default_factory=Adaptation)
     applied: AppliedControls = field(default_factory=AppliedControls)
@@ -178,10 +178,10 @@ class AssetState:
 class Controls:
     """What operators set while workers run; never part of the versioned state. Tokens sort by time."""
 
-    version: int = 0                                        # counts changes
-    pins: Mapping[str, float] = field(default_factory=dict)    # asset -> level
-    resets: Mapping[str, str] = field(default_factory=dict)    # asset -> token; "*" for all
-    accepts: Mapping[str, str] = field(default_factory=dict)   # asset -> token of a regime change taken for normal
+    version: int = 0  # counts changes
+    pins: Mapping[str, float] = field(default_factory=dict)  # asset -> level
+    resets: Mapping[str, str] = field(default_factory=dict)  # asset -> token; "*" for all
+    accepts: Mapping[str, str] = field(default_factory=dict)  # asset -> token of a regime change taken for normal
     rollbacks: Mapping[str, tuple[str, AssetState]] = field(default_factory=dict)  # asset -> token, what to go back to
 
 
@@ -194,9 +194,9 @@ AuditCause = Literal[
 class Point:
     """What an asset was held against at a moment."""
 
-    level: float | None   # adaptive
+    level: float | None  # adaptive
     pinned: float | None
-    seen: int             # normal scores learnt from
+    seen: int  # normal scores learnt from
     shift: Mapping[str, float]  # column -> training spreads, of those that are moved
 
 
@@ -207,25 +207,25 @@ class Audit:
     id: str
     stream: str
     asset: str
-    at_ms: int      # event time: end of the window from which on it holds
+    at_ms: int  # event time: end of the window from which on it holds
     cause: AuditCause
     before: Point | None
     after: Point
-    method: str     # of the threshold
+    method: str  # of the threshold
     risk: float
     model: ModelRef
-    state: bytes    # the state after it, less incident and sensors, as codec.encode_state writes it: to go back to
+    state: bytes  # the state after it, less incident and sensors, as codec.encode_state writes it: to go back to
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedVerdict:
     """What somebody said of an alert, and where on the verdict topic."""
 
-    alert: str      # the alert's id
+    alert: str  # the alert's id
     verdict: VerdictKind
-    by: str         # who; "" when left out
-    note: str       # "" when left out
-    ts_ms: int      # the message's own time, UNIX ms; -1 when unknown
+    by: str  # who; "" when left out
+    note: str  # "" when left out
+    ts_ms: int  # the message's own time, UNIX ms; -1 when unknown
     partition: int
     offset: int
 

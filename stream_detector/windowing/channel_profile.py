@@ -22,14 +22,17 @@ REACH = 128
 ROOM = 0.1
 #: Rows of a table of norms.
 FIELDS = (
-    "low", "high",            # least and largest value of a cell
-    "usual_low", "usual_high",  # of what a model sees of it (smoothed, differenced) in the last cell, with some room
-    "repeats",                # share of cells that repeat the one before exactly
-    "run",                    # longest run of such cells
-    "ties_high", "ties_low",  # most cells of a window's end that equal its largest, its least value
-    "gap",                    # longest run of cells without a reading of its own
-    "number",                 # 1 for numbers, 0 for categories
-)  # fmt: skip
+    "low",
+    "high",  # least and largest value of a cell
+    "usual_low",
+    "usual_high",  # of what a model sees of it (smoothed, differenced) in the last cell, with some room
+    "repeats",  # share of cells that repeat the one before exactly
+    "run",  # longest run of such cells
+    "ties_high",
+    "ties_low",  # most cells of a window's end that equal its largest, its least value
+    "gap",  # longest run of cells without a reading of its own
+    "number",  # 1 for numbers, 0 for categories
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,8 @@ class ChannelProfileLearner:
         self.low = np.full(columns, np.inf)
         self.high = np.full(columns, -np.inf)
         self.longest = np.zeros((2, columns))  # run, gap
-        self.ties = np.zeros((2, columns))     # of the largest, of the least
-        self.alike = np.zeros((2, columns))    # pairs alike, pairs
+        self.ties = np.zeros((2, columns))  # of the largest, of the least
+        self.alike = np.zeros((2, columns))  # pairs alike, pairs
 
     def learn(self, values: NDArray[np.float32], filled: Bools, end_ms: NDArray[np.int64]) -> None:
         """Take some windows (W, T, C)."""
@@ -112,9 +115,15 @@ def channel_profile_of(learners: Sequence[ChannelProfileLearner], observed: Floa
     room = ROOM * (usual[1] - usual[0])
     usual = np.stack([usual[0] - room, usual[1] + room])
     rows = [
-        np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0), *usual,
-        (alike[0] + 1) / (alike[1] + 2), longest[0], *ties, longest[1], numbers.astype(np.float64),
-    ]  # fmt: skip
+        np.where(np.isfinite(low), low, 0.0),
+        np.where(np.isfinite(high), high, 0.0),
+        *usual,
+        (alike[0] + 1) / (alike[1] + 2),
+        longest[0],
+        *ties,
+        longest[1],
+        numbers.astype(np.float64),
+    ]
     return ChannelProfile(np.stack(rows))
 
 

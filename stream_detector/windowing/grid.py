@@ -51,9 +51,9 @@ class Grid:
 
         self._free: list[int] = []
         self.capacity = 0
-        self.base: Ints = np.empty(0, np.int64)              # (A,)
-        self.last: Ints = np.empty(0, np.int64)              # (A,) newest cell with a reading
-        self.carry: Floats = np.empty((0, self.width))       # (A, K)
+        self.base: Ints = np.empty(0, np.int64)  # (A,)
+        self.last: Ints = np.empty(0, np.int64)  # (A,) newest cell with a reading
+        self.carry: Floats = np.empty((0, self.width))  # (A, K)
         self.carry_cell: Ints = np.empty((0, self.width), np.int64)
         self._acc: Floats = np.empty((0, self.ring, self.width))  # (A, R, K) sum, minimum, maximum or last
         self._count: NDArray[np.uint32] = np.empty((0, self.ring, self.width), np.uint32)

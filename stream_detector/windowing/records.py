@@ -77,9 +77,13 @@ class RecordsWindower:
         names = [batch.assets[index] for index in owner[rows].tolist()]
         values = np.ascontiguousarray(batch.values[rows, None, :], np.float32)  # (W, 1, C)
         return WindowBatch(
-            self._task, names, self._ends(names, batch.ts_ms[rows]), values, np.zeros(values.shape, np.bool_),
+            self._task,
+            names,
+            self._ends(names, batch.ts_ms[rows]),
+            values,
+            np.zeros(values.shape, np.bool_),
             batch.ingest_ms[owner[rows]],
-        ), dead  # fmt: skip
+        ), dead
 
     def oldest_offsets(self) -> dict[str, int | None]:
         """Return None for every topic: no window is open."""

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from stream_detector.config import ChannelConfig, WindowConfig
-from stream_detector.windowing.grid import NEVER, Bools, Floats, Grid, Ints
 from stream_detector.types import DeadLetter, ReadingBatch, WindowBatch
+from stream_detector.windowing.grid import NEVER, Bools, Floats, Grid, Ints
 
 _NOBODY = np.iinfo(np.int64).max // 2  # heard last in the far future: a row without an asset is never let go
 _MOST_CELLS = 2_000_000  # in one cut: bounds the memory of a batch, not its result
@@ -48,10 +48,10 @@ class Windower:
         capacity = self._grid.capacity
         self._clocks: Floats = np.full((len(topics), capacity), -np.inf)  # (topics, A) newest event time by topic
         self._heard: Ints = np.full(capacity, _NOBODY)  # (A,) the task's progress at the last reading
-        self._next: Ints = np.zeros(capacity, np.int64)   # (A,) end cell of the next window
+        self._next: Ints = np.zeros(capacity, np.int64)  # (A,) end cell of the next window
         self._ingest: Ints = np.full(capacity, -1, np.int64)
         self._now = -np.inf  # newest event time of all assets
-        self._progress = 0   # ms that it has moved on, large steps cut; whole, so that batches can't change the sum
+        self._progress = 0  # ms that it has moved on, large steps cut; whole, so that batches can't change the sum
 
     @property
     def event_ms(self) -> float:
@@ -179,9 +179,16 @@ class Windower:
             self._forget(self._names[row])
 
     def _not_late(
-        self, batch: ReadingBatch, topic: int, kept: Ints, rows: Ints, after: Ints,
-        first_ms: Floats, last_ms: Floats, dead: list[DeadLetter],
-    ) -> tuple[Ints, Ints, Ints]:  # fmt: skip
+        self,
+        batch: ReadingBatch,
+        topic: int,
+        kept: Ints,
+        rows: Ints,
+        after: Ints,
+        first_ms: Floats,
+        last_ms: Floats,
+        dead: list[DeadLetter],
+    ) -> tuple[Ints, Ints, Ints]:
         """Refuse readings whose first cell is closed, by the clock their own topic had when they came."""
         order = np.argsort(rows, kind="stable")
         sorted_rows, first, last = rows[order], first_ms[kept][order], last_ms[kept][order]
@@ -330,10 +337,16 @@ def part(batch: ReadingBatch, start: int, stop: int) -> ReadingBatch:
         low, high = np.searchsorted(batch.reading, [start, stop])
         rows, reading = slice(int(low), int(high)), batch.reading[low:high] - start
     return ReadingBatch(
-        batch.partition, batch.messages[start:stop], batch.assets[start:stop], batch.offsets[start:stop],
-        batch.ingest_ms[start:stop], reading, batch.ts_ms[rows], batch.values[rows],
+        batch.partition,
+        batch.messages[start:stop],
+        batch.assets[start:stop],
+        batch.offsets[start:stop],
+        batch.ingest_ms[start:stop],
+        reading,
+        batch.ts_ms[rows],
+        batch.values[rows],
         None if batch.interval_ms is None else batch.interval_ms[start:stop],
-    )  # fmt: skip
+    )
 
 
 def _from_first(flag: Bools, group: Ints) -> Bools:
@@ -356,4 +369,3 @@ def _joined(parts: list[WindowBatch]) -> WindowBatch | None:
         np.concatenate([one.filled for one in parts]),
         np.concatenate([one.ingest_ms for one in parts]),
     )
-

@@ -43,7 +43,12 @@ class Queue:
         """Their bytes."""
 
     def add(
-        self, task: Task, windows: WindowBatch, replayed: bool, now_ms: float, liveness: Sequence[tuple[LivenessEvent, bool]] = ()
+        self,
+        task: Task,
+        windows: WindowBatch,
+        replayed: bool,
+        now_ms: float,
+        liveness: Sequence[tuple[LivenessEvent, bool]] = (),
     ) -> None:
         """Let windows wait from now on, and what the messages before them told."""
         self._waiting.append(PendingWindows(task, windows, replayed, now_ms, liveness))

@@ -24,21 +24,21 @@ import numpy as np
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError
+from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.windowing.channel_profile import ChannelProfile
-from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.types import Controls, ModelRef, Partition
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.resuming import counting_state
 from stream_detector.worker.saving import Saved, Saver
 from stream_detector.worker.slices import Scores, Scoring
-from stream_detector.worker.task import WindowingResult, Task
+from stream_detector.worker.task import Task, WindowingResult
 
 log = logging.getLogger(__name__)
 
 CONTROLS_EVERY_MS = 500.0  # operators' settings are looked for this often: a pin takes effect within a second
-SETTLE_MS = 10_000.0       # longest wait for the group, when a worker stops, before it leaves uncommitted
-RETRY_EVERY_MS = 1_000.0   # how often a task whose state could not be loaded is tried again
+SETTLE_MS = 10_000.0  # longest wait for the group, when a worker stops, before it leaves uncommitted
+RETRY_EVERY_MS = 1_000.0  # how often a task whose state could not be loaded is tried again
 
 
 class Pipeline:
@@ -334,8 +334,11 @@ class Pipeline:
             else:
                 self.commit()
         except DetectorError as error:
-            log.warning("the last commit before handing partitions over failed; their new owner repeats it: %s", error,
-                        extra=event("hand-over-uncommitted"))  # fmt: skip
+            log.warning(
+                "the last commit before handing partitions over failed; their new owner repeats it: %s",
+                error,
+                extra=event("hand-over-uncommitted"),
+            )
         self._let_go(partitions)
 
     def on_lost(self, partitions: Iterable[Partition]) -> None:
@@ -383,18 +386,34 @@ class Pipeline:
         task = Task(self._config, index, token, loaded, committed, self._decoders, self._scoring.judging.usual_gap_ms)
         if lost:
             self._metrics.states_lost_total.inc()
-            log.error("task %d: the store holds no state of epoch %d or before; by on_state_lost: %s it is made anew",
-                      index, task.epoch, self._config.on_state_lost,
-                      extra=event("state-lost", task=index, epoch=task.epoch))  # fmt: skip
+            log.error(
+                "task %d: the store holds no state of epoch %d or before; by on_state_lost: %s it is made anew",
+                index,
+                task.epoch,
+                self._config.on_state_lost,
+                extra=event("state-lost", task=index, epoch=task.epoch),
+            )
         for partition in partitions:
             self._source.seek(partition, task.start[partition])
         self._source.resume(partitions)
         self._paused -= partitions
         self._tasks[index] = task
         self._metrics.restores_total.inc()
-        log.info("task %d: %d assets of epoch %d, committed is %d", index, len(loaded.assets), loaded.epoch, task.epoch,
-                 extra=event("task-taken-over", task=index, assets=len(loaded.assets), stored_epoch=loaded.epoch,
-                             epoch=task.epoch, replayed_messages=task.replayed_messages))  # fmt: skip
+        log.info(
+            "task %d: %d assets of epoch %d, committed is %d",
+            index,
+            len(loaded.assets),
+            loaded.epoch,
+            task.epoch,
+            extra=event(
+                "task-taken-over",
+                task=index,
+                assets=len(loaded.assets),
+                stored_epoch=loaded.epoch,
+                epoch=task.epoch,
+                replayed_messages=task.replayed_messages,
+            ),
+        )
 
     def _give_up(self, tasks: Iterable[Task], why: str) -> None:
         """Drop tasks whose commit failed; exactly-once, all of them: their alerts are one transaction."""
@@ -407,8 +426,11 @@ class Pipeline:
         try:
             self._take_back()
         except BrokerError as error:
-            log.warning("taking back what was written goes on before the tasks are loaded again: %s", error,
-                        extra=event("abort-pending"))  # fmt: skip
+            log.warning(
+                "taking back what was written goes on before the tasks are loaded again: %s",
+                error,
+                extra=event("abort-pending"),
+            )
 
     def _take_back(self) -> None:
         """Make sure that nothing written for dropped tasks becomes readable. Raises BrokerError while it can't be."""

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from enum import Enum
 
 from stream_detector.errors import StoreError, StoreFencedError, StoreLostError
-from stream_detector.telemetry.logs import event
 from stream_detector.ports import WHOLE, StateStore
+from stream_detector.telemetry.logs import event
 from stream_detector.worker.task import Task
 
 log = logging.getLogger(__name__)
@@ -90,12 +90,20 @@ class Saver:
         try:
             with self.asking():
                 self.controls_version = self._store.save(
-                    task.index, task.token, task.epoch + 1, task.changed_states(), task.saved_positions(),
+                    task.index,
+                    task.token,
+                    task.epoch + 1,
+                    task.changed_states(),
+                    task.saved_positions(),
                     task.saved_epoch,
-                )  # fmt: skip
+                )
         except StoreLostError as error:  # what it lost is all in memory
-            log.warning("task %d: %s; all its states are written anew", task.index, error,
-                        extra=event("store-empty", task=task.index))  # fmt: skip
+            log.warning(
+                "task %d: %s; all its states are written anew",
+                task.index,
+                error,
+                extra=event("store-empty", task=task.index),
+            )
             return self._save_anew(task)
         except StoreFencedError as error:
             log.error("task %d: %s", task.index, error, extra=event("task-fenced", task=task.index))

@@ -20,20 +20,20 @@ from stream_detector.config import Config
 from stream_detector.decision.engine import Judging
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.windowing.channel_profile import ChannelProfile
-from stream_detector.worker.throughput import Throughput
 from stream_detector.types import Alert, Audit, Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
-from stream_detector.worker.task import WindowingResult, Task
+from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.batching import Queue, merged, no_windows
+from stream_detector.worker.task import Task, WindowingResult
+from stream_detector.worker.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
-SLICE_MS = 500.0        # longest a slice should take: the loop turns in between, and a pin waits for no more
-AHEAD_MS = 2_000.0      # of scoring may wait; then nothing more is read
-_FIRST_POLL = 1_000     # messages, while nothing was scored yet
-_DENSITY = 0.3          # weight of the newest poll in the estimate of windows a message
-_THINNEST = 1 / 16      # windows a message: fewer are not relied upon
-_UNKNOWN_TOLD = 1_000   # assets without a detector that are told one by one
+SLICE_MS = 500.0  # longest a slice should take: the loop turns in between, and a pin waits for no more
+AHEAD_MS = 2_000.0  # of scoring may wait; then nothing more is read
+_FIRST_POLL = 1_000  # messages, while nothing was scored yet
+_DENSITY = 0.3  # weight of the newest poll in the estimate of windows a message
+_THINNEST = 1 / 16  # windows a message: fewer are not relied upon
+_UNKNOWN_TOLD = 1_000  # assets without a detector that are told one by one
 
 
 class Scores(Protocol):
@@ -87,7 +87,13 @@ class Scoring:
         count = 0
         for place, (batch, replayed) in enumerate(cut.windows):
             count += len(batch)
-            self._queue.add(task, batch, replayed, now, [(one, replayed_too) for at, one, replayed_too in cut.liveness if at == place])
+            self._queue.add(
+                task,
+                batch,
+                replayed,
+                now,
+                [(one, replayed_too) for at, one, replayed_too in cut.liveness if at == place],
+            )
         if after := [(one, replayed_too) for at, one, replayed_too in cut.liveness if at == len(cut.windows)]:
             self._queue.add(task, no_windows(task.index), False, now, after)
         self.windows += count
@@ -182,14 +188,30 @@ class Scoring:
             for asset in {batch.assets[row] for row in unscored.tolist()} - self._unknown:
                 if len(self._unknown) < _UNKNOWN_TOLD:
                     self._unknown.add(asset)
-                    log.warning("asset %s has no detector: its windows are not scored", asset,
-                                extra=event("no-model", asset=asset))  # fmt: skip
+                    log.warning(
+                        "asset %s has no detector: its windows are not scored",
+                        asset,
+                        extra=event("no-model", asset=asset),
+                    )
 
     def _tell(self, task: Task, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
             self._metrics.alerts_total.labels(alert.event, alert.severity).inc()
         if log.isEnabledFor(logging.DEBUG):
             for alert in alerts:
-                log.debug("task %d: %s of %s, %s", task.index, alert.event, alert.asset, alert.severity,
-                          extra=event("alert", task=task.index, asset=alert.asset, alert=alert.id, what=alert.event,
-                                      severity=alert.severity, score=alert.score))  # fmt: skip
+                log.debug(
+                    "task %d: %s of %s, %s",
+                    task.index,
+                    alert.event,
+                    alert.asset,
+                    alert.severity,
+                    extra=event(
+                        "alert",
+                        task=task.index,
+                        asset=alert.asset,
+                        alert=alert.id,
+                        what=alert.event,
+                        severity=alert.severity,
+                        score=alert.score,
+                    ),
+                )

@@ -9,23 +9,23 @@ import numpy as np
 
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
-from stream_detector.windowing.join import Join
-from stream_detector.ports import TaskState
 from stream_detector.liveness.tracker import LivenessTracker
+from stream_detector.ports import TaskState
 from stream_detector.types import (
     AssetState,
     DeadLetter,
+    LivenessEvent,
     MessageBatch,
     Partition,
     Position,
     ReadingBatch,
-    LivenessEvent,
     WindowBatch,
     windows_between,
 )
+from stream_detector.windowing.join import Join
 from stream_detector.windowing.records import RecordsWindower
-from stream_detector.worker.resuming import last_epoch, resume_at
 from stream_detector.windowing.windower import Windower, part
+from stream_detector.worker.resuming import last_epoch, resume_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +170,7 @@ class Task:
         return {
             partition: replace(
                 position,
-                read=max(
-                    self._done(partition), min(self._judged.get(partition, 0), self._published.get(partition, 0))
-                ),
+                read=max(self._done(partition), min(self._judged.get(partition, 0), self._published.get(partition, 0))),
             )
             for partition, position in self.positions().items()
         }
@@ -190,9 +188,13 @@ class Task:
         if not keep.size:
             return None
         return WindowBatch(
-            windows.task, [windows.assets[i] for i in keep.tolist()], windows.end_ms[keep], windows.values[keep],
-            windows.filled[keep], windows.ingest_ms[keep],
-        )  # fmt: skip
+            windows.task,
+            [windows.assets[i] for i in keep.tolist()],
+            windows.end_ms[keep],
+            windows.values[keep],
+            windows.filled[keep],
+            windows.ingest_ms[keep],
+        )
 
     def changed_states(self) -> dict[str, AssetState]:
         """Return the states changed since `saved_epoch`."""
@@ -260,7 +262,9 @@ class Task:
             windows, replayed_too = cut[index]
             ends = windows.end_ms.tolist()
             later = (
-                row for row, asset in enumerate(windows.assets) if asset == liveness_event.asset and ends[row] > until + 0.5
+                row
+                for row, asset in enumerate(windows.assets)
+                if asset == liveness_event.asset and ends[row] > until + 0.5
             )
             row = next(later, None)
             if row is None:
@@ -268,8 +272,9 @@ class Task:
             place = index
             if row:
                 cut[index : index + 1] = [
-                    (windows_between(windows, 0, row), replayed_too), (windows_between(windows, row, len(ends)), replayed_too)
-                ]  # fmt: skip
+                    (windows_between(windows, 0, row), replayed_too),
+                    (windows_between(windows, row, len(ends)), replayed_too),
+                ]
                 liveness[:] = [(at + (at > index), one, told) for at, one, told in liveness]
                 place += 1
             break
@@ -316,9 +321,7 @@ class Task:
         if due:
             gone = set(map(id, due))
             self._letters = [one for one in self._letters if id(one) not in gone]
-        letters = [
-            one for one in (*due, *refusals) if one.message.offset >= self._judged.get(one.partition, 0)
-        ]  # fmt: skip
+        letters = [one for one in (*due, *refusals) if one.message.offset >= self._judged.get(one.partition, 0)]
         known = 0 if batch is None else self._judged.get(batch.partition, 0)
         told = self._liveness.refused(batch, letters, known)
         self._keep_counts()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-FIRST = 16     # windows of the first slice, of whose time nothing is known
-GROWTH = 4.0   # no slice has more than so many times the windows of the largest one known
-WEIGHT = 0.3   # of the newest slice in the estimate
+FIRST = 16  # windows of the first slice, of whose time nothing is known
+GROWTH = 4.0  # no slice has more than so many times the windows of the largest one known
+WEIGHT = 0.3  # of the newest slice in the estimate
 
 
 class Throughput:

@@ -27,12 +27,12 @@ from typing import Any
 import yaml
 from kafka import KafkaConsumer, TopicPartition
 
-from stream_detector.codec import decode_metadata, encode_reading
-from stream_detector.config import Config
 from stream_detector.adapters.embedded.servers import free_port
 from stream_detector.adapters.kafka import AlertReader, MessageWriter, ensure_topics
-from stream_detector.evaluate.offline import Encoded, windows
+from stream_detector.codec import decode_metadata, encode_reading
+from stream_detector.config import Config
 from stream_detector.config.loading import load
+from stream_detector.evaluate.offline import Encoded, windows
 from stream_detector.training.train import train
 from tests.integration.site import DETECTOR, Program, Site, until
 from tests.servers import KafkaServer, RedisServer, kafka_jars
@@ -65,10 +65,14 @@ def settings_for(kafka: str, redis: str, artifact: Path, name: str, delivery: st
         "artifact": str(artifact),
         "threshold": {"method": "quantile", "risk": 1e-3},
         "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
-        "kafka": {"bootstrap_servers": [kafka], "inputs": [{"topic": TOPIC}], "session_timeout_ms": 6_000,
-                  "max_poll_interval_ms": 10_000},
+        "kafka": {
+            "bootstrap_servers": [kafka],
+            "inputs": [{"topic": TOPIC}],
+            "session_timeout_ms": 6_000,
+            "max_poll_interval_ms": 10_000,
+        },
         "redis": {"url": redis},
-    }  # fmt: skip
+    }
 
 
 class Feed:
@@ -180,16 +184,20 @@ def catch_up(folder: Path, settings: dict[str, Any], backlog: int, live: bool) -
         ended = time.time()
         time.sleep(3.0 if live else 0.0)  # alerts of readings sent before
         found = {
-            "seconds": round(ended - began, 1), "per_s": round((backlog - before) / (ended - began)),
+            "seconds": round(ended - began, 1),
+            "per_s": round((backlog - before) / (ended - began)),
             "lost": round(worker.metric("fencings_total") + worker.metric("aborts_total")),
             "taken_over": round(worker.metric("restores_total")),
-        }  # fmt: skip
+        }
         assert 0 == worker.stop(), worker.said()
     late = sorted(delay for sent, delay in delays.seen if began <= sent < ended)
     if live:
         assert late, f"no alert of a live partition in {found['seconds']} s: give it more --hours"
-        found |= {"live_alerts": len(late), "live_median_s": round(statistics.median(late), 2),
-                  "live_worst_s": round(late[-1], 2)}  # fmt: skip
+        found |= {
+            "live_alerts": len(late),
+            "live_median_s": round(statistics.median(late), 2),
+            "live_worst_s": round(late[-1], 2),
+        }
     log.unlink(missing_ok=True)
     return found
 

@@ -27,8 +27,8 @@ import orjson
 import yaml
 
 from stream_detector.adapters.kafka import AlertReader, MessageWriter, ensure_topics
-from stream_detector.evaluate.offline import Encoded, windows
 from stream_detector.config.loading import load
+from stream_detector.evaluate.offline import Encoded, windows
 from stream_detector.training.train import train
 from tests.benchmarks.throughput import ASSETS, PARTITIONS, config_for, pipeline, readings, tuned
 from tests.servers import KafkaServer, RedisServer, kafka_jars

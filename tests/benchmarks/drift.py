@@ -32,15 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 from river import drift
 
-from stream_detector.simulation.simulate import simulate
-from stream_detector.decision import adaptation
-from stream_detector.config import loading as settings
-from stream_detector.decision.adaptation import EVERY, AdaptationRules
 from stream_detector.config import AdaptationConfig, Config
+from stream_detector.config import loading as settings
+from stream_detector.decision import adaptation
+from stream_detector.decision.adaptation import EVERY, AdaptationRules
 from stream_detector.evaluate.data import Case
 from stream_detector.evaluate.fitting import fit_each
 from stream_detector.evaluate.live import Live
 from stream_detector.evaluate.simulated.fleet import Machine, simulated
+from stream_detector.simulation.simulate import simulate
 
 SCENARIOS = ("healthy", "load-steps", "season", "maintenance", "sensor-replaced", "slow-wear")
 DAYS, TRAINED = 7.0, 0.4
@@ -58,8 +58,8 @@ class Stream:
     """One machine's live part, as its detectors see it."""
 
     machine: Machine
-    end_ms: NDArray[np.int64]     # (L,) of the windows looked at
-    values: NDArray[np.float64]   # (L, 1 + N): log score, offsets
+    end_ms: NDArray[np.int64]  # (L,) of the windows looked at
+    values: NDArray[np.float64]  # (L, 1 + N): log score, offsets
 
 
 @dataclass(slots=True)
@@ -92,9 +92,7 @@ def main() -> None:
     for family, members in families.items():
         rows = {name: measured(run, streams) for name, run in members.items()}
         found[family] = rows
-        found["equal"][family] = next(
-            (name for name, row in rows.items() if row["false_a_week"] <= FALSE_A_WEEK), None
-        )
+        found["equal"][family] = next((name for name, row in rows.items() if row["false_a_week"] <= FALSE_A_WEEK), None)
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -21,8 +21,8 @@ from stream_detector.config import Config
 from stream_detector.decision.engine import Judging
 from stream_detector.ports import TaskState
 from stream_detector.types import Controls, ModelRef, ScoreBatch, WindowBatch
-from stream_detector.worker.task import Task
 from stream_detector.worker.gc_settings import tune_gc
+from stream_detector.worker.task import Task
 
 COLUMNS = 4
 STEP_MS = 60_000
@@ -40,9 +40,11 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=200, help="of each asset, judged a repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--history", type=int, default=10_000,
+        "--history",
+        type=int,
+        default=10_000,
         help="scores calibrated on; 10,000 fill the tail, as in the long run. With fewer it is fitted more often",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     tune_gc()
@@ -59,10 +61,14 @@ def measure(
     threshold: dict[str, object], assets: int, windows: int, repeats: int, more: float, history: int
 ) -> list[float]:
     """Return the microseconds of a score, one figure a repeat; `more` is added to every score."""
-    config = Config.model_validate({
-        "stream": "s", "channels": {f"c{index}": {} for index in range(COLUMNS)}, "threshold": threshold,
-        "window": {"cell_ms": STEP_MS, "length": 10, "stride": 1},
-    })  # fmt: skip
+    config = Config.model_validate(
+        {
+            "stream": "s",
+            "channels": {f"c{index}": {} for index in range(COLUMNS)},
+            "threshold": threshold,
+            "window": {"cell_ms": STEP_MS, "length": 10, "stride": 1},
+        }
+    )
     rng = np.random.default_rng(0)
     judging = Judging(config, [rng.exponential(size=history)])
     task = Task(config, 0, 1, TaskState({}, 0, {}), {}, {})
@@ -86,9 +92,7 @@ def batch(names: list[str], end_ms: int, rng: np.random.Generator, more: float) 
     count = len(names)
     parts = np.zeros((count, COLUMNS), np.float32)
     cells = np.zeros((count, 1, COLUMNS), np.float32)
-    windows = WindowBatch(
-        0, names, np.full(count, end_ms), cells, np.zeros(cells.shape, bool), np.full(count, -1)
-    )  # fmt: skip
+    windows = WindowBatch(0, names, np.full(count, end_ms), cells, np.zeros(cells.shape, bool), np.full(count, -1))
     score, offset = rng.exponential(size=count) + more, rng.normal(size=(count, COLUMNS)).astype(np.float32)
     model = np.zeros(count, np.int32)
     return windows, ScoreBatch(score, parts, parts, parts, model, (ModelRef("ae", "1"),), offset=offset)

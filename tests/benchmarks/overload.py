@@ -85,11 +85,15 @@ def start(folder: Path, kafka: str, redis: str, artifact: Path, delivery: str, t
         "model": {"kind": "ae", "hidden": [64], "latent": 8},
         "artifact": str(artifact),
         "delivery": delivery,
-        "kafka": {"bootstrap_servers": [kafka], "inputs": [{"topic": topic}], "session_timeout_ms": 6_000,
-                  "max_poll_interval_ms": 10_000},
+        "kafka": {
+            "bootstrap_servers": [kafka],
+            "inputs": [{"topic": topic}],
+            "session_timeout_ms": 6_000,
+            "max_poll_interval_ms": 10_000,
+        },
         "redis": {"url": redis},
         "metrics": {"port": port},
-    }  # fmt: skip
+    }
     path, log = folder / f"{delivery}.yaml", folder / f"{delivery}.log"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     command = [sys.executable, "-m", "tests.benchmarks.overload", "--worker", str(path), "--slow-ms", str(slow_ms)]
@@ -177,14 +181,19 @@ def report(
     later = [level for seconds, level in levels if seconds >= after]
     level, highest = later[0], max(later)
     found = {
-        "rss_mb_then": round(level, 1), "rss_mb_highest": round(highest, 1), "ratio": round(highest / level, 3),
+        "rss_mb_then": round(level, 1),
+        "rss_mb_highest": round(highest, 1),
+        "ratio": round(highest / level, 3),
         "overload": round(sent[1] / max(read, 1), 1),
-        "overload_since": round((sent[1] - sent[0]) / max(read - read_then, 1), 1), "lag": round(worker.metric("lag")),
-        "alerts": round(worker.metric("alerts_total")), "dead_letters": round(worker.metric("dead_letters_total")),
-        "commits": round(worker.metric("commits_total")), "waiting_windows": round(worker.metric("waiting_windows")),
+        "overload_since": round((sent[1] - sent[0]) / max(read - read_then, 1), 1),
+        "lag": round(worker.metric("lag")),
+        "alerts": round(worker.metric("alerts_total")),
+        "dead_letters": round(worker.metric("dead_letters_total")),
+        "commits": round(worker.metric("commits_total")),
+        "waiting_windows": round(worker.metric("waiting_windows")),
         "lost": round(worker.metric("fencings_total") + worker.metric("aborts_total")),
         "restores": round(worker.metric("restores_total")),
-    }  # fmt: skip
+    }
     found["alive"] = worker.process.poll() is None
     worker.process.terminate()
     return {**found, "stopped": worker.process.wait(timeout=180)}

@@ -96,8 +96,15 @@ def measure(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[
     material = make_material(folder, 4, 30.0, 1)
     bootstrap = [f"127.0.0.1:{broker.port}" for broker in brokers]
     kafka = {"bootstrap_servers": bootstrap, "session_timeout_ms": args.session_ms}
-    path = write_config(folder / "site.yaml", "recovery", material.artifact, kafka, redis.url,
-                        delivery="exactly_once", commit_interval_ms=1_000)  # fmt: skip
+    path = write_config(
+        folder / "site.yaml",
+        "recovery",
+        material.artifact,
+        kafka,
+        redis.url,
+        delivery="exactly_once",
+        commit_interval_ms=1_000,
+    )
     site = Site(path, folder, PARTITIONS, True)
     closing.callback(site.close)
     traffic, offsets = Traffic(bootstrap, site.topic), Offsets(bootstrap, site.config.group, site.topic)
@@ -115,8 +122,12 @@ def measure(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[
         took.append(round(time.monotonic() - began, 2))
         sys.stderr.write(f"killed a worker, all partitions served again after {took[-1]} s\n")
         workers[kill % args.workers] = site.worker()
-    return {"session_timeout_s": args.session_ms / 1_000, "served_again_after_s": took, "longest_s": max(took),
-            "beyond_session_s": round(max(took) - args.session_ms / 1_000, 2)}  # fmt: skip
+    return {
+        "session_timeout_s": args.session_ms / 1_000,
+        "served_again_after_s": took,
+        "longest_s": max(took),
+        "beyond_session_s": round(max(took) - args.session_ms / 1_000, 2),
+    }
 
 
 def wait_until_served(offsets: Offsets) -> None:

@@ -28,16 +28,16 @@ import orjson
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
-from stream_detector.config import Config
 from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, Embedded
 from stream_detector.adapters.kafka import KafkaSource, MessageWriter, ensure_topics, make_sink
-from stream_detector.artifacts.model_set import ModelSet
-from stream_detector.evaluate.offline import Encoded, windows
-from stream_detector.worker.pipeline import Pipeline
 from stream_detector.adapters.redis import RedisStore
+from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.config import Config
+from stream_detector.evaluate.offline import Encoded, windows
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.training.train import train
 from stream_detector.worker.gc_settings import tune_gc
+from stream_detector.worker.pipeline import Pipeline
 
 ASSETS, PARTITIONS = 200, 4
 CHANNELS = ("vibration", "temperature", "current")
@@ -75,9 +75,11 @@ def config_for(kafka: str, redis: str, artifact: Path, session_ms: int, **more: 
 def raw_poll(bootstrap: str, topic: str, count: int, max_poll_records: int) -> float:
     """Return messages a second of a loop that polls and does nothing else."""
     consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap.split(","), auto_offset_reset="earliest", enable_auto_commit=False,
+        bootstrap_servers=bootstrap.split(","),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
         max_poll_records=max_poll_records,
-    )  # fmt: skip
+    )
     consumer.assign([TopicPartition(topic, index) for index in range(PARTITIONS)])
     consumer.seek_to_beginning()
     seen, started = 0, None
@@ -103,9 +105,15 @@ def pipeline(config: Config, topic: str, count: int) -> tuple[float, int]:
     source = KafkaSource(config)
     sink = make_sink(config, source)
     loop = Pipeline(
-        config, source, sink, store, scorer, [one.calibration for one in models.artifacts],
-        profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
-    )  # fmt: skip
+        config,
+        source,
+        sink,
+        store,
+        scorer,
+        [one.calibration for one in models.artifacts],
+        profiles=[one.profile for one in models.artifacts],
+        model_of=models.ref_of,
+    )
     loop.open()
     while loop.task_count < PARTITIONS:
         loop.step(100)
@@ -142,9 +150,11 @@ def main() -> int:
     parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker to use instead of the embedded one")
     parser.add_argument("--redis", metavar="URL", help="a store to use instead of the embedded one")
     parser.add_argument(
-        "--delivery", choices=["at_least_once", "exactly_once"], default="at_least_once",
+        "--delivery",
+        choices=["at_least_once", "exactly_once"],
+        default="at_least_once",
         help="of the pipeline; exactly_once needs --kafka",
-    )  # fmt: skip
+    )
     parser.add_argument("--commit-interval-ms", type=float, default=1_000.0, help="of the pipeline (default: 1000)")
     args = parser.parse_args()
     with ExitStack() as closing:
@@ -154,8 +164,14 @@ def main() -> int:
             session = session if kafka else SESSION_TIMEOUT_MS
             kafka, redis = kafka or embedded.bootstrap_servers, redis or embedded.redis_url
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
-        config = config_for(str(kafka), str(redis), folder / "model.safetensors", session,
-                            delivery=args.delivery, commit_interval_ms=args.commit_interval_ms)  # fmt: skip
+        config = config_for(
+            str(kafka),
+            str(redis),
+            folder / "model.safetensors",
+            session,
+            delivery=args.delivery,
+            commit_interval_ms=args.commit_interval_ms,
+        )
         train(config, windows(config, readings(ASSETS * 400))).save(folder / "model.safetensors")
         topic = config.inputs[0].topic
         ensure_topics(config.kafka, {topic: PARTITIONS})

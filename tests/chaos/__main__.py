@@ -29,8 +29,19 @@ from tests.integration.site import write_config
 from tests.servers import RedisServer, kafka_jars
 
 #: What has to be 0 for a run to be fine.
-WRONG = ("missing", "repeated", "unexpected", "audits_missing", "audits_repeated", "audits_unexpected",
-         "state_differences", "undecided", "dead_letter_differences", "input_differences", "unfinished")  # fmt: skip
+WRONG = (
+    "missing",
+    "repeated",
+    "unexpected",
+    "audits_missing",
+    "audits_repeated",
+    "audits_unexpected",
+    "state_differences",
+    "undecided",
+    "dead_letter_differences",
+    "input_differences",
+    "unfinished",
+)
 _SHORT = {"faults": 20, "assets": 24, "recorded_minutes": 60.0, "session_ms": 4_000}
 _LONG = {"faults": 200, "assets": 300, "recorded_minutes": 60.0, "session_ms": 5_000}
 _USUAL_S = 5.0  # a fault takes about so long: paces the readings
@@ -68,8 +79,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--records", action="store_true", help="every reading is a record, judged for itself")
     parser.add_argument("--recorded-minutes", type=float, help="of every asset (default: 60)")
     parser.add_argument("--session-ms", type=int, help="session timeout of the workers (default: 5000)")
-    parser.add_argument("--break", dest="broken", choices=["fencing", "epoch", "transaction"], default="",
-                        help="switch a promise off: the verifier has to find it")  # fmt: skip
+    parser.add_argument(
+        "--break",
+        dest="broken",
+        choices=["fencing", "epoch", "transaction"],
+        default="",
+        help="switch a promise off: the verifier has to find it",
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave everything there")
     args = parser.parse_args(arguments)
     for name, value in (_SHORT if args.short else _LONG).items():
@@ -110,11 +126,25 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
         "inputs": [{"topic": topic, "max_message_bytes": 100_000} for topic in topics],
     }
     path = write_config(
-        folder / "site.yaml", "chaos", material.artifact, kafka, redis.url, delivery="exactly_once",
-        commit_interval_ms=200, alert_delay_ms=200, **material.sections,
-    )  # fmt: skip
-    site = ChaosSite(path, folder, args.partitions, True, broken=args.broken, chance=random.Random(args.seed + 1),
-                     pace=str(_PACE_S) if args.topics > 1 else "")  # fmt: skip
+        folder / "site.yaml",
+        "chaos",
+        material.artifact,
+        kafka,
+        redis.url,
+        delivery="exactly_once",
+        commit_interval_ms=200,
+        alert_delay_ms=200,
+        **material.sections,
+    )
+    site = ChaosSite(
+        path,
+        folder,
+        args.partitions,
+        True,
+        broken=args.broken,
+        chance=random.Random(args.seed + 1),
+        pace=str(_PACE_S) if args.topics > 1 else "",
+    )
     closing.callback(site.close)
     target = Target(brokers, redis, site, args.session_ms / 1_000)
     feed = Feed(target.bootstrap, topics, args.partitions, material.recordings, rate)
@@ -133,16 +163,28 @@ def run(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str,
     unfinished = settle(target, feed, ended)
     found = verify.verify(path, wanted)
     return {
-        "faults_injected": sum(counts.values()), "by_kind": dict(sorted(counts.items())), **found,
+        "faults_injected": sum(counts.values()),
+        "by_kind": dict(sorted(counts.items())),
+        **found,
         "dead_letter_differences": verify.dead_letter_differences(path, wanted.dead_letters),
         "input_differences": verify.input_differences(
             path, {partition: digest.hexdigest() for partition, digest in feed.digests.items()}
         ),
-        "unfinished": unfinished, "messages": feed.sent, **happened, "workers_ended": ended[0],
-        "faults_seconds": round(faults_s, 1), "workers": args.workers, "brokers": args.brokers,
-        "partitions": args.partitions, "assets": args.assets, "session_ms": args.session_ms, "seed": args.seed,
-        "topics": args.topics, "records": args.records, "break": args.broken or None,
-    }  # fmt: skip
+        "unfinished": unfinished,
+        "messages": feed.sent,
+        **happened,
+        "workers_ended": ended[0],
+        "faults_seconds": round(faults_s, 1),
+        "workers": args.workers,
+        "brokers": args.brokers,
+        "partitions": args.partitions,
+        "assets": args.assets,
+        "session_ms": args.session_ms,
+        "seed": args.seed,
+        "topics": args.topics,
+        "records": args.records,
+        "break": args.broken or None,
+    }
 
 
 def summary(wanted: verify.Wanted) -> dict[str, Any]:

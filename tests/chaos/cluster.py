@@ -18,16 +18,20 @@ class Node(KafkaServer):
         """`controllers`: ports by node, the first is node 1's."""
         voters = ",".join(f"{index}@127.0.0.1:{port}" for index, port in enumerate(controllers, 1))
         copies = str(min(3, len(controllers)))
-        super().__init__(folder, jars, {
-            "node.id": str(number),
-            "controller.quorum.voters": voters,
-            "default.replication.factor": copies,
-            "min.insync.replicas": "2",
-            "offsets.topic.replication.factor": copies,
-            "transaction.state.log.replication.factor": copies,
-            "transaction.state.log.min.isr": "2",
-            "share.coordinator.state.topic.replication.factor": copies,
-        })  # fmt: skip
+        super().__init__(
+            folder,
+            jars,
+            {
+                "node.id": str(number),
+                "controller.quorum.voters": voters,
+                "default.replication.factor": copies,
+                "min.insync.replicas": "2",
+                "offsets.topic.replication.factor": copies,
+                "transaction.state.log.replication.factor": copies,
+                "transaction.state.log.min.isr": "2",
+                "share.coordinator.state.topic.replication.factor": copies,
+            },
+        )
         self._controller_port = controllers[number - 1]
         self._cluster = cluster
 

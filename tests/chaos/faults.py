@@ -211,10 +211,12 @@ def rebalance_storm(target: Target, chance: random.Random) -> bool:
         with suppress(kafka_errors.KafkaError):
             owned: list[Any] = []  # the member, once there is one: the assignor is asked what it owns
             member: Any = KafkaConsumer(
-                bootstrap_servers=target.bootstrap, group_id=target.site.config.group, enable_auto_commit=False,
+                bootstrap_servers=target.bootstrap,
+                group_id=target.site.config.group,
+                enable_auto_commit=False,
                 partition_assignment_strategy=[TaskAssignor(partial(_owned, owned), _unconcerned, cooperative=True)],
                 client_id=f"storm-{uuid.uuid4().hex[:6]}",
-            )  # fmt: skip
+            )
             owned.append(member)
             member.subscribe(topics=[target.site.topic])
             member.partitions_for_topic(target.site.topic)

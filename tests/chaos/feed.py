@@ -74,9 +74,13 @@ class Feed:
     """Sends recordings side by side, each reading to its asset's partition; a thread of its own."""
 
     def __init__(
-        self, bootstrap: list[str], topics: Sequence[str], partitions: int, recordings: Sequence[Recording],
+        self,
+        bootstrap: list[str],
+        topics: Sequence[str],
+        partitions: int,
+        recordings: Sequence[Recording],
         rate: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`rate`: messages a second at most. Nothing is sent before `allow`."""
         self.total = sum(1 for _ in messages(recordings, topics, partitions))
         self.sent = 0
@@ -89,8 +93,13 @@ class Feed:
         self._allowed = 0
         self._stopped = False
         self._producer: Any = KafkaProducer(
-            bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=20,
-            delivery_timeout_ms=_PATIENCE_MS, max_block_ms=_PATIENCE_MS, reconnect_backoff_max_ms=1_000,
+            bootstrap_servers=bootstrap,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=20,
+            delivery_timeout_ms=_PATIENCE_MS,
+            max_block_ms=_PATIENCE_MS,
+            reconnect_backoff_max_ms=1_000,
             request_timeout_ms=10_000,
         )  # type: ignore[no-untyped-call]
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)

@@ -18,31 +18,43 @@ from tests.integration.site import DETECTOR, call, write_config
 #: moment at which a fault could strike without one being on its way.
 TALKATIVE: dict[str, Any] = {
     "channels": {
-        "vibration": {"unit": "g"}, "temperature": {"valid": [-50, 500]}, "current": {"unit": "A", "valid": [-10, 100]},
+        "vibration": {"unit": "g"},
+        "temperature": {"valid": [-50, 500]},
+        "current": {"unit": "A", "valid": [-10, 100]},
     },
     "threshold": {"method": "spot", "learn_after": 5, "max_peaks": 40, "budget": {"incidents": 600, "per": "day"}},
     "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
     "adaptation": {"follow": 4.0, "block": 8, "flat_ms": 120_000, "policy": "adapt"},
-}  # fmt: skip
+}
 #: Every reading a record, judged for itself as it comes.
 _RECORDS: dict[str, Any] = {
     "channels": {
-        "vibration": {"cell": "last", "log": True}, "temperature": {"cell": "last", "valid": [-50, 500]},
-        "current": {"cell": "last", "valid": [-10, 100]}, "mode": {"kind": "category", "cell": "last"},
+        "vibration": {"cell": "last", "log": True},
+        "temperature": {"cell": "last", "valid": [-50, 500]},
+        "current": {"cell": "last", "valid": [-10, 100]},
+        "mode": {"kind": "category", "cell": "last"},
     },
     "window": {"mode": "records", "length": 1},
     "features": {"scaling": "standard", "clip": 10},
     "threshold": {"method": "spot", "risk": 1e-2, "learn_after": 5, "max_peaks": 40},
     "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
-}  # fmt: skip
+}
 #: Machines a detector is trained on; the others are of the same type.
 _TRAINED_ON = 24
 _FAULTS = ("bearing-outer", "overheating", "sensor-stuck/current", "bearing-inner", "sensor-offset/temperature")
 _SENSORS = (
-    "silent", "sensor-dropout/vibration", "sensor-out-of-range/temperature", "clock-behind", "sensor-stuck/vibration",
-    "silent", "sensor-out-of-range/vibration", "sensor-saturated/vibration", "sensor-dropout/temperature",
-    "sensor-out-of-range/current", "clock-ahead",
-)  # fmt: skip
+    "silent",
+    "sensor-dropout/vibration",
+    "sensor-out-of-range/temperature",
+    "clock-behind",
+    "sensor-stuck/vibration",
+    "silent",
+    "sensor-out-of-range/vibration",
+    "sensor-saturated/vibration",
+    "sensor-dropout/temperature",
+    "sensor-out-of-range/current",
+    "clock-ahead",
+)
 _CHANGES = ("load-step", "sensor-offset/temperature", "maintenance", "sensor-replaced/vibration")
 _HEALTHY = 0.4  # share of every recording without a fault
 
@@ -95,6 +107,7 @@ def _course(index: int, minutes: float, chance: random.Random) -> tuple[list[str
     One of four has broken sensors, two of them in turn; one changes for good, then is let alone; one drifts, and has
     time to be quiet; one has faults.
     """
+
     def at(low: float, high: float) -> str:
         return f"{round(chance.uniform(low, high) * minutes * 60)}s"
 

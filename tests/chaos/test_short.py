@@ -41,9 +41,15 @@ def test_the_verifier_counts_what_differs():
     assert dict.fromkeys(FINE, 0) == verify.compare(wanted, [b"b", b"a", b"b"], [b"z", b"y", b"x"], wanted.states)
     found = verify.compare(wanted, [b"a", b"a", b"b", b"c"], [b"x", b"z", b"z", b"z", b"w", b"v"], {"one": [1]}, 3)
     assert {
-        "missing": 1, "repeated": 1, "unexpected": 1, "audits_missing": 1, "audits_repeated": 2, "audits_unexpected": 2,
-        "state_differences": 1, "undecided": 3,
-    } == found  # fmt: skip
+        "missing": 1,
+        "repeated": 1,
+        "unexpected": 1,
+        "audits_missing": 1,
+        "audits_repeated": 2,
+        "audits_unexpected": 2,
+        "state_differences": 1,
+        "undecided": 3,
+    } == found
 
 
 def test_a_schedule_holds_every_kind_and_is_its_seeds():

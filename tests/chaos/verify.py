@@ -49,10 +49,22 @@ def expected(config: Path, files: Iterable[Path], messages: bool = False) -> Wan
     with tempfile.TemporaryDirectory() as folder:
         states, audit, dead = (Path(folder) / name for name in ("states", "audit", "dead"))
         command = [
-            sys.executable, "-m", "stream_detector", "backtest", str(config), "--json", "--quiet",
-            "--states", str(states), "--audit", str(audit), "--dead-letters", str(dead),
-            "--messages" if messages else "--data", *map(str, files),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "stream_detector",
+            "backtest",
+            str(config),
+            "--json",
+            "--quiet",
+            "--states",
+            str(states),
+            "--audit",
+            str(audit),
+            "--dead-letters",
+            str(dead),
+            "--messages" if messages else "--data",
+            *map(str, files),
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=1_800)
         if done.returncode:
             raise RuntimeError(done.stderr.decode())
@@ -112,8 +124,9 @@ def progress(config: Path) -> Progress:
     """Return how far the workers of a set-up are."""
     settings = yaml.safe_load(config.read_text())
     topics = [entry["topic"] for entry in settings["kafka"]["inputs"]]
-    asking = consumer(settings["kafka"]["bootstrap_servers"], group_id=settings["kafka"]["group"],
-                      isolation_level="read_committed")  # fmt: skip
+    asking = consumer(
+        settings["kafka"]["bootstrap_servers"], group_id=settings["kafka"]["group"], isolation_level="read_committed"
+    )
     try:
         partitions = [
             TopicPartition(topic, index)
@@ -231,9 +244,12 @@ def verify(config: Path, wanted: Wanted) -> dict[str, int]:
     alerts, undecided = read_all(kafka["bootstrap_servers"], kafka.get("alert_topic", f"{stream}.alerts"))
     audits, more = read_all(kafka["bootstrap_servers"], kafka.get("audit_topic", f"{stream}.audit"))
     return compare(
-        wanted, [one.value for one in alerts], [one.value for one in audits],
-        states(store["url"], store.get("prefix", "stream-detector"), stream), undecided + more,
-    )  # fmt: skip
+        wanted,
+        [one.value for one in alerts],
+        [one.value for one in audits],
+        states(store["url"], store.get("prefix", "stream-detector"), stream),
+        undecided + more,
+    )
 
 
 def main() -> int:

@@ -1,15 +1,15 @@
 """A worker that tests can break: `stream-detector run` with one promise switched off, or an end at a chosen moment.
 
-    STREAM_DETECTOR_TEST_BREAK=fencing|epoch|transaction
-        fencing      neither Kafka nor the store is asked whether a task is still its worker's
-        epoch        the newest states of the store count, whatever Kafka has committed
-        transaction  alerts become readable when flushed, not with the offsets
-    STREAM_DETECTOR_TEST_AT=saved:3:SIGKILL
-        send itself the signal in the third commit with alerts, at one of MOMENTS
-    STREAM_DETECTOR_TEST_TRAP=PATH
-        as soon as there is such a file, with `saved:SIGKILL` in it, do so in the next commit with alerts
-    STREAM_DETECTOR_TEST_PACE=0.1
-        wait so many seconds before each poll: a log that is written already is read as slowly as one that grows
+STREAM_DETECTOR_TEST_BREAK=fencing|epoch|transaction
+    fencing      neither Kafka nor the store is asked whether a task is still its worker's
+    epoch        the newest states of the store count, whatever Kafka has committed
+    transaction  alerts become readable when flushed, not with the offsets
+STREAM_DETECTOR_TEST_AT=saved:3:SIGKILL
+    send itself the signal in the third commit with alerts, at one of MOMENTS
+STREAM_DETECTOR_TEST_TRAP=PATH
+    as soon as there is such a file, with `saved:SIGKILL` in it, do so in the next commit with alerts
+STREAM_DETECTOR_TEST_PACE=0.1
+    wait so many seconds before each poll: a log that is written already is read as slowly as one that grows
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 from kafka.consumer.group import ConsumerGroupMetadata
 from kafka.producer.transaction_manager import TransactionManager
 
-from stream_detector.worker import pipeline
 from stream_detector.__main__ import main
 from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, source, transactional
 from stream_detector.adapters.redis import RedisStore
+from stream_detector.worker import pipeline
 
 #: Alerts acknowledged and nothing saved; the first task's states saved and others not; all states saved; the offsets
 #: sent in the transaction; its end asked for, and the answer not there; all done.

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 
-from stream_detector.config import ChannelConfig, Config, InputConfig, KafkaConfig
 from stream_detector.adapters.kafka import KafkaSink, KafkaSource, MessageWriter, TopicReader, ensure_topics
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.config import ChannelConfig, Config, InputConfig, KafkaConfig
 from stream_detector.ports import Sink, Source
 from stream_detector.types import Alert, ChannelShare, Message, ModelRef, Partition
 
@@ -179,11 +179,25 @@ def until(done: Callable[[], object], *steps: Callable[[], object], seconds: flo
 def alert(asset: str = "pump-1", end_ms: int = 1_583_748_873_000) -> Alert:
     """Return an alert that differs from others by asset and time."""
     return Alert(
-        id=f"id-{end_ms}", incident="incident", event="open", stream="pump", asset=asset, start_ms=end_ms - 60_000,
-        end_ms=end_ms, score=8.31, threshold=4.02, severity="warning", kind="contextual",
-        channels=(ChannelShare("vibration", 1.0, 0.041, 0.027),), model=ModelRef("ae", "20201103-1f3c"),
-        method="spot", risk=1e-4, seen=18_233, ingest_ms=end_ms + 20, scored_ms=end_ms + 35,
-    )  # fmt: skip
+        id=f"id-{end_ms}",
+        incident="incident",
+        event="open",
+        stream="pump",
+        asset=asset,
+        start_ms=end_ms - 60_000,
+        end_ms=end_ms,
+        score=8.31,
+        threshold=4.02,
+        severity="warning",
+        kind="contextual",
+        channels=(ChannelShare("vibration", 1.0, 0.041, 0.027),),
+        model=ModelRef("ae", "20201103-1f3c"),
+        method="spot",
+        risk=1e-4,
+        seen=18_233,
+        ingest_ms=end_ms + 20,
+        scored_ms=end_ms + 35,
+    )
 
 
 def values(name: str, count: int, first: int = 0) -> list[bytes]:

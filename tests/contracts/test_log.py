@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stream_detector.codec import decode_alert, encode_alert
-from stream_detector.config import KafkaConfig
 from stream_detector.adapters.embedded.servers import Embedded
-from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.adapters.kafka import KafkaSink, KafkaSource, ensure_topics
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.codec import decode_alert, encode_alert
+from stream_detector.config import KafkaConfig
+from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.ports import Sink
 from stream_detector.types import (
     DeadLetter,

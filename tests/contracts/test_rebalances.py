@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from stream_detector.adapters.kafka import KafkaSource
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
-from stream_detector.adapters.kafka import KafkaSource
 from stream_detector.types import Partition
 from tests.contracts.logs import Listener, Member, OnBroker, put_out, until, values
 
@@ -38,8 +38,10 @@ class Group:
     def settle(self, *sizes: int) -> None:
         """Poll all in turn until they own so many tasks and the group is at rest."""
         until(
-            lambda: sorted(sizes) == sorted(len(tasks(one)) for one in self.members)
-            and all(one.source.settled() and one.source.trouble() is None for one in self.members),
+            lambda: (
+                sorted(sizes) == sorted(len(tasks(one)) for one in self.members)
+                and all(one.source.settled() and one.source.trouble() is None for one in self.members)
+            ),
             *(one.poll for one in self.members),
         )
 

@@ -11,11 +11,11 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
-from stream_detector.config import Config, KafkaConfig
 from stream_detector.adapters.embedded.servers import Embedded
-from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.adapters.kafka import KafkaSource, TopicReader, TransactionalSink, make_sink, probe
 from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.config import Config, KafkaConfig
+from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.ports import Sink, Source
 from stream_detector.types import DeadLetter, Message, Partition, PlainMessage, Position
 from tests.contracts.logs import InMemory, Listener, Member, OnBroker, alert, put_out, until, values
@@ -249,8 +249,9 @@ def test_a_living_workers_transaction_is_left_alone(
     source.open(two.listener)
     until(
         lambda: len(one.listener.owned) == len(two.listener.owned) == 1 and one.source.settled(),
-        one.poll, two.poll,
-    )  # fmt: skip
+        one.poll,
+        two.poll,
+    )
     sink.commit({only: Position(0, 0, 1) for only in one.listener.owned})
     assert 1 == len(log.alerts(1))
     sink.close()
@@ -355,9 +356,12 @@ def test_a_broker_without_transactions_is_refused(embedded: Embedded, unique: Ca
     ],
 )
 def test_a_broker_that_has_no_time_is_no_broker_without_transactions(
-    embedded: Embedded, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch,
-    error: Exception, expected: type[Exception],
-) -> None:  # fmt: skip
+    embedded: Embedded,
+    unique: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    expected: type[Exception],
+) -> None:
     """What may go well the next time is an outage, to be tried again; only an answer is a broker's verdict."""
 
     def fail(*_: object) -> None:

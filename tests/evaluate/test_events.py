@@ -16,10 +16,23 @@ from tests.evaluate.test_live import config
 def alert(incident: str, event: str, start: int, end: int) -> Alert:
     """An event of an incident; times in seconds."""
     return Alert(
-        id=f"{incident}-{event}", incident=incident, event=event, stream="pump", asset="a", start_ms=start * 1_000,
-        end_ms=end * 1_000, score=2.0, threshold=1.0, severity="info", kind="contextual", channels=(),
-        model=ModelRef("ae", "1"), method="spot", risk=1e-4, seen=1,
-    )  # fmt: skip
+        id=f"{incident}-{event}",
+        incident=incident,
+        event=event,
+        stream="pump",
+        asset="a",
+        start_ms=start * 1_000,
+        end_ms=end * 1_000,
+        score=2.0,
+        threshold=1.0,
+        severity="info",
+        kind="contextual",
+        channels=(),
+        model=ModelRef("ae", "1"),
+        method="spot",
+        risk=1e-4,
+        seen=1,
+    )
 
 
 def watched(line: str, alerts: list[Alert], tail_s: float = 0.0):
@@ -39,7 +52,7 @@ def test_a_fault_is_caught_when_an_incident_is_open_in_it():
     """
     rows   ..xxxx....xxx...
     told       └────┘          two seconds after the fault began; the second fault is missed
-    """  # fmt: skip
+    """
     found = watched("..xxxx....xxx...", [alert("1", "open", 3, 4), alert("1", "close", 3, 9)])
     assert (found["faults"], found["caught"], found["delay_s_median"], found["false"]) == (2, 1, 2, 0)
 
@@ -48,7 +61,7 @@ def test_an_incident_that_was_open_before_is_told_apart():
     """
     rows   ......xxx
     told     └───────          an alarm that never ends catches everything
-    """  # fmt: skip
+    """
     found = watched("......xxx", [alert("1", "open", 1, 2)])
     assert (found["caught"], found["already_open"], found["delay_s_median"]) == (1, 1, 0)
 
@@ -57,7 +70,7 @@ def test_an_incident_beside_every_fault_is_false():
     """
     rows   xx..........
     told       └─┘   └─┘       the first lies within the windows' reach of the fault
-    """  # fmt: skip
+    """
     alerts = [alert("1", "open", 4, 4), alert("1", "close", 4, 6), alert("2", "open", 9, 9), alert("2", "close", 9, 11)]
     found = watched("xx..........", alerts, tail_s=4)
     assert (found["incidents"], found["false"]) == (2, 1)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.datasets.recording import Recording
 from stream_detector.codec import encode_alert
 from stream_detector.config import Config, WindowConfig
+from stream_detector.datasets.recording import Recording
 from stream_detector.evaluate.data import Case, encoded
 from stream_detector.evaluate.fitting import fit_each
 from stream_detector.evaluate.live import Live, Track, decide, overlaid, ratio
 from stream_detector.evaluate.offline import Backtest
-from stream_detector.types import WindowBatch
 from stream_detector.scoring.scorer import Scorer
+from stream_detector.types import WindowBatch
 from tests.evaluate.data import series
 
 START = 1_583_748_000_000.0
@@ -63,9 +63,12 @@ def test_alerts_are_those_of_a_worker(case, live):
     track = live.judges().follow(live.score(case.test))
     artifacts = live.models.artifacts
     worker = Backtest(
-        case.config, Scorer(live.models, case.config.scorer), [one.calibration for one in artifacts],
-        profiles=[one.profile for one in artifacts], model_of=live.models.ref_of,
-    )  # fmt: skip
+        case.config,
+        Scorer(live.models, case.config.scorer),
+        [one.calibration for one in artifacts],
+        profiles=[one.profile for one in artifacts],
+        model_of=live.models.ref_of,
+    )
     published = list(worker.run(encoded(case.test)))
     assert published == [encode_alert(alert) for alert in track.alerts]
     assert len(published) >= 2
@@ -95,9 +98,7 @@ def test_no_decision_depends_on_later_rows(case, live, until):
             for name, column in whole.values.items()
         },
     )
-    said = [
-        decide(live.judges().follow(live.score(one)), one.ts_ms, WindowConfig()) for one in (whole, other)
-    ]
+    said = [decide(live.judges().follow(live.score(one)), one.ts_ms, WindowConfig()) for one in (whole, other)]
     assert said[0].alarm[: until + 1].tolist() == said[1].alarm[: until + 1].tolist()
     assert said[0].score[: until + 1].tolist() == said[1].score[: until + 1].tolist()
     assert said[0].score[until + 1 :].tolist() != said[1].score[until + 1 :].tolist()
@@ -116,7 +117,7 @@ def test_a_row_has_the_decision_of_the_newest_window_up_to_it():
     cells of 10   │ 1 · 5 │ · │ 22 · · 28 │ 35 │
     windows end           10           30   40
     row 1: another row follows in its cell, so no window ends with it yet
-    """  # fmt: skip
+    """
     ts_ms = np.array([1.0, 5.0, 22.0, 28.0, 35.0])
     rows = decide(track([10, 30, 40], [True, False, True]), ts_ms, WindowConfig(cell_ms=10))
     assert [False, True, True, False, True] == rows.alarm.tolist()

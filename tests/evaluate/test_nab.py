@@ -28,11 +28,11 @@ def test_a_file_by_hand():
     """
     row     0-14 probation    20───29 window    35 a false detection, 5 rows after it
     hits                        24, 26
-    """  # fmt: skip
+    """
     detected = np.zeros(100, bool)
     detected[[3, 24, 26, 35, 10]] = True
     score = Series(100, [(20, 29)], STANDARD).score(detected)
-    found = sigmoid(-6 / 10) / sigmoid(-1)   # rows 24 to 29 are six of ten
+    found = sigmoid(-6 / 10) / sigmoid(-1)  # rows 24 to 29 are six of ten
     false = 0.11 * sigmoid((35 - 29) / 9)
     assert score == FileScore(pytest.approx(found + false), tp=2, tn=74, fp=1, fn=8)
 

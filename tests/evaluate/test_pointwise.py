@@ -59,6 +59,6 @@ def test_point_adjustment_makes_one_hit_a_whole_anomaly():
     truth     0 0 1 1 1 0 0 1
     alarm     0 1 0 1 0 0 0 0
     adjusted  0 1 1 1 1 0 0 0
-    """  # fmt: skip
+    """
     alarm = np.array([0, 1, 0, 1, 0, 0, 0, 0])
     assert [0, 1, 1, 1, 1, 0, 0, 0] == point_adjusted(TRUTH, alarm).astype(int).tolist()

@@ -10,22 +10,30 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stream_detector.datasets import read
-from stream_detector.config import loading as settings
 from stream_detector.__main__ import main
-from stream_detector.cli.evaluate import CONFIGS, PROTOCOL_NAMES
-from stream_detector.evaluate.data import encoded
-from stream_detector.evaluate.protocols import PROTOCOLS
 from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.cli.evaluate import CONFIGS, PROTOCOL_NAMES
+from stream_detector.config import loading as settings
+from stream_detector.datasets import read
+from stream_detector.evaluate.data import encoded
 from stream_detector.evaluate.offline import Backtest
+from stream_detector.evaluate.protocols import PROTOCOLS
 from stream_detector.scoring.scorer import Scorer
 from tests.evaluate import data
 
 MAKERS = {
-    "skab": data.skab, "nab": data.nab, "smap-msl": data.smap_msl, "cwru": data.cwru, "femto": data.femto,
-    "nsl-kdd": data.nsl_kdd, "kdd99": data.kdd99, "creditcard": data.creditcard, "yahoo-s5": data.yahoo_s5,
-    "ucr": data.ucr, "csv": data.table,
-}  # fmt: skip
+    "skab": data.skab,
+    "nab": data.nab,
+    "smap-msl": data.smap_msl,
+    "cwru": data.cwru,
+    "femto": data.femto,
+    "nsl-kdd": data.nsl_kdd,
+    "kdd99": data.kdd99,
+    "creditcard": data.creditcard,
+    "yahoo-s5": data.yahoo_s5,
+    "ucr": data.ucr,
+    "csv": data.table,
+}
 
 #: What each object has beside protocol, detector, files, seeds and baselines.
 FIGURES = {
@@ -68,9 +76,19 @@ def test_every_protocol_prints_one_object(protocol, tmp_path, capsys):
     """With the figures its issue names, per seed and over seeds, and a report of every file."""
     root, report = MAKERS[protocol](tmp_path / "data"), tmp_path / "report.html"
     found = evaluate(
-        capsys, protocol, "--data", str(root), "--config", str(quick(protocol, tmp_path)), "--seeds", "2",
-        "--baselines", "none", "--report", str(report),
-    )  # fmt: skip
+        capsys,
+        protocol,
+        "--data",
+        str(root),
+        "--config",
+        str(quick(protocol, tmp_path)),
+        "--seeds",
+        "2",
+        "--baselines",
+        "none",
+        "--report",
+        str(report),
+    )
     shipped = "pca" if PROTOCOLS[protocol].config == "kpi" else "ae"
     assert (found["protocol"], found["detector"], len(found["seeds"])) == (protocol, shipped, 2)
     assert found["files"] >= 1
@@ -156,9 +174,12 @@ def test_kept_detectors_run_live_to_the_same_alerts(tmp_path, capsys):
     published = []
     for recording in read(root / "valve1", "skab"):
         worker = Backtest(
-            config, Scorer(models, config.scorer), [one.calibration for one in models.artifacts],
-            profiles=[one.profile for one in models.artifacts], model_of=models.ref_of,
-        )  # fmt: skip
+            config,
+            Scorer(models, config.scorer),
+            [one.calibration for one in models.artifacts],
+            profiles=[one.profile for one in models.artifacts],
+            model_of=models.ref_of,
+        )
         published += worker.run(encoded(recording.rows(rows[recording.asset]["first_row"])))
     assert published == (kept / "alerts.jsonl").read_bytes().splitlines()
     assert published

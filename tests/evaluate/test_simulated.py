@@ -54,8 +54,10 @@ def test_faults_are_counted_by_scenario_and_a_seed_says_it_all(config, capsys):
     found = figures(capsys, "--suite", "faults", "--config", config)
     assert found["faults"] == 4
     assert {name: row["faults"] for name, row in found["by_scenario"].items()} == {
-        "slow-wear": 1, "intermittent": 1, "two-faults": 2,
-    }  # fmt: skip
+        "slow-wear": 1,
+        "intermittent": 1,
+        "two-faults": 2,
+    }
     assert found == figures(capsys, "--suite", "faults", "--config", config)
 
 

@@ -64,8 +64,10 @@ def test_a_score_that_follows_the_buffers_beats_one_that_misses_them():
     """A few rows early still earns, far away does not."""
     truth = np.zeros(300, int)
     truth[150:170] = 1
-    at = {name: np.isin(np.arange(300), range(150 + by, 170 + by)).astype(float) for name, by in
-          {"exact": 0, "early": -5, "far": -100}.items()}  # fmt: skip
+    at = {
+        name: np.isin(np.arange(300), range(150 + by, 170 + by)).astype(float)
+        for name, by in {"exact": 0, "early": -5, "far": -100}.items()
+    }
     exact, early, far = (vus_pr(truth, at[name]) for name in ("exact", "early", "far"))
     assert exact > early > far
     assert far < early / 2

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, Embedded
 from stream_detector.datasets.output import write
 from stream_detector.simulation.simulate import simulate
-from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, Embedded
 from tests.chaos import verify
 from tests.integration.fortress import fortress, make_secured, revealed
 from tests.integration.plant import Plant
@@ -37,10 +37,13 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     """Six machines for half an hour, most with faults after the first twelve minutes."""
     folder = tmp_path_factory.mktemp("material")
     recordings = simulate(
-        6, 0.5, seed=5, faults="machine-1=bearing-outer@13m+8m:0.9, machine-2=overheating@14m+12m:0.9, "
+        6,
+        0.5,
+        seed=5,
+        faults="machine-1=bearing-outer@13m+8m:0.9, machine-2=overheating@14m+12m:0.9, "
         "machine-3=sensor-stuck/current@15m+5m, machine-5=bearing-inner@20m+6m:0.9, "
-        "machine-6=sensor-offset/temperature@14m+10m"
-    )  # fmt: skip
+        "machine-6=sensor-offset/temperature@14m+10m",
+    )
     files = [path for path in write(recordings, folder / "recordings") if path.suffix == ".csv"]
     artifact = folder / "machine.safetensors"
     config = write_config(folder / "train.yaml", "training", artifact, {}, "redis://127.0.0.1:1/0")
@@ -65,8 +68,11 @@ def servers(request: pytest.FixtureRequest) -> tuple[dict[str, Any], str]:
 
 @pytest.fixture
 def make_site(
-    request: pytest.FixtureRequest, servers: tuple[dict[str, Any], str], material: Material,
-    unique: Callable[[str], str], tmp_path: Path,
+    request: pytest.FixtureRequest,
+    servers: tuple[dict[str, Any], str],
+    material: Material,
+    unique: Callable[[str], str],
+    tmp_path: Path,
 ) -> Iterator[Callable[..., Site]]:
     """Make a stream on the servers; its programs end with the test."""
     sites: list[Site] = []
@@ -92,9 +98,7 @@ def wanted(material: Material) -> verify.Wanted:
 
 
 @pytest.fixture
-def make_plant(
-    make_site: Callable[..., Site], material: Material, wanted: verify.Wanted
-) -> Callable[..., Plant]:
+def make_plant(make_site: Callable[..., Site], material: Material, wanted: verify.Wanted) -> Callable[..., Plant]:
     """Make a stream with all readings on its topic; small polls, so that there is much to be interrupted."""
 
     def make(partitions: int = 4, poll: int = 30, fill: bool = True, **sections: Any) -> Plant:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS
-from stream_detector.permissions import kafka_permissions, redis_rules
 from stream_detector.config.loading import load
+from stream_detector.permissions import kafka_permissions, redis_rules
 from tests.conftest import missing
 from tests.integration.site import Site, write_config
 from tests.secured import Authority, Identity, SecuredKafka, SecuredRedis, TokenEndpoint
@@ -52,13 +52,21 @@ class Fortress:
             security["oauth"] = {"token_url": self.endpoint.url, "client_id": name, "client_secret": {"env": "SECRET"}}
         else:
             security |= {"username": name, "password": {"env": "PASSWORD"}}
-        return {"bootstrap_servers": [f"127.0.0.1:{port}"], "session_timeout_ms": SESSION_TIMEOUT_MS,
-                "security": security | changes}  # fmt: skip
+        return {
+            "bootstrap_servers": [f"127.0.0.1:{port}"],
+            "session_timeout_ms": SESSION_TIMEOUT_MS,
+            "security": security | changes,
+        }
 
     def redis_settings(self, user: str, prefix: str, **changes: Any) -> dict[str, Any]:
         """Return what a user writes under `redis`."""
-        return {"url": self.redis.url, "username": user, "password": {"env": "STORE_PASSWORD"},
-                "ca_file": str(self.authority.file), "prefix": prefix} | changes  # fmt: skip
+        return {
+            "url": self.redis.url,
+            "username": user,
+            "password": {"env": "STORE_PASSWORD"},
+            "ca_file": str(self.authority.file),
+            "prefix": prefix,
+        } | changes
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +90,13 @@ def fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fortress]:
 @pytest.fixture
 def revealed(monkeypatch: pytest.MonkeyPatch, fortress: Fortress) -> None:
     """Put the secrets where the set-ups say they are."""
-    for name, value in (("PASSWORD", PASSWORD), ("SECRET", SECRET), ("STORE_PASSWORD", STORE_PASSWORD),
-                        ("ADMIN_PASSWORD", fortress.redis.password), ("WRONG", "sentinel-wrong-4714")):  # fmt: skip
+    for name, value in (
+        ("PASSWORD", PASSWORD),
+        ("SECRET", SECRET),
+        ("STORE_PASSWORD", STORE_PASSWORD),
+        ("ADMIN_PASSWORD", fortress.redis.password),
+        ("WRONG", "sentinel-wrong-4714"),
+    ):
         monkeypatch.setenv(name, value)
 
 
@@ -130,5 +143,3 @@ def make_secured(revealed: None, fortress: Fortress, unique, tmp_path, material)
     yield make
     for site in sites:
         site.close()
-
-

@@ -9,9 +9,18 @@ from tests.chaos import verify
 from tests.integration.site import Program, Site, until
 
 FINE = dict.fromkeys(
-    ("missing", "repeated", "unexpected", "audits_missing", "audits_repeated", "audits_unexpected",
-     "state_differences", "undecided"), 0,
-)  # fmt: skip
+    (
+        "missing",
+        "repeated",
+        "unexpected",
+        "audits_missing",
+        "audits_repeated",
+        "audits_unexpected",
+        "state_differences",
+        "undecided",
+    ),
+    0,
+)
 SESSION_MS = 3_000
 
 
@@ -25,8 +34,10 @@ class Plant(Site):
         """Start a worker; see tests/chaos/worker.py."""
         port = free_port()
         settings = {
-            "METRICS__PORT": str(port), "KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), **settings,
-        }  # fmt: skip
+            "METRICS__PORT": str(port),
+            "KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS),
+            **settings,
+        }
         env = {f"STREAM_DETECTOR__{name}": value for name, value in settings.items()}
         env |= {"STREAM_DETECTOR_TEST_AT": at, "STREAM_DETECTOR_TEST_BREAK": broken}
         module, *words = "tests.chaos.worker", "--log-level", "info", "run"

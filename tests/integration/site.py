@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from stream_detector.config import Config
 from stream_detector.adapters.embedded.servers import free_port
 from stream_detector.adapters.kafka import AlertReader, TopicReader, end_offsets, ensure_topics
-from stream_detector.types import Message
 from stream_detector.adapters.redis import RedisStore
+from stream_detector.config import Config
 from stream_detector.config.loading import load
+from stream_detector.types import Message
 
 ROOT = Path(__file__).parents[2]
 DETECTOR, PRODUCERS = "stream_detector", "producers"
@@ -41,9 +41,14 @@ def command(module: str, *arguments: object) -> list[str]:
 def call(module: str, *arguments: object, status: int = 0) -> str:
     """Run a program to its end and return its standard output."""
     done = subprocess.run(
-        command(module, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600,
+        command(module, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
         check=False,
-    )  # fmt: skip
+    )
     assert status == done.returncode, done.stderr
     return done.stdout
 
@@ -125,17 +130,31 @@ class Site:
     def replay(self, files: list[Path], speed: object, *options: object) -> Program:
         """Start a replay of recordings."""
         return self._start(
-            "replay", {}, PRODUCERS, "replay", *files, "--format", "csv", "--config", self.config_path,
-            "--speed", speed, *options,
-        )  # fmt: skip
+            "replay",
+            {},
+            PRODUCERS,
+            "replay",
+            *files,
+            "--format",
+            "csv",
+            "--config",
+            self.config_path,
+            "--speed",
+            speed,
+            *options,
+        )
 
     def _start(self, name: str, env: dict[str, str], module: str, *arguments: object, port: int = 0) -> Program:
         log = self.folder / f"{name}-{len(self.programs)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(module, *arguments), cwd=ROOT, env=environment() | env, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                command(module, *arguments),
+                cwd=ROOT,
+                env=environment() | env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         self.programs.append(Program(process, log, port))
         return self.programs[-1]
 
@@ -204,9 +223,12 @@ def write_config(path: Path, name: str, artifact: Path, kafka: dict[str, Any], r
     Topics, group and keys are called `name`; the stream, which is part of the alerts, is the same for all.
     """
     topics = {
-        "alert_topic": f"{name}.alerts", "dead_letter_topic": f"{name}.dead-letter", "audit_topic": f"{name}.audit",
-        "verdict_topic": f"{name}.verdicts", "group": name,
-    }  # fmt: skip
+        "alert_topic": f"{name}.alerts",
+        "dead_letter_topic": f"{name}.dead-letter",
+        "audit_topic": f"{name}.audit",
+        "verdict_topic": f"{name}.verdicts",
+        "group": name,
+    }
     settings = {
         "stream": "plant",
         "channels": {"vibration": {"unit": "g"}, "temperature": {"valid": [-50, 500]}, "current": {"unit": "A"}},

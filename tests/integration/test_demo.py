@@ -11,9 +11,18 @@ from tests.integration.site import DETECTOR, ROOT, call
 pytestmark = pytest.mark.slow
 
 KEYS = {
-    "readings", "windows", "alerts", "incidents", "faults", "faults_detected", "false_incidents", "assets",
-    "machine_days", "dead_letters", "seconds",
-}  # fmt: skip
+    "readings",
+    "windows",
+    "alerts",
+    "incidents",
+    "faults",
+    "faults_detected",
+    "false_incidents",
+    "assets",
+    "machine_days",
+    "dead_letters",
+    "seconds",
+}
 SKAB = ROOT.parent / "shared" / "data" / "skab" / "valve1"
 
 
@@ -57,7 +66,15 @@ def test_a_recording(tmp_path):
 def test_one_s_own_servers(embedded, tmp_path):
     """With --kafka and --redis it starts none, and uses those."""
     found = demo(
-        "--machines", 1, "--hours", 0.5, "--kafka", embedded.bootstrap_servers, "--redis", embedded.redis_url,
-        "--out", tmp_path,
-    )  # fmt: skip
+        "--machines",
+        1,
+        "--hours",
+        0.5,
+        "--kafka",
+        embedded.bootstrap_servers,
+        "--redis",
+        embedded.redis_url,
+        "--out",
+        tmp_path,
+    )
     assert (1_800, 0) == (found["readings"], found["dead_letters"])

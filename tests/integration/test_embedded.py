@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from stream_detector.config import KafkaConfig
 from stream_detector.adapters.embedded.servers import Embedded
-from stream_detector.errors import BrokerError, ConfigError
 from stream_detector.adapters.kafka import (
     MessageWriter,
     TopicReader,
@@ -24,6 +22,8 @@ from stream_detector.adapters.kafka import (
     partition_counts,
 )
 from stream_detector.adapters.kafka import settings as kafka_settings
+from stream_detector.config import KafkaConfig
+from stream_detector.errors import BrokerError, ConfigError
 from stream_detector.types import Partition
 from tests.servers import REPOSITORY
 

@@ -64,9 +64,19 @@ def test_alerts_behind_a_broker_are_those_of_the_evaluation(source: str, protoco
         pytest.skip(f"no recordings in {RECORDED / protocol}")
     root = (MADE if source == "made" else TAKEN)[protocol](tmp_path / "data")
     printed = call(
-        DETECTOR, "evaluate", protocol, "--data", root, "--config", quick(protocol, tmp_path), "--baselines", "none",
-        "--live", "--json", "--quiet",
-    )  # fmt: skip
+        DETECTOR,
+        "evaluate",
+        protocol,
+        "--data",
+        root,
+        "--config",
+        quick(protocol, tmp_path),
+        "--baselines",
+        "none",
+        "--live",
+        "--json",
+        "--quiet",
+    )
     live = json.loads(printed)["live"]
     assert (live["equal"], live["missing"], live["unexpected"]) == (True, 0, 0)
     assert live["alerts"] >= 1
@@ -76,9 +86,21 @@ def test_alerts_behind_a_broker_are_those_of_the_evaluation(source: str, protoco
 def test_what_learnt_from_labels_runs_behind_a_broker(kind: str, tmp_path: Path) -> None:
     """Detectors that were shown attacks raise live what they raised in the evaluation."""
     printed = call(
-        DETECTOR, "evaluate", "nsl-kdd", "--data", data.nsl_kdd(tmp_path / "data"), "--config",
-        quick("nsl-kdd", tmp_path), "--detector", kind, "--baselines", "none", "--live", "--json", "--quiet",
-    )  # fmt: skip
+        DETECTOR,
+        "evaluate",
+        "nsl-kdd",
+        "--data",
+        data.nsl_kdd(tmp_path / "data"),
+        "--config",
+        quick("nsl-kdd", tmp_path),
+        "--detector",
+        kind,
+        "--baselines",
+        "none",
+        "--live",
+        "--json",
+        "--quiet",
+    )
     found = json.loads(printed)
     assert (found["live"]["equal"], found["detector"]) == (True, kind)
     assert found["live"]["alerts"] >= 1
@@ -90,9 +112,19 @@ def kept(servers, tmp_path: Path, unique) -> Iterator[Site]:
     folder = tmp_path / "kept"
     root = data.skab(tmp_path / "data")
     call(
-        DETECTOR, "evaluate", "skab", "--data", root, "--config", quick("skab", tmp_path), "--baselines", "none",
-        "--keep", folder, "--quiet",
-    )  # fmt: skip
+        DETECTOR,
+        "evaluate",
+        "skab",
+        "--data",
+        root,
+        "--config",
+        quick("skab", tmp_path),
+        "--baselines",
+        "none",
+        "--keep",
+        folder,
+        "--quiet",
+    )
     path, name = folder / "config.yaml", unique("kept")
     plain = yaml.safe_load(path.read_text())
     topics = {"inputs": [{"topic": f"{name}.readings"}]} | {
@@ -113,9 +145,19 @@ def test_kept_detectors_raise_the_kept_alerts(kept: Site, tmp_path: Path) -> Non
     (first_row,) = {one["first_row"] for one in rows.values()}
     files = [tmp_path / "data" / one["file"] for one in rows.values()]
     call(
-        PRODUCERS, "replay", *files, "--format", "skab", "--skip", first_row, "--config", kept.config_path,
-        "--speed", "max", "--quiet",
-    )  # fmt: skip
+        PRODUCERS,
+        "replay",
+        *files,
+        "--format",
+        "skab",
+        "--skip",
+        first_row,
+        "--config",
+        kept.config_path,
+        "--speed",
+        "max",
+        "--quiet",
+    )
     worker = kept.worker()
     until(kept.processed, "all is processed", alive=worker)
     assert 0 == worker.stop(), worker.said()

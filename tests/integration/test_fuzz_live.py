@@ -31,8 +31,14 @@ def write_null_header(server, topic):
     for option in ("parse.key=true", "parse.headers=true", "null.marker=NULL"):
         options += ["--reader-property", option]
     line = "n:NULL\tk\t?\n"
-    done = subprocess.run(server._java("org.apache.kafka.tools.ConsoleProducer", *options), input=line, text=True,
-                          capture_output=True, timeout=60, check=False)  # fmt: skip
+    done = subprocess.run(
+        server._java("org.apache.kafka.tools.ConsoleProducer", *options),
+        input=line,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert 0 == done.returncode, done.stderr
 
 

@@ -9,8 +9,8 @@ from datetime import datetime
 import pytest
 import yaml
 
-from stream_detector.codec import encode_reading
 from stream_detector.adapters.kafka import MessageWriter, ensure_topics
+from stream_detector.codec import encode_reading
 from tests.integration.plant import FINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("servers", ["kafka+redis"], indirect=True)]

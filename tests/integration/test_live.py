@@ -141,5 +141,3 @@ def test_a_pin_takes_effect_within_a_second(make_site, material):
     until(lambda: "rollback" in [one["cause"] for one in site.thresholds("history", asset)], "it is back", 10, worker)
     shown = call(DETECTOR, "monitor", site.config_path, "--from-beginning", "--json", "--count", 1, "--asset", asset)
     assert opened.value.decode() + "\n" == shown
-
-

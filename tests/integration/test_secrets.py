@@ -44,9 +44,16 @@ def ran(commands: list[tuple[object, ...]]) -> list[tuple[int, str]]:
     """Run commands to their ends; return of each its status and all it wrote."""
     listed = json.dumps([[str(word) for word in words] for words in commands])
     done = subprocess.run(
-        [sys.executable, "-c", _RUNNER, listed], cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", _RUNNER, listed],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
     parts = re.split(r"\n=== (\d+)\n", done.stdout)
     return [(int(status), said) for said, status in zip(parts[0::2], parts[1::2], strict=False)]
 
@@ -91,8 +98,12 @@ def test_no_command_says_a_secret(make_secured, fortress, material):
     wrong_kafka = changed(site.config_path, "kafka", ("kafka.security.password", {"env": "WRONG"}))
     wrong_redis = changed(site.config_path, "redis", ("redis.password", {"env": "WRONG"}))
     literal = changed(site.config_path, "literal", ("kafka.security.password", WRONG), ("redis.password", WRONG))
-    url = changed(site.config_path, "url", ("redis.url", f"redis://user:{WRONG}@127.0.0.1:1/0"),
-                  ("kafka.bootstrap_servers", [f"user:{WRONG}@127.0.0.1:9092"]))  # fmt: skip
+    url = changed(
+        site.config_path,
+        "url",
+        ("redis.url", f"redis://user:{WRONG}@127.0.0.1:1/0"),
+        ("kafka.bootstrap_servers", [f"user:{WRONG}@127.0.0.1:9092"]),
+    )
     query = changed(site.config_path, "query", ("redis.url", f"redis://127.0.0.1:1/0?password={WRONG}"))
     debug = ("--log-level", "debug")
     out = site.folder / "again.safetensors"

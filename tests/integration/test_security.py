@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from stream_detector.__main__ import main
-from stream_detector.config import Config
-from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError, StoreAccessError, StoreError
 from stream_detector.adapters.kafka import ensure_topics
 from stream_detector.adapters.kafka.oauth import TokenProvider
 from stream_detector.adapters.redis import RedisStore
-from stream_detector.permissions import kafka_permissions, redis_rules
+from stream_detector.config import Config
 from stream_detector.config.loading import effective, load
+from stream_detector.errors import BrokerError, BrokerLoginError, BrokerRightsError, StoreAccessError, StoreError
+from stream_detector.permissions import kafka_permissions, redis_rules
 from tests.integration.fortress import STORE_PASSWORD, Fortress, SecuredSite
 from tests.integration.test_live import by_asset
 from tests.secured import DAY, Authority, SecuredRedis

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import pytest
 import yaml
 
+from stream_detector.adapters.kafka import ensure_topics
 from stream_detector.cli.run import _assemble
+from stream_detector.config.loading import load
 from stream_detector.errors import BrokerError
 from stream_detector.worker.health import Health
-from stream_detector.adapters.kafka import ensure_topics
-from stream_detector.config.loading import load
 from tests.chaos import verify
 from tests.integration.plant import FINE
 from tests.integration.site import until

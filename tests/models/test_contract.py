@@ -226,9 +226,7 @@ def test_it_survives_restoring(case: tuple[ModelConfig, int, int], detector: Det
     again.restore({name: tensor.clone() for name, tensor in detector.state_dict().items()})
     x = normal(20, case[1], case[2], 3)
     with torch.inference_mode():
-        assert torch.equal(
-            detector.score(x, seeds(detector, 20)), again.eval().score(x, seeds(detector, 20))
-        )
+        assert torch.equal(detector.score(x, seeds(detector, 20)), again.eval().score(x, seeds(detector, 20)))
 
 
 @pytest.mark.parametrize("harm", ["missing", "extra", "shape", "type"])
@@ -254,9 +252,12 @@ def test_the_report_tells_how_the_fit_went(case: tuple[ModelConfig, int, int]):
     calls: list[tuple[int, int, float, float]] = []
     config, length, features = case
     report = fit(
-        build(config, length, features), normal(100, length, features), normal(30, length, features, 1), TRAIN,
+        build(config, length, features),
+        normal(100, length, features),
+        normal(30, length, features, 1),
+        TRAIN,
         lambda *call: calls.append(call),
-    )  # fmt: skip
+    )
     losses = enumerate(zip(report.losses, report.val_losses, strict=True), start=1)
     assert calls == [(epoch, TRAIN.epochs, *both) for epoch, both in losses]
     assert report.epochs == len(calls) <= TRAIN.epochs

@@ -42,9 +42,14 @@ def fitted(config: ModelConfig, x: Tensor, seed: int = 0) -> CrossFit:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cross_fit(
-            lambda: build(config, x.shape[1], FEATURES), x, block(), torch.arange(len(x)),
-            TrainConfig(epochs=4, batch=32, seed=seed), torch.ones(FEATURES, dtype=torch.bool), "robust",
-        )  # fmt: skip
+            lambda: build(config, x.shape[1], FEATURES),
+            x,
+            block(),
+            torch.arange(len(x)),
+            TrainConfig(epochs=4, batch=32, seed=seed),
+            torch.ones(FEATURES, dtype=torch.bool),
+            "robust",
+        )
 
 
 @cache
@@ -100,10 +105,12 @@ def test_members_know_nothing_of_the_blocks_they_left_out(name: str):
     assert isinstance(before, Ensemble)
     assert isinstance(after, Ensemble)
     changed = [
-        any(not torch.equal(own.float()[m], after.stack.state_dict()[key].float()[m])
-            for key, own in before.stack.state_dict().items())
+        any(
+            not torch.equal(own.float()[m], after.stack.state_dict()[key].float()[m])
+            for key, own in before.stack.state_dict().items()
+        )
         for m in range(3)
-    ]  # fmt: skip
+    ]
     assert changed == [False, False, True]  # left out: 0 and 1, 0 and 2, 1 and 2
     torch.testing.assert_close(before.center[:2].float(), after.center[:2].float(), rtol=0, atol=0)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import ScorerConfig, TrainConfig
 from stream_detector.config.model import VAEConfig
-from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.models import build
 from stream_detector.models.vae import FEATURE_FLOOR, VAE
 from stream_detector.scoring.scorer import Scorer

@@ -61,9 +61,7 @@ def test_csv_columns_by_option(tmp_path):
     """Every role can be given to a column by name, and channels chosen."""
     text = "when,who,a,b,bad\n2020-01-01,p,1,x,1\n"
     file = files.write(tmp_path / "a.csv", text)
-    recording = only(
-        read(file, "csv", ts_column="when", asset_column="who", label_column="bad", columns=["a"])
-    )
+    recording = only(read(file, "csv", ts_column="when", asset_column="who", label_column="bad", columns=["a"]))
     assert (recording.asset, recording.channels, recording.labels.tolist()) == ("p", ["a"], [1])
 
 

@@ -32,8 +32,9 @@ def test_nsl_kdd_connections_are_records_with_categories(tmp_path):
     assert recording.values["service"].tolist() == ["http"] * 4
     assert recording.details["category"].tolist() == ["normal", "dos", "dos", "dos"]
     assert recording.faults == [
-        Fault(START + 1_000, START + 2_000, "neptune"), Fault(START + 3_000, START + 3_000, "mailbomb")
-    ]  # fmt: skip
+        Fault(START + 1_000, START + 2_000, "neptune"),
+        Fault(START + 3_000, START + 3_000, "mailbomb"),
+    ]
 
 
 def test_what_is_sent_holds_the_fields_and_never_the_label(tmp_path):

@@ -15,9 +15,9 @@ import pytest
 
 from producers import __main__ as program
 from producers.__main__ import main
+from stream_detector.adapters.kafka import end_offsets
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
-from stream_detector.adapters.kafka import end_offsets
 from tests.producers import files
 
 ROOT = Path(__file__).parents[2]
@@ -250,8 +250,20 @@ def test_replay_into_a_broker(tmp_path, embedded, unique):
     name = unique("replayed")
     for each in ("0", "1", "2"):
         files.skab(tmp_path / "valve1" / f"{each}.csv", rows=20)
-    run = started("replay", str(tmp_path), "--format", "skab", "--topic", name, "--speed", "max",
-                  "--bootstrap-servers", embedded.bootstrap_servers, "--partitions", "2")  # fmt: skip
+    run = started(
+        "replay",
+        str(tmp_path),
+        "--format",
+        "skab",
+        "--topic",
+        name,
+        "--speed",
+        "max",
+        "--bootstrap-servers",
+        embedded.bootstrap_servers,
+        "--partitions",
+        "2",
+    )
     out, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (0, "")
     assert out.startswith(f"sent 60 readings of 3 assets to {name} in ")
@@ -264,8 +276,20 @@ def test_a_signal_ends_a_replay_cleanly(tmp_path, embedded, unique, how):
     """What was sent is in the topic, the summary says it stopped early, the exit code is 0."""
     name, kafka = unique("stopped"), KafkaConfig(bootstrap_servers=[embedded.bootstrap_servers])
     file = files.skab(tmp_path / "a.csv")
-    run = started("replay", str(file), "--format", "skab", "--topic", name, "--loop", "forever", "--speed", "20",
-                  "--bootstrap-servers", embedded.bootstrap_servers)  # fmt: skip
+    run = started(
+        "replay",
+        str(file),
+        "--format",
+        "skab",
+        "--topic",
+        name,
+        "--loop",
+        "forever",
+        "--speed",
+        "20",
+        "--bootstrap-servers",
+        embedded.bootstrap_servers,
+    )
     deadline = time.monotonic() + 60
     while not count(kafka, name) and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)

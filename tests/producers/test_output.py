@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from stream_detector.datasets.output import write
 from stream_detector.datasets import read
+from stream_detector.datasets.output import write
 from stream_detector.datasets.recording import Recording
-from stream_detector.simulation.simulate import Waveforms, simulate
 from stream_detector.errors import DataError
+from stream_detector.simulation.simulate import Waveforms, simulate
 
 
 def same(a, b):

@@ -58,8 +58,11 @@ def test_smap_msl_channels_have_their_anomalies():
     by_asset = {recording.asset: recording for recording in read(files.real("smap_msl"), "smap-msl")}
     first = by_asset["M-1"]
     assert (len(by_asset), len(first), int(first.marks["training"].sum()), int(first.labels.sum())) == (
-        27, 4_486, 2_209, 1_141
-    )  # fmt: skip
+        27,
+        4_486,
+        2_209,
+        1_141,
+    )
 
 
 def test_ucr_series_have_their_anomaly():

@@ -7,9 +7,9 @@ import numpy as np
 import orjson
 import pytest
 
-from stream_detector.datasets.recording import Fault, Recording
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import ChannelConfig, InputConfig
+from stream_detector.datasets.recording import Fault, Recording
 from stream_detector.errors import DataError
 from stream_detector.types import MessageBatch, Partition, PlainMessage
 

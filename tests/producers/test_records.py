@@ -17,8 +17,10 @@ def test_numbers_and_categories_are_told_apart(tmp_path):
     """Numbers are float64, categories stripped strings."""
     columns = read_records(files.write(tmp_path / "t.csv", "1,tcp ,2\n3, udp,4.5\n"), NAMES, ("kind",))
     assert {name: column.tolist() for name, column in columns.items()} == {
-        "a": [1, 3], "kind": ["tcp", "udp"], "b": [2, 4.5]
-    }  # fmt: skip
+        "a": [1, 3],
+        "kind": ["tcp", "udp"],
+        "b": [2, 4.5],
+    }
 
 
 def test_packed_files_are_unpacked(tmp_path):

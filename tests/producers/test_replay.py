@@ -89,8 +89,13 @@ def test_recordings_start_side_by_side():
     """Whatever their dates, recordings start at the same moment and run beside each other; a tie keeps their order."""
     sent, _ = run([recording("a", 0, 2, 4), recording("b", 0, 1, 4, origin_ms=5e9)], speed=1.0)
     assert [(at, key) for at, _, key, _ in sent] == [
-        (0.0, "a"), (0.0, "b"), (1.0, "b"), (2.0, "a"), (4.0, "a"), (4.0, "b"),
-    ]  # fmt: skip
+        (0.0, "a"),
+        (0.0, "b"),
+        (1.0, "b"),
+        (2.0, "a"),
+        (4.0, "a"),
+        (4.0, "b"),
+    ]
 
 
 def test_full_speed_keeps_the_same_order_and_waits_for_nothing():
@@ -160,9 +165,7 @@ def test_a_stop_ends_a_wait_and_flushes():
     """A signal during a long wait ends the replay at once; what was sent is flushed, the rest is not sent."""
     clock = FakeClock()
     writer = Recorder(clock)
-    done = replay(
-        [recording("a", 0, 3_600)], Plan("t"), writer, clock=clock, stopped=lambda: clock.t >= 10
-    )
+    done = replay([recording("a", 0, 3_600)], Plan("t"), writer, clock=clock, stopped=lambda: clock.t >= 10)
     assert (done.sent, done.done, writer.flushes, len(writer.sent)) == (1, False, 1, 1)
     assert done.elapsed_s < 11
 

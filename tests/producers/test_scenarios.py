@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from producers.__main__ import main
-from stream_detector.datasets.output import write
 from stream_detector.datasets import read
+from stream_detector.datasets.output import write
 from stream_detector.datasets.replay import Plan, schedule
 from stream_detector.simulation.scenarios import HEALTHY, SCENARIOS, SENSOR_FAULTS
 from stream_detector.simulation.simulate import CHANNELS, simulate

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stream_detector.errors import DataError
 from stream_detector.simulation.faults import KINDS, Duration, FaultPlan, parse
 from stream_detector.simulation.simulate import CHANNELS, DEFAULT_START_MS, Waveforms, simulate
-from stream_detector.errors import DataError
 
 
 def one(faults, hours=1.0, **options):

@@ -27,8 +27,9 @@ def test_training_rows_come_first_and_are_marked(tmp_path):
     assert (recording.asset, recording.channels) == ("P-1", ["value", "command1"])
     assert recording.values["value"].tolist() == [0, 2, 4, 10, 12, 14, 16]
     assert (recording.marks["training"].tolist(), recording.labels.tolist()) == (
-        [1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0]
-    )  # fmt: skip
+        [1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0],
+    )
 
 
 def test_the_public_layout_of_two_folders(tmp_path):
@@ -39,8 +40,10 @@ def test_the_public_layout_of_two_folders(tmp_path):
     files.write(tmp_path / "labeled_anomalies.csv", LABELS)
     recording = only(read(tmp_path, "smap-msl"))
     assert (len(recording), int(recording.labels.sum()), recording.faults[0].start_ms) == (
-        7, 2, 946_684_800_000 + 4 * 60_000
-    )  # fmt: skip
+        7,
+        2,
+        946_684_800_000 + 4 * 60_000,
+    )
 
 
 def test_without_its_labels_nobody_knows(tmp_path):

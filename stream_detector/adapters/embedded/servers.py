@@ -112,9 +112,12 @@ class Embedded:
         script = 'read -r word; [ "$word" = stop ] || { kill -9 "$1" "$2"; rm -rf "$3"; }'
         words = (str(self._broker.pid), str(self._store._process.pid), str(self._folder))
         return subprocess.Popen(
-            ["sh", "-c", script, "sh", *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            ["sh", "-c", script, "sh", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def stop(self) -> None:
         """End both servers and remove their folder. Does nothing when they don't run."""

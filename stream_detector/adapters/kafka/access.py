@@ -7,10 +7,10 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
-from stream_detector.config import Config
-from stream_detector.errors import BrokerRightsError
 from stream_detector.adapters.kafka.login import name
 from stream_detector.adapters.kafka.settings import client_settings, servers, translated
+from stream_detector.config import Config
+from stream_detector.errors import BrokerRightsError
 from stream_detector.permissions import KafkaPermission, kafka_permissions
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka.settings import client_settings, connect_producer, translated
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
-from stream_detector.adapters.kafka.settings import client_settings, connect_producer, translated
 from stream_detector.telemetry.logs import event
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,11 @@ def end_leftovers(kafka: KafkaConfig, group: str, own: str) -> list[str]:
             log.info("ended the transaction that %s left open", name, extra=event("transaction-ended", of=name))
             ended.append(name)
     except BrokerError as error:
-        log.warning("transactions that dead workers left open stay so until they time out: %s", error,
-                    extra=event("transactions-left"))  # fmt: skip
+        log.warning(
+            "transactions that dead workers left open stay so until they time out: %s",
+            error,
+            extra=event("transactions-left"),
+        )
     return ended
 
 

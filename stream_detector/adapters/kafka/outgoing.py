@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka.header_names import sendable
+from stream_detector.adapters.kafka.settings import plain, rights_translated, servers, translated
 from stream_detector.codec import (
     DEAD_LETTER_HEADERS,
     alert_headers,
@@ -17,8 +19,6 @@ from stream_detector.codec import (
 )
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, BrokerRightsError
-from stream_detector.adapters.kafka.header_names import sendable
-from stream_detector.adapters.kafka.settings import plain, rights_translated, servers, translated
 from stream_detector.types import Alert, Audit, DeadLetter
 
 #: What the client or a broker says of a message that its topic doesn't take.

@@ -11,8 +11,6 @@ from typing import Any
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
-from stream_detector.config import Config, KafkaConfig
-from stream_detector.errors import BrokerError, ConfigError
 from stream_detector.adapters.kafka.settings import (
     client_settings,
     connect_consumer,
@@ -22,6 +20,8 @@ from stream_detector.adapters.kafka.settings import (
     servers,
 )
 from stream_detector.adapters.kafka.transactional import wait_for
+from stream_detector.config import Config, KafkaConfig
+from stream_detector.errors import BrokerError, ConfigError
 
 _STEP_MS = 5_000
 _METADATA = "sd1:probe"

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from kafka import TopicPartition
 
-from stream_detector.config import Config, KafkaConfig
 from stream_detector.adapters.kafka.settings import connect_consumer, translated
 from stream_detector.adapters.kafka.topics import go_to_ends, wait_for_topic
+from stream_detector.config import Config, KafkaConfig
 from stream_detector.types import MessageBatch, Partition
 
 _RECHECK_S = 1.0

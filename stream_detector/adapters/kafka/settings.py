@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka import header_names, login
+from stream_detector.adapters.kafka.oauth import provider
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import (
     BrokerError,
@@ -19,8 +21,6 @@ from stream_detector.errors import (
     ConfigError,
     FencedError,
 )
-from stream_detector.adapters.kafka import header_names, login
-from stream_detector.adapters.kafka.oauth import provider
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from kafka import errors as kafka_errors
 
-from stream_detector.config import Config
-from stream_detector.errors import BrokerError
 from stream_detector.adapters.kafka.outgoing import TOO_LARGE, Outgoing, not_written, outgoing, send
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_producer, track_topic
 from stream_detector.adapters.kafka.source import KafkaSource
+from stream_detector.config import Config
+from stream_detector.errors import BrokerError
 from stream_detector.types import Alert, Audit, DeadLetter, Partition, Position
 
 _RETRY = BrokerError()  # a mark, never raised
@@ -53,9 +53,7 @@ class KafkaSink:
         if producer is not None:
             producer.close(timeout=0)
 
-    def write(
-        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
-    ) -> None:
+    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()) -> None:
         """Buffer for sending. Blocks only while the client's buffer is full.
 
         A broker that is away is `flush`'s to report.

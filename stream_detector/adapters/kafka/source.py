@@ -14,15 +14,15 @@ from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.net.wakeup_notifier import WakeupNotifier
 
-from stream_detector.codec import decode_metadata, encode_metadata
-from stream_detector.config import Config
-from stream_detector.errors import ConfigError, FencedError
 from stream_detector.adapters.kafka.assignor import TaskAssignor
 from stream_detector.adapters.kafka.cooperation import cooperate, joining, keep_joins, put_out
 from stream_detector.adapters.kafka.leftovers import end_leftovers
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
 from stream_detector.adapters.kafka.topics import end_offsets, require_topics
 from stream_detector.adapters.kafka.turns import Turns
+from stream_detector.codec import decode_metadata, encode_metadata
+from stream_detector.config import Config
+from stream_detector.errors import ConfigError, FencedError
 from stream_detector.ports import RebalanceListener
 from stream_detector.types import MessageBatch, Partition, Position
 

@@ -10,9 +10,9 @@ from typing import Any
 from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka.settings import client_settings, connect_consumer, plain, servers, translated
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.errors import BrokerError, BrokerRightsError, ConfigError
-from stream_detector.adapters.kafka.settings import client_settings, connect_consumer, plain, servers, translated
 from stream_detector.types import Partition
 
 _READY_TIMEOUT_S = 15.0

@@ -11,12 +11,12 @@ from typing import Any
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
-from stream_detector.codec import encode_metadata
-from stream_detector.config import Config
-from stream_detector.errors import BrokerError
 from stream_detector.adapters.kafka.outgoing import TOO_LARGE, Outgoing, not_written, outgoing, send
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_producer, translated
 from stream_detector.adapters.kafka.source import KafkaSource
+from stream_detector.codec import encode_metadata
+from stream_detector.config import Config
+from stream_detector.errors import BrokerError
 from stream_detector.telemetry.logs import event
 from stream_detector.types import Alert, Audit, DeadLetter, Partition, Position
 
@@ -57,9 +57,7 @@ class TransactionalSink:
         self._begun = False
         self._connect()
 
-    def write(
-        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
-    ) -> None:
+    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()) -> None:
         """Buffer for the next commit. Blocks only while much waits and the client's buffer is full.
 
         A broker that is away is `flush`'s to report.

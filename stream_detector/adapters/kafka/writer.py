@@ -6,8 +6,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from stream_detector.config import KafkaConfig
-from stream_detector.errors import BrokerError
 from stream_detector.adapters.kafka.settings import (
     REQUEST_TIMEOUT_MS,
     connect_producer,
@@ -16,6 +14,8 @@ from stream_detector.adapters.kafka.settings import (
     track_topic,
     translated,
 )
+from stream_detector.config import KafkaConfig
+from stream_detector.errors import BrokerError
 
 _DELIVERY_TIMEOUT_MS = 30_000
 

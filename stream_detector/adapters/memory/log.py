@@ -306,9 +306,7 @@ class MemorySink:
         """The entries of the audit topic flushed so far, as published."""
         return self._log.read(self._audits)
 
-    def write(
-        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()
-    ) -> None:
+    def write(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], audits: Sequence[Audit] = ()) -> None:
         """Buffer for sending. Never blocks."""
         for alert in alerts:
             headers = alert_headers(alert, self._now_ms)
@@ -317,9 +315,7 @@ class MemorySink:
             self._put(self._audits, PlainMessage(-1, -1, audit.asset.encode(), encode_audit(audit)))
         for letter in dead_letters:
             message = letter.message
-            self._put(
-                self._dead_letters, PlainMessage(-1, -1, message.key, message.value, dead_letter_headers(letter))
-            )
+            self._put(self._dead_letters, PlainMessage(-1, -1, message.key, message.value, dead_letter_headers(letter)))
 
     def _put(self, partition: Partition, message: PlainMessage) -> None:
         self._size += len(message.key or b"") + len(message.value or b"")

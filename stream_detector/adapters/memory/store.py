@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from stream_detector.codec import decode_state
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
+from stream_detector.feedback.verdicts import newest
 from stream_detector.ports import WHOLE, TaskState
 from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict
-from stream_detector.feedback.verdicts import newest
 
 Version = tuple[int, AssetState]
 _Save = tuple[int, dict[Partition, Position]]

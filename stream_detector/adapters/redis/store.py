@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from stream_detector.adapters.redis import scripts
+from stream_detector.adapters.redis.connection import Connection
 from stream_detector.codec import (
     decode_positions,
     decode_recorded,
@@ -18,8 +20,6 @@ from stream_detector.config import RedisConfig
 from stream_detector.errors import ConfigError, StoreAccessError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.ports import TaskState
 from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict
-from stream_detector.adapters.redis import scripts
-from stream_detector.adapters.redis.connection import Connection
 
 SCAN_COUNT = 500
 VERDICTS_AT_ONCE = 500

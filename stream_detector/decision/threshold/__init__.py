@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from stream_detector.config import ThresholdConfig
 from stream_detector.config.judging import MOST_SPARE
-from stream_detector.types import ThresholdState
-from stream_detector.types.remembered import remembered
 from stream_detector.decision.threshold.dspot import DSpot
 from stream_detector.decision.threshold.mad import Mad
 from stream_detector.decision.threshold.quantile import Quantile
 from stream_detector.decision.threshold.sample import LARGEST
 from stream_detector.decision.threshold.spot import Spot
+from stream_detector.types import ThresholdState
+from stream_detector.types.remembered import remembered
 
 __all__ = ["Judgement", "ThresholdMethod", "alarm_level", "judge", "make_method"]
 
@@ -61,8 +61,11 @@ class Judgement:
 _pack = Struct("<f").pack
 
 _METHODS: dict[str, type[Spot] | type[Quantile] | type[Mad]] = {
-    "spot": Spot, "dspot": DSpot, "quantile": Quantile, "mad": Mad,
-}  # fmt: skip
+    "spot": Spot,
+    "dspot": DSpot,
+    "quantile": Quantile,
+    "mad": Mad,
+}
 
 
 def make_method(config: ThresholdConfig) -> ThresholdMethod:
@@ -100,7 +103,7 @@ def judge(
     takes scores for independent; those of overlapping windows are not. A score that rises slowly towards the level
     would be learnt step by step and lift the level before itself, for ever. Against a level that is `learn_after`
     scores behind, a rise faster than that alarms. What is learnt in the end is the same, so rates stay what they were.
-    An incident empties the queue and nothing is learnt while it is open (judging.py): scores that rise to an alarm and
+    An incident empties the queue and nothing is learnt while it is open (engine.py): scores that rise to an alarm and
     fall off after it are no normal ones, and a fault that comes and goes would lift the level with each time.
     Without `adapt` nothing is learnt once there is a level.
     """
@@ -139,4 +142,3 @@ def _learn(
         return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue)
     state = method.learn(state, np.frombuffer(queue, "<f4", due).tolist(), limit)
     return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[4 * due :])
-

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from stream_detector.config import IncidentConfig
 from stream_detector.config.budget import PERIOD_MS, BudgetConfig
-from stream_detector.types import BudgetState, ThresholdState
 from stream_detector.decision.threshold.spot import Spot
+from stream_detector.types import BudgetState, ThresholdState
 
 A = 2.0
 TURNS = 56  # every third hour of a week
@@ -73,9 +73,7 @@ class Budget:
         `opened`: the window opened an incident; `alarmed`: it belongs to one.
         """
         if opened:
-            state = replace(
-                _without_shadow(state), opened=state.opened + 1.0, opened_ever=state.opened_ever + 1
-            )
+            state = replace(_without_shadow(state), opened=state.opened + 1.0, opened_ever=state.opened_ever + 1)
         elif not alarmed and threshold.level is not None:
             above = score > self._method.tail_from(threshold)
             if above or state.recent or state.quiet >= 0:
@@ -104,9 +102,20 @@ class Budget:
         shadow, recent, quiet = self._ruled(state.shadow, state.recent, state.quiet, above)
         rarer, rarer_recent, rarer_quiet = self._ruled(state.rarer, state.rarer_recent, state.rarer_quiet, rare)
         return BudgetState(
-            state.start_ms, state.set_ms, state.since_ms, state.elapsed_ms, shadow, state.opened, state.promised_ms,
-            state.opened_ever, recent, quiet, rarer, rarer_recent, rarer_quiet,
-        )  # fmt: skip
+            state.start_ms,
+            state.set_ms,
+            state.since_ms,
+            state.elapsed_ms,
+            shadow,
+            state.opened,
+            state.promised_ms,
+            state.opened_ever,
+            recent,
+            quiet,
+            rarer,
+            rarer_recent,
+            rarer_quiet,
+        )
 
     def _ruled(self, count: float, recent: int, quiet: int, above: bool) -> tuple[float, int, int]:
         recent = ((recent << 1) | above) & self._mask
@@ -118,9 +127,7 @@ class Budget:
             return count + 1.0, recent, 0
         return count, recent, quiet
 
-    def _turned(
-        self, state: BudgetState, threshold: ThresholdState, end_ms: int
-    ) -> tuple[BudgetState, ThresholdState]:
+    def _turned(self, state: BudgetState, threshold: ThresholdState, end_ms: int) -> tuple[BudgetState, ThresholdState]:
         """Return the states with the risk that suits what was counted."""
         passed = float(end_ms - state.set_ms)
         state = replace(
@@ -128,9 +135,14 @@ class Budget:
         )
         if end_ms - state.since_ms >= self._period_ms:
             state = replace(
-                state, since_ms=end_ms, elapsed_ms=0.5 * state.elapsed_ms, shadow=0.5 * state.shadow,
-                rarer=0.5 * state.rarer, opened=0.5 * state.opened, promised_ms=0.5 * state.promised_ms,
-            )  # fmt: skip
+                state,
+                since_ms=end_ms,
+                elapsed_ms=0.5 * state.elapsed_ms,
+                shadow=0.5 * state.shadow,
+                rarer=0.5 * state.rarer,
+                opened=0.5 * state.opened,
+                promised_ms=0.5 * state.promised_ms,
+            )
         share = self._method.tail_share(threshold)
         correction = (A + self._rate * state.promised_ms) / (A + state.opened)
         exponent = math.log((state.shadow + 1.0) / (state.rarer + 1.0)) / math.log(4.0)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import ThresholdConfig
-from stream_detector.types import ThresholdState
 from stream_detector.decision.threshold.spot import MIN_SCORES, Spot
+from stream_detector.types import ThresholdState
 
 
 class DSpot(Spot):

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 PRIOR_MEAN = 0.1
 PRIOR_DEVIATION = 0.12
 LOWEST_SHAPE = -0.5  # below, maximum likelihood is not regular and runs to the largest excess
-MOST_CUT = 0.5       # never believe that more of the tail than this was cut off
+MOST_CUT = 0.5  # never believe that more of the tail than this was cut off
 
 _COARSE = np.linspace(0.0, 1.0, 24)[:, None]
 _FINE = np.linspace(-1.0, 1.0, 9)[:, None]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import ThresholdConfig
-from stream_detector.types import ThresholdState
 from stream_detector.decision.threshold.sample import LARGEST, appended, packed
+from stream_detector.types import ThresholdState
 
 MIN_SCORES = 20  # fewer say nothing of a level: no alarms
 EVERY = 16
@@ -79,9 +79,7 @@ class Rolling:
         sample = np.roll(state.sample, -int(oldest))[-self.memory :]
         return self._levelled(state.seen, 0, min(int(learnt), len(sample)), cut, sample)
 
-    def _levelled(
-        self, seen: int, oldest: int, learnt: int, cut: float, sample: NDArray[np.float32]
-    ) -> ThresholdState:
+    def _levelled(self, seen: int, oldest: int, learnt: int, cut: float, sample: NDArray[np.float32]) -> ThresholdState:
         level = None
         if (m := len(sample)) >= MIN_SCORES:
             level = self.level(sample.astype(np.float64), cut, learnt / m)

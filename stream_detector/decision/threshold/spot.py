@@ -34,9 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import ThresholdConfig
-from stream_detector.types import ThresholdState
 from stream_detector.decision.threshold import gpd
 from stream_detector.decision.threshold.sample import appended, packed
+from stream_detector.types import ThresholdState
 
 MIN_PEAKS = 10
 MIN_SCORES = 50  # fewer say nothing of a tail: no level, no alarms

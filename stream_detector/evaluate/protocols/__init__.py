@@ -12,7 +12,16 @@ __all__ = ["PROTOCOLS", "Protocol", "Request"]
 PROTOCOLS: Mapping[str, Protocol] = {
     one.name: one
     for one in (
-        skab.PROTOCOL, nab.PROTOCOL, plain.SMAP_MSL, cwru.PROTOCOL, femto.PROTOCOL, records.NSL_KDD, records.KDD99,
-        records.CREDITCARD, plain.YAHOO_S5, plain.UCR, plain.CSV,
+        skab.PROTOCOL,
+        nab.PROTOCOL,
+        plain.SMAP_MSL,
+        cwru.PROTOCOL,
+        femto.PROTOCOL,
+        records.NSL_KDD,
+        records.KDD99,
+        records.CREDITCARD,
+        plain.YAHOO_S5,
+        plain.UCR,
+        plain.CSV,
     )
-}  # fmt: skip
+}

@@ -26,15 +26,15 @@ POINT_ADJUSTED = "flatters: one alarmed row counts its whole anomaly as found; o
 class Request:
     """An evaluation asked for."""
 
-    data: Path                 # folder (or file) in the public data set's own layout
-    config: Config             # of the detector asked for
+    data: Path  # folder (or file) in the public data set's own layout
+    config: Config  # of the detector asked for
     read: Read
     baselines: Mapping[str, Config] = field(default_factory=dict)  # kind -> the same set-up with that detector
     seeds: Sequence[int] = (0,)
     tell: Tell = silent
     options: Mapping[str, Any] = field(default_factory=dict)  # how to read a csv: ts_column, label_column, …
     train: float | None = None  # rows (1 or more) or share of rows that train, where the protocol leaves it open
-    own_config: bool = False    # the set-up is the user's, not one shipped
+    own_config: bool = False  # the set-up is the user's, not one shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Protocol:
     """One public data set's way of being judged."""
 
     name: str
-    about: str        # one line of help
-    layout: str       # what --data holds
-    config: str       # name of the shipped set-up, configs/NAME.yaml
+    about: str  # one line of help
+    layout: str  # what --data holds
+    config: str  # name of the shipped set-up, configs/NAME.yaml
     columns: tuple[str, ...]  # figures to print, in order
     run: Callable[[Request], Outcome]
 
@@ -126,8 +126,9 @@ def with_channels(config: Config, recording: Recording, every: bool = False) -> 
         if words and config.features.smoothing is not None:
             log.warning(
                 "%s: column %r holds words, which can't be smoothed: it is left out; give --config to use it",
-                recording.source, name,
-            )  # fmt: skip
+                recording.source,
+                name,
+            )
         elif not len(recording.carrying([name])):
             log.warning("%s: column %r is empty: it is left out", recording.source, name)
         else:

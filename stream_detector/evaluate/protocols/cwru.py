@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DataError
 from stream_detector.evaluate import series
@@ -24,7 +25,6 @@ from stream_detector.evaluate.live import Live, strangeness
 from stream_detector.evaluate.pointwise import Counts, average_precision, roc_auc
 from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, sweep
 from stream_detector.evaluate.series import Outcome, Run
-from stream_detector.artifacts.model_set import ModelSet
 
 FAST_HZ, SLOW_HZ = 48_000, 12_000
 
@@ -34,7 +34,7 @@ class _Rate:
     """What is compared at one sample rate."""
 
     hz: int
-    train: list[Recording]   # first halves of fault-free recordings
+    train: list[Recording]  # first halves of fault-free recordings
     normal: list[Recording]  # their second halves
     faults: list[Recording]
 

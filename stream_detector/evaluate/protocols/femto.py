@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from stream_detector.datasets.ground_truth import incidents
 from stream_detector.errors import DataError
 from stream_detector.evaluate import series
 from stream_detector.evaluate.data import Case, mean_of
 from stream_detector.evaluate.protocols.base import Protocol, Request, sweep
 from stream_detector.evaluate.series import Outcome, Run
-from stream_detector.datasets.ground_truth import incidents
 
 TRAIN_SHARE = 0.2
 LASTING = 0.05

@@ -79,9 +79,7 @@ def _scores(run: Run, windows: Windows, profiles: Mapping[str, nab.Profile]) -> 
     return found
 
 
-def _per_file(
-    run: Run, case: Case, windows: Windows, profiles: Mapping[str, nab.Profile]
-) -> dict[str, float]:
+def _per_file(run: Run, case: Case, windows: Windows, profiles: Mapping[str, nab.Profile]) -> dict[str, float]:
     rows, mine = windows[case.name]
     hit = _detections(run, list(run.cases).index(case))
     return {name: nab.Series(rows, mine, profile).score(hit).score for name, profile in profiles.items()}

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import Config, WindowConfig
 from stream_detector.errors import DataError
 from stream_detector.evaluate import series
@@ -33,16 +34,18 @@ from stream_detector.evaluate.live import Live
 from stream_detector.evaluate.pointwise import Counts, average_precision, roc_auc
 from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, sweep
 from stream_detector.evaluate.series import Outcome, Run
-from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.models import DETECTORS, Labelled
 
 #: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.
 TRAIN_SHARE = 0.5
 #: Names of KDD Cup 99's files without their endings; of the training files the first that is there.
 _KDD99_TRAIN = (
-    "kddcup.data_10_percent", "kddcup.data_10_percent_corrected", "kddcup.data", "kddcup.data.corrected",
+    "kddcup.data_10_percent",
+    "kddcup.data_10_percent_corrected",
+    "kddcup.data",
+    "kddcup.data.corrected",
     "kddcup.data_corrected",
-)  # fmt: skip
+)
 _KDD99_TEST = ("corrected",)
 
 
@@ -170,9 +173,10 @@ def _figures(run: Run, index: int, seen: set[str], after_ms: float = -np.inf) ->
             of_category = category == name
             found.setdefault("recall_per_category", {})[name] = float(said[of_category].mean())
             found.setdefault("categories", {})[name] = {
-                "seen": _share(said, of_category & known), "unseen": _share(said, of_category & unseen),
+                "seen": _share(said, of_category & known),
+                "unseen": _share(said, of_category & unseen),
                 "all": _share(said, of_category & truth),
-            }  # fmt: skip
+            }
         found["recall_unseen_attacks"] = float(said[unseen].mean()) if unseen.any() else None
         found["recall_seen_attacks"] = float(said[known].mean()) if known.any() else None
     return found
@@ -211,7 +215,7 @@ def _own_ends(ts_ms: NDArray[np.float64], window: WindowConfig) -> NDArray[np.fl
         return np.asarray(np.rint((np.floor(ts_ms / window.cell_ms + 1e-9) + 1) * window.cell_ms))
     ends = np.rint(ts_ms)
     steps = np.arange(len(ends))
-    return np.asarray(np.maximum.accumulate(ends - steps) + steps)  # no two alike: see records_window.py
+    return np.asarray(np.maximum.accumulate(ends - steps) + steps)  # no two alike: see windowing/records.py
 
 
 def _read(request: Request, format: str) -> list[Recording]:

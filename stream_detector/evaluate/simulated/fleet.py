@@ -16,31 +16,31 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
+from stream_detector.decision.engine import Judging
+from stream_detector.decision.threshold import Judgement
 from stream_detector.errors import DataError
 from stream_detector.evaluate import data
 from stream_detector.evaluate.fitting import history
 from stream_detector.evaluate.live import copied
-from stream_detector.decision.engine import Judging
-from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.evaluate.offline import TOPIC, offline
 from stream_detector.ports import TaskState
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.training.train import train_many
 from stream_detector.types import (
     Alert,
     AssetState,
     Controls,
+    LivenessEvent,
     MessageBatch,
     Partition,
     PlainMessage,
     ScoreBatch,
-    LivenessEvent,
     WindowBatch,
 )
-from stream_detector.scoring.scorer import Scorer
 from stream_detector.worker.task import Task
-from stream_detector.decision.threshold import Judgement
-from stream_detector.training.train import train_many
 
 _CHUNK = 4_000  # messages at a time
 _PARTITION = Partition(TOPIC, 0)
@@ -85,7 +85,7 @@ class Machine(data.Recording, Protocol):
         """Yield one message a row that has any value."""
 
 
-#: Makes machines NAME-1, NAME-2, … as `stream_detector.simulation.simulate.simulate` does: (machines, hours, seed, rate in Hz,
+#: Makes machines NAME-1, NAME-2, … as `simulation.simulate.simulate` does: (machines, hours, seed, rate in Hz,
 #: channels=…, and `scenario` or `faults`, which say what happens to them). Raises DataError.
 Simulate = Callable[..., Sequence[Machine]]
 
@@ -95,9 +95,9 @@ class Watched:
     """What became of one machine's windows under one set of thresholds, in event-time order."""
 
     end_ms: list[int] = field(default_factory=list)
-    exceeded: list[bool] = field(default_factory=list)   # the score lay above the adaptive level
+    exceeded: list[bool] = field(default_factory=list)  # the score lay above the adaptive level
     anomalous: list[bool] = field(default_factory=list)  # … above the alarm level
-    alarm: list[bool] = field(default_factory=list)      # an incident is open after the window
+    alarm: list[bool] = field(default_factory=list)  # an incident is open after the window
     alerts: list[Alert] = field(default_factory=list)
 
 
@@ -143,9 +143,7 @@ class Fleet:
         for windows, scores, heard in self._parts:  # of windows that nothing has moved; what is moved is scored again
             for liveness_event in heard:
                 found[liveness_event.asset].alerts += judging.on_liveness(task, liveness_event, Controls())
-            for alert in judging.judge(
-                task, windows, copied(scores), 0, Controls(), None, self._scorer.score, watch
-            ):
+            for alert in judging.judge(task, windows, copied(scores), 0, Controls(), None, self._scorer.score, watch):
                 found[alert.asset].alerts.append(alert)
         for liveness_event in self._after:
             found[liveness_event.asset].alerts += judging.on_liveness(task, liveness_event, Controls())

@@ -43,8 +43,8 @@ class Trial:
     config: Config
     simulate: Simulate
     seeds: Sequence[int] = (0,)
-    machines: int = 100         # `healthy`: machines a seed
-    days: float = 7.0           # `healthy`: judged, after 40 % as long again to train; others: the whole run
+    machines: int = 100  # `healthy`: machines a seed
+    days: float = 7.0  # `healthy`: judged, after 40 % as long again to train; others: the whole run
     tell: Tell = silent
 
 
@@ -71,10 +71,12 @@ def healthy(trial: Trial) -> dict[str, Any]:
     return {
         "machines": trial.machines * len(trial.seeds),
         "windows": counted[RISKS[0]][1],
-        "risks": [{"asked": risk, "measured": over / windows if windows else None}
-                  for risk, (over, windows) in counted.items()],
+        "risks": [
+            {"asked": risk, "measured": over / windows if windows else None}
+            for risk, (over, windows) in counted.items()
+        ],
         "budget": {"asked_per_week": _asked(config), "achieved_per_week": opened / weeks},
-    }  # fmt: skip
+    }
 
 
 def nuisance(trial: Trial) -> dict[str, Any]:
@@ -118,9 +120,7 @@ def faults(trial: Trial) -> dict[str, Any]:
         counts["false_before"] += sum(start < first_ms for start, _, _ in found)
         for fault in machine.faults:
             late_ms = fault.end_ms + _LATE_WINDOWS * _reach_ms(trial.config)
-            caught = any(
-                first_ms <= start <= late_ms and end >= fault.start_ms for start, end, _ in found
-            )  # fmt: skip
+            caught = any(first_ms <= start <= late_ms and end >= fault.start_ms for start, end, _ in found)
             tail_ms = fault.end_ms - TAIL * (fault.end_ms - fault.start_ms)
             ends = np.asarray(watched.end_ms)
             tail = (ends >= tail_ms) & (ends <= late_ms)
@@ -158,7 +158,7 @@ def kinds(trial: Trial) -> dict[str, Any]:
         night = 24.0 * np.ceil((start + 10.0) / 24.0) + 10.0  # midnight of a night after the training
         at = {
             "a": round(float(night + 12.0 + rng.uniform(-4, 4)), 2),  # by day
-            "b": round(float(night + rng.uniform(0.0, 4.0)), 2),      # idling
+            "b": round(float(night + rng.uniform(0.0, 4.0)), 2),  # idling
             "c": round(float(night + 34.0 + rng.uniform(-4, 0)), 2),  # by day
         }
         text = ",".join(fault.format(**at) for fault in _KINDS.values())
@@ -173,9 +173,7 @@ def kinds(trial: Trial) -> dict[str, Any]:
                 for fault in machine.faults:
                     kind = truth.get(fault.name, "sensor-fault")
                     late_ms = fault.end_ms + _reach_ms(trial.config)
-                    told = [
-                        last.kind for start, end, last in spans(watched) if fault.start_ms <= start <= late_ms
-                    ]  # fmt: skip
+                    told = [last.kind for start, end, last in spans(watched) if fault.start_ms <= start <= late_ms]
                     right[kind].append(bool(told) and told[0] == kind)  # type: ignore[index]  # a key of it
                     if kind == "sensor-fault":
                         as_machine.append(any(one != "sensor-fault" for one in told))
@@ -194,8 +192,11 @@ def kinds(trial: Trial) -> dict[str, Any]:
 SENSORS = 14
 
 SUITES: Mapping[str, Callable[[Trial], dict[str, Any]]] = {
-    "healthy": healthy, "nuisance": nuisance, "faults": faults, "kinds": kinds,
-}  # fmt: skip
+    "healthy": healthy,
+    "nuisance": nuisance,
+    "faults": faults,
+    "kinds": kinds,
+}
 
 
 def over_after_ms(config: Config) -> float:
