@@ -49,8 +49,9 @@ def _change(was: object, now: object) -> str:
     if isinstance(was, dict) and isinstance(now, dict):
         return ", ".join(
             f"{key} {was.get(key, 0)} -> {now.get(key, 0)}"
-            for key in sorted({*was, *now}) if was.get(key) != now.get(key)
-        )  # fmt: skip
+            for key in sorted({*was, *now})
+            if was.get(key) != now.get(key)
+        )
     return f"{was} -> {now}"
 
 
@@ -131,8 +132,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.write:
         kept = {case: known[case] for case in CASES if case in known}
         HASHES.write_text(json.dumps(kept, indent=1) + "\n")
-    say(f"{failed} of {len(chosen(args.only))} cases differ, {time.monotonic() - started:.0f} s" if not args.write else
-        f"{HASHES.name} written, {time.monotonic() - started:.0f} s")  # fmt: skip
+    say(
+        f"{failed} of {len(chosen(args.only))} cases differ, {time.monotonic() - started:.0f} s"
+        if not args.write
+        else f"{HASHES.name} written, {time.monotonic() - started:.0f} s"
+    )
     return 1 if failed else 0
 
 

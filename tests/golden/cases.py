@@ -38,9 +38,11 @@ def _records() -> Logs:
 
 def _records_spot() -> Logs:
     config = config_of(
-        setups.RECORDS, "records", threshold={"method": "spot", "risk": 1e-2, "learn_after": 20},
+        setups.RECORDS,
+        "records",
+        threshold={"method": "spot", "risk": 1e-2, "learn_after": 20},
         incident={"open_after": 2, "open_of": 5, "close_after": 4},
-    )  # fmt: skip
+    )
     return backtest(config, [material.records(seed=1)])
 
 
@@ -164,6 +166,14 @@ CASES: dict[str, Case] = {
 }
 #: Run by the test suite: little of everything, in well under a minute.
 SHORT = (
-    "waveforms", "records", "suite-kinds", "chaos", "joined", "policies/spot", "policies/spot-fleet-budget-ask",
-    "policies/quantile-ask-roams", "policies/incident-peak-share-budget", "changes/spot-to-budget",
-)  # fmt: skip
+    "waveforms",
+    "records",
+    "suite-kinds",
+    "chaos",
+    "joined",
+    "policies/spot",
+    "policies/spot-fleet-budget-ask",
+    "policies/quantile-ask-roams",
+    "policies/incident-peak-share-budget",
+    "changes/spot-to-budget",
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgpack  # type: ignore[import-untyped] # it ships no types
 import orjson
 
-from stream_detector.records import Message
+from stream_detector.types import Message
 
 #: One input message: its key, value, headers, timestamp and partition decide everything that follows.
 Lines = list[bytes]
@@ -30,9 +30,12 @@ class Logs:
     def kinds(self) -> dict[str, Lines]:
         """Return every log that this run wrote, by its name in hashes.json."""
         found = {
-            "inputs": self.inputs, "alerts": self.alerts, "audits": self.audits, "states": self.states,
+            "inputs": self.inputs,
+            "alerts": self.alerts,
+            "audits": self.audits,
+            "states": self.states,
             "dead_letters": self.dead_letters,
-        }  # fmt: skip
+        }
         return found | ({"alert_headers": self.alert_headers} if self.alert_headers else {})
 
     def hashes(self) -> dict[str, object]:
@@ -41,9 +44,12 @@ class Logs:
         kinds = Counter(f"{one['event']} {one['kind']}" for one in map(orjson.loads, self.alerts))
         codes = Counter(dict(msgpack.unpackb(letter)[2])["error"].decode() for letter in self.dead_letters)
         counts = {
-            "inputs": len(self.inputs), "alerts": _sorted(kinds), "audits": _sorted(causes),
-            "states": len(self.states), "dead_letters": _sorted(codes),
-        }  # fmt: skip
+            "inputs": len(self.inputs),
+            "alerts": _sorted(kinds),
+            "audits": _sorted(causes),
+            "states": len(self.states),
+            "dead_letters": _sorted(codes),
+        }
         return {kind: digest(lines) for kind, lines in self.kinds().items()} | {"counts": counts}
 
     def by_asset(self) -> dict[str, Lines]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from producers.readers import read
-from producers.recording import Recording
-from producers.replay import Plan, schedule
-from producers.simulate import simulate
+from stream_detector.datasets import read
+from stream_detector.datasets.recording import Recording
+from stream_detector.datasets.replay import Plan, schedule
+from stream_detector.simulation.simulate import simulate
 from tests.chaos.material import _course, _knock
 from tests.golden.runs import Sent, from_recordings
 from tests.golden.setups import SKAB, SUITES
@@ -62,9 +62,12 @@ def _bearing(asset: str, rows: int, seed: int) -> Recording:
     heat = np.round(40.0 + 0.5 * rng.normal(size=rows).cumsum() * 0.1 + 0.1 * rng.normal(size=rows), 2)
     heat[3::10] = np.nan  # not every block has a temperature beside it
     return Recording(
-        asset, START_MS + 10_000.0 * np.arange(rows), {"temperature": heat},
-        {"horizontal": list(horizontal), "vertical": list(vertical)}, 1_000.0 / _RATE_HZ,
-    )  # fmt: skip
+        asset,
+        START_MS + 10_000.0 * np.arange(rows),
+        {"temperature": heat},
+        {"horizontal": list(horizontal), "vertical": list(vertical)},
+        1_000.0 / _RATE_HZ,
+    )
 
 
 # Records ------------------------------------------------------------------------------------------------------------
@@ -79,10 +82,12 @@ def records(rows: int = 4_000, seed: int = 0) -> list[Sent]:
         card, odd = f"card-{row % 3}", bool(rng.random() < 0.02)
         amount = float(np.round(np.exp(rng.normal(3.0 + 3.0 * odd, 0.6)), 2))
         values: dict[str, object] = {
-            "amount": amount, "age": float(rng.integers(20, 70)), "speed": float(np.round(rng.normal(odd * 4.0), 3)),
+            "amount": amount,
+            "age": float(rng.integers(20, 70)),
+            "speed": float(np.round(rng.normal(odd * 4.0), 3)),
             "shop": chance.choices(["food", "fuel", "books", "?"], [70, 20, 9, 1 + 30 * odd])[0],
             "place": f"town-{int(rng.integers(12 + 20 * odd))}",
-        }  # fmt: skip
+        }
         if row % 331 == 7:
             del values["shop"]
         if row % 401 == 9:
@@ -109,12 +114,15 @@ _SUITES: dict[str, list[tuple[str, int, float, int, dict[str, str]]]] = {
     ],
     "kinds": [
         (
-            "kinds", 1, _DAYS, 40,
+            "kinds",
+            1,
+            _DAYS,
+            40,
             {"faults": "knock@70h+60s:0.9,unbalance@60h+40m~60s:0.6,bearing-outer@85h+4h~10m:0.7", "profile": "day"},
         ),
         ("sensors", 7, _DAYS, 41, {"scenario": "sensor-faults"}),
     ],
-}  # fmt: skip
+}
 
 
 def suite(name: str) -> tuple[list[Recording], list[Recording]]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from stream_detector.adapters.memory.store import MemoryStore
 from stream_detector.codec import decode_audit
-from stream_detector.memory_store import MemoryStore
-from stream_detector.records import ScoreBatch, Shifts, WindowBatch
-from stream_detector.scoring import Scores
+from stream_detector.types import ScoreBatch, Shifts, WindowBatch
+from stream_detector.worker.slices import Scores
 from tests.golden.runs import Operators
 
 Sections = dict[str, Any]

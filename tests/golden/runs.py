@@ -9,16 +9,16 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped] # it ships no types
 
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.codec import encode_state
 from stream_detector.config import Config
-from stream_detector.memory import MemoryLog, MemorySink, MemorySource
-from stream_detector.memory_store import MemoryServer, MemoryStore
-from stream_detector.model_set import ModelSet
-from stream_detector.offline import Backtest, Encoded
-from stream_detector.pipeline import Pipeline
-from stream_detector.records import Partition
-from stream_detector.scorer import Scorer
-from stream_detector.scoring import Scores
+from stream_detector.evaluate.offline import Backtest, Encoded
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.types import Partition
+from stream_detector.worker.pipeline import Pipeline
+from stream_detector.worker.slices import Scores
 from tests.golden.logs import Logs, packed
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
@@ -62,9 +62,13 @@ def backtest(
     """Run messages in parts, all of partition 0; before part n, `operators[n]` change the controls."""
     models = ModelSet.load(config)
     running = Backtest(
-        config, wrap(Scorer(models, config.scorer)), [one.calibration for one in models.artifacts], batch,
-        [one.norms for one in models.artifacts], models.ref_of,
-    )  # fmt: skip
+        config,
+        wrap(Scorer(models, config.scorer)),
+        [one.calibration for one in models.artifacts],
+        batch,
+        [one.profile for one in models.artifacts],
+        models.ref_of,
+    )
     logs = Logs()
     for number, part in enumerate(parts):
         messages = [Encoded(one.key, one.value or b"", one.headers) for one in part]
@@ -98,14 +102,25 @@ def workers(
         models = ModelSet.load(config)
         source = MemorySource(log, topics, batch=batch)
         sink = MemorySink(
-            log, source, config.alert_topic, config.dead_letter_topic,
-            exactly_once=config.delivery == "exactly_once", audit_topic=config.audit_topic,
-        )  # fmt: skip
+            log,
+            source,
+            config.alert_topic,
+            config.dead_letter_topic,
+            exactly_once=config.delivery == "exactly_once",
+            audit_topic=config.audit_topic,
+        )
         pipeline = Pipeline(
-            config, source, sink, MemoryStore(server), Scorer(models, config.scorer),
-            [one.calibration for one in models.artifacts], clock_ms=lambda: 0.0, wall_ms=lambda: -1.0,
-            norms=[one.norms for one in models.artifacts], model_of=models.ref_of,
-        )  # fmt: skip
+            config,
+            source,
+            sink,
+            MemoryStore(server),
+            Scorer(models, config.scorer),
+            [one.calibration for one in models.artifacts],
+            clock_ms=lambda: 0.0,
+            wall_ms=lambda: -1.0,
+            profiles=[one.profile for one in models.artifacts],
+            model_of=models.ref_of,
+        )
         pipeline.open()
         mine = sent[place * share : (place + 1) * share]
         for start in range(0, len(mine), slice_):

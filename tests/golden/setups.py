@@ -12,9 +12,14 @@ Setup = dict[str, Any]
 SKAB: Setup = {
     "stream": "skab",
     "channels": {
-        "Accelerometer1RMS": {"unit": "g"}, "Accelerometer2RMS": {"unit": "g"}, "Current": {"unit": "A"},
-        "Pressure": {"unit": "bar"}, "Temperature": {"unit": "°C"}, "Thermocouple": {"unit": "°C"},
-        "Voltage": {"unit": "V"}, "Volume Flow RateRMS": {"unit": "l/min"},
+        "Accelerometer1RMS": {"unit": "g"},
+        "Accelerometer2RMS": {"unit": "g"},
+        "Current": {"unit": "A"},
+        "Pressure": {"unit": "bar"},
+        "Temperature": {"unit": "°C"},
+        "Thermocouple": {"unit": "°C"},
+        "Voltage": {"unit": "V"},
+        "Volume Flow RateRMS": {"unit": "l/min"},
     },
     "window": {"cell_ms": 1_000, "length": 60, "stride": 1, "max_gap_ms": 300_000},
     "features": {"smoothing": 0.1, "keep": 1, "scaling": "robust"},
@@ -22,16 +27,23 @@ SKAB: Setup = {
     "train": {"epochs": 40, "learning_rate": 2e-3},
     "adaptation": {"follow": None, "block": 40, "flat_ms": 600_000},
     "sensors": {"check": False},
-}  # fmt: skip
+}
 
 WAVEFORMS: Setup = {
     "stream": "bearings",
     "channels": {
         "horizontal": {
-            "unit": "g", "cell": "waveform", "features": ["rms", "kurtosis"], "bands": 4, "valid": [-200, 200],
+            "unit": "g",
+            "cell": "waveform",
+            "features": ["rms", "kurtosis"],
+            "bands": 4,
+            "valid": [-200, 200],
         },
         "vertical": {
-            "unit": "g", "cell": "waveform", "features": ["rms", "peak", "crest", "kurtosis"], "valid": [-200, 200],
+            "unit": "g",
+            "cell": "waveform",
+            "features": ["rms", "peak", "crest", "kurtosis"],
+            "valid": [-200, 200],
         },
         "temperature": {"unit": "°C", "valid": [-60, 300]},
     },
@@ -41,13 +53,15 @@ WAVEFORMS: Setup = {
     "train": {"epochs": 60},
     "threshold": {"method": "quantile", "risk": 1e-3, "margin": 3},
     "incident": {"open_after": 3, "open_of": 4, "close_after": 6},
-}  # fmt: skip
+}
 
 RECORDS: Setup = {
     "stream": "cards",
     "channels": {
-        "amount": {"cell": "last", "unit": "€", "log": True}, "age": {"cell": "last", "valid": [0, 120]},
-        "speed": {"cell": "last"}, "shop": {"kind": "category", "cell": "last"},
+        "amount": {"cell": "last", "unit": "€", "log": True},
+        "age": {"cell": "last", "valid": [0, 120]},
+        "speed": {"cell": "last"},
+        "shop": {"kind": "category", "cell": "last"},
         "place": {"kind": "category", "cell": "last", "encoding": "hash", "buckets": 8},
     },
     "window": {"mode": "records", "length": 1},
@@ -56,28 +70,37 @@ RECORDS: Setup = {
     "train": {"epochs": 25},
     "threshold": {"method": "quantile", "risk": 1e-2, "margin": 1, "learn_after": 0},
     "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
-}  # fmt: skip
+}
 
 SUITES: Setup = {
     "stream": "simulated",
     "channels": {
-        "vibration": {"unit": "g", "valid": [0, 200]}, "temperature": {"unit": "°C", "valid": [-60, 300]},
-        "current": {"unit": "A", "valid": [0, 2000]}, "speed": {"unit": "rpm", "valid": [0, 10000]},
+        "vibration": {"unit": "g", "valid": [0, 200]},
+        "temperature": {"unit": "°C", "valid": [-60, 300]},
+        "current": {"unit": "A", "valid": [0, 2000]},
+        "speed": {"unit": "rpm", "valid": [0, 10000]},
     },
     "window": {
-        "cell_ms": 120_000, "length": 5, "stride": 1, "lateness_ms": 0, "max_gap_ms": 600_000, "max_ahead_ms": 600_000,
+        "cell_ms": 120_000,
+        "length": 5,
+        "stride": 1,
+        "lateness_ms": 0,
+        "max_gap_ms": 600_000,
+        "max_ahead_ms": 600_000,
     },
     "features": {"smoothing": 0.3, "keep": 1},
     "model": {"kind": "mahalanobis"},
     "threshold": {"method": "spot", "risk": 1e-4, "margin": 4},
     "incident": {"open_after": 2, "open_of": 3, "close_after": 10, "point_windows": 10},
     "sensors": {"silent_after_ms": 1_800_000},
-}  # fmt: skip
+}
 
 CHAOS: Setup = {
     "stream": "chaos",
     "channels": {
-        "vibration": {"unit": "g"}, "temperature": {"valid": [-50, 500]}, "current": {"unit": "A", "valid": [-10, 100]},
+        "vibration": {"unit": "g"},
+        "temperature": {"valid": [-50, 500]},
+        "current": {"unit": "A", "valid": [-10, 100]},
     },
     "window": {"cell_ms": 1_000, "length": 20, "stride": 2, "lateness_ms": 2_000, "max_ahead_ms": 20_000},
     "features": {"smoothing": 0.3, "keep": 1},
@@ -86,13 +109,15 @@ CHAOS: Setup = {
     "threshold": {"method": "spot", "learn_after": 5, "max_peaks": 40, "budget": {"incidents": 600, "per": "day"}},
     "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
     "adaptation": {"follow": 4.0, "block": 8, "flat_ms": 120_000, "policy": "adapt"},
-}  # fmt: skip
+}
 
 CHAOS_RECORDS: Setup = {
     "stream": "chaos-records",
     "channels": {
-        "vibration": {"cell": "last", "log": True}, "temperature": {"cell": "last", "valid": [-50, 500]},
-        "current": {"cell": "last", "valid": [-10, 100]}, "mode": {"kind": "category", "cell": "last"},
+        "vibration": {"cell": "last", "log": True},
+        "temperature": {"cell": "last", "valid": [-50, 500]},
+        "current": {"cell": "last", "valid": [-10, 100]},
+        "mode": {"kind": "category", "cell": "last"},
     },
     "window": {"mode": "records", "length": 1, "max_ahead_ms": 20_000},
     "features": {"scaling": "standard", "clip": 10},
@@ -100,18 +125,19 @@ CHAOS_RECORDS: Setup = {
     "train": {"epochs": 15},
     "threshold": {"method": "spot", "risk": 1e-2, "learn_after": 5, "max_peaks": 40},
     "incident": {"open_after": 1, "open_of": 1, "close_after": 1},
-}  # fmt: skip
+}
 
 #: The fleet of the policies; their sections `threshold`, `incident`, `adaptation`, `sensors` are in policies.py.
 FLEET: Setup = {
     "stream": "fleet",
     "channels": {
-        "vibration": {"unit": "g"}, "temperature": {"unit": "°C", "valid": [-60, 300]},
+        "vibration": {"unit": "g"},
+        "temperature": {"unit": "°C", "valid": [-60, 300]},
         "current": {"unit": "A", "valid": [0, 40]},
     },
     "window": {"cell_ms": 10_000, "length": 6, "stride": 1, "lateness_ms": 20_000, "max_gap_ms": 60_000},
     "features": {"smoothing": 0.3, "keep": 1, "clip": None},
     "model": {"kind": "mahalanobis"},
-}  # fmt: skip
+}
 
 JOINED: Setup = {**FLEET, "stream": "joined", "kafka": {"inputs": [{"topic": "shaking"}, {"topic": "electric"}]}}

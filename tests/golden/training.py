@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from producers.recording import Recording
 from stream_detector.config import Config
-from stream_detector.offline import Encoded, windows
-from stream_detector.train import train
-from stream_detector.train_fleet import train_fleet
+from stream_detector.datasets.recording import Recording
+from stream_detector.evaluate.offline import Encoded, windows
+from stream_detector.training.fleet import train_fleet
+from stream_detector.training.train import train
 from tests.golden import material, setups
 from tests.golden.runs import ARTIFACTS, Sent
 
