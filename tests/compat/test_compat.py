@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_detector.artifacts.fleet import load
+from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.codec import category_code, decode_positions, decode_state, encode_state
 from stream_detector.config import Config
-from stream_detector.fleet import load
-from stream_detector.model_set import ModelSet
-from stream_detector.records import AssetState, Partition, Position, WindowBatch
-from stream_detector.scorer import Scorer
+from stream_detector.scoring.scorer import Scorer
+from stream_detector.types import AssetState, Partition, Position, WindowBatch
 
 HERE = Path(__file__).parent
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text())
@@ -24,9 +24,12 @@ INCIDENT, SENSOR = "ccf6c1f4-41d8-5ac2-aac1-72e4951524a1", "0b5e1a52-6b0c-5b7e-9
 
 #: Column -> a usual value of it, and about how far it wanders.
 _USUAL = {
-    "vibration": (0.03, 0.002), "temperature": (79.0, 0.5), "current": (1.3, 0.1), "amount": (20.0, 16.0),
+    "vibration": (0.03, 0.002),
+    "temperature": (79.0, 0.5),
+    "current": (1.3, 0.1),
+    "amount": (20.0, 16.0),
     "age": (45.0, 10.0),
-}  # fmt: skip
+}
 
 
 # Artifacts ----------------------------------------------------------------------------------------------------------
@@ -53,9 +56,13 @@ def fixed(config: Config) -> WindowBatch:
             codes = np.array([category_code(text) for text in ("food", "fuel", "never seen", "town-3")], np.float32)
             values[:, :, place] = codes[np.arange(count) % 4][:, None]
     return WindowBatch(
-        0, [ASSETS[place % len(ASSETS)] for place in range(count)], TS + 1_000 * np.arange(count, dtype=np.int64),
-        values.astype(np.float32), np.zeros(values.shape, np.bool_), np.full(count, -1, np.int64),
-    )  # fmt: skip
+        0,
+        [ASSETS[place % len(ASSETS)] for place in range(count)],
+        TS + 1_000 * np.arange(count, dtype=np.int64),
+        values.astype(np.float32),
+        np.zeros(values.shape, np.bool_),
+        np.full(count, -1, np.int64),
+    )
 
 
 def found_in(name: str) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def found_in(name: str) -> dict[str, Any]:
         "split": [[one.split.method, one.split.n_train, one.split.n_calibration] for one in models.artifacts],
         "packages": dict(models.artifacts[0].packages),
         "calibration": [[len(one.calibration), float(one.calibration.max())] for one in models.artifacts],
-        "norms": [None if one.norms is None else list(one.norms.table.shape) for one in models.artifacts],
+        "norms": [None if one.profile is None else list(one.profile.table.shape) for one in models.artifacts],
         "model": scores.model.tolist(),
         "score": scores.score.tolist(),
         "channels": scores.channels.sum(axis=0).astype(float).tolist(),
@@ -117,8 +124,8 @@ def test_an_open_incident_is_read(schema: int) -> None:
     assert incident.unusual == (5 if schema >= 3 else 0)
     _check_sensors(state, schema)
     _check_adaptation(state, schema)
-    ledger = state.ledger
-    assert (ledger.pinned, ledger.accepted, ledger.rolled, ledger.level, ledger.told_ms, ledger.budget) == (
+    applied = state.applied
+    assert (applied.pinned, applied.accepted, applied.rolled, applied.level, applied.told_ms, applied.budget) == (
         (12.5, "0000000000000005", "0000000000000003", 9.25, TS + 50_000, None)
         if schema >= 4
         else (None, "", "", None, 0, None)
@@ -178,7 +185,7 @@ def test_a_budget_is_read(schema: int) -> None:
     _, state = stored(f"schema-{schema}-budget")
     assert (state.threshold.method, state.threshold.numbers[0], state.threshold.level) == ("dspot", 2e-5, 3.5)
     assert state.adaptation.shift.tolist() == [1.0, 0.0, 0.0]
-    budget = state.ledger.budget
+    budget = state.applied.budget
     assert budget is not None
     assert (budget.start_ms, budget.set_ms, budget.since_ms) == (TS, TS + 3_600_000, TS)
     assert (budget.elapsed_ms, budget.shadow, budget.opened, budget.promised_ms) == (
@@ -205,5 +212,6 @@ def test_positions_are_read() -> None:
     """Where a task of 0.1.0 stood."""
     found = decode_positions((HERE / "states" / "positions-1.positions").read_bytes())
     assert found == {
-        Partition("pump.readings", 0): Position(0, 2**40, 9), Partition("pump.readings", 1): Position(100, 140, 9),
-    }  # fmt: skip
+        Partition("pump.readings", 0): Position(0, 2**40, 9),
+        Partition("pump.readings", 1): Position(100, 140, 9),
+    }
