@@ -65,7 +65,7 @@ def test_every_change_is_told(undisturbed: Plant):
     for before, after in itertools.pairwise(found):
         assert after.before is not None
         assert before.after.shift == after.before.shift
-    assert len({entry.id for entry in found}) == len(found)
+    assert len({audit_id(entry) for entry in found}) == len(found)
 
 
 @pytest.mark.parametrize("batch", [1, 50])

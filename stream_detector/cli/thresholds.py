@@ -187,7 +187,7 @@ def _history(config: Config, args: argparse.Namespace) -> None:
         return
     for earlier, entry in found:
         sys.stdout.write(
-            f"{entry.id[:8]}  {_time(entry.at_ms)}  {entry.cause:<13}  {trail.change(entry, earlier)}"
+            f"{audit_id(entry)[:8]}  {_time(entry.at_ms)}  {entry.cause:<13}  {trail.change(entry, earlier)}"
             f"  ({trail.MEANING[entry.cause]})\n"
         )
 
@@ -200,11 +200,11 @@ def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> N
         raise ConfigError(
             f"--to {args.to}: it was made by threshold.method {entry.method}, the set-up says {config.threshold.method}"
         )
-    store.rollback(args.asset, entry.state)
+    store.rollback(args.asset, encode_point(entry))
     if args.json:
-        _print_json({"action": "rollback", "asset": args.asset, "to": entry.id, "level": entry.after.level})
+        _print_json({"action": "rollback", "asset": args.asset, "to": audit_id(entry), "level": entry.after.level})
     else:
-        sys.stdout.write(f"{args.asset} goes back to {entry.id[:8]} ({_time(entry.at_ms)}) with its next window\n")
+        sys.stdout.write(f"{args.asset} goes back to {audit_id(entry)[:8]} ({_time(entry.at_ms)}) with its next window\n")
 
 
 def _row(

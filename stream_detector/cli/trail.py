@@ -58,8 +58,8 @@ def _until(reader: TopicReader, ends: dict[Any, int], seen: set[str]) -> Iterato
                 except DecodeError as error:
                     sys.stderr.write(f"offset {message.offset} of partition {batch.partition.index}: {error}\n")
                     continue
-                if entry.id not in seen:  # at least once, an entry may stand there twice
-                    seen.add(entry.id)
+                if audit_id(entry) not in seen:  # at least once, an entry may stand there twice
+                    seen.add(audit_id(entry))
                     yield entry
             if batch.messages[-1].offset + 1 >= ends.get(batch.partition, 0):
                 ends.pop(batch.partition, None)
@@ -82,7 +82,7 @@ def history(config: Config, asset: str) -> list[Audit]:
 
 def entry_of(config: Config, asset: str, name: str) -> Audit:
     """Return the asset's entry of this id, or of the only one that begins so. Raises ConfigError, BrokerError."""
-    mine = [entry for entry in history(config, asset) if entry.id.startswith(name)]
+    mine = [entry for entry in history(config, asset) if audit_id(entry).startswith(name)]
     if len(mine) != 1:
         what = "no entry" if not mine else f"{len(mine)} entries"
         raise ConfigError(
@@ -94,7 +94,7 @@ def entry_of(config: Config, asset: str, name: str) -> Audit:
 def plain(entry: Audit) -> dict[str, Any]:
     """Return an entry for --json, less the state."""
     return {
-        "id": entry.id,
+        "id": audit_id(entry),
         "asset": entry.asset,
         "at_ms": entry.at_ms,
         "cause": entry.cause,

@@ -16,7 +16,7 @@ from stream_detector.codec.alerts import (
     sensor_alert_id,
     sensor_incident_id,
 )
-from stream_detector.codec.audit import audit_id, decode_audit, encode_audit, encode_point, point_of
+from stream_detector.codec.audit import audit_id, decode_audit, encode_audit, encode_point
 from stream_detector.codec.encode import encode_reading
 from stream_detector.codec.readings import ReadingDecoder
 from stream_detector.codec.state import (
@@ -55,7 +55,6 @@ __all__ = [
     "encode_recorded",
     "encode_state",
     "incident_id",
-    "point_of",
     "sensor_alert_id",
     "sensor_incident_id",
 ]

@@ -11,29 +11,21 @@ import orjson
 from stream_detector.codec.alerts import iso, ms_of, uuid5
 from stream_detector.codec.state import decode_state, encode_state
 from stream_detector.errors import DecodeError
-from stream_detector.types import (
-    Adaptation,
-    AssetState,
-    Audit,
-    AuditCause,
-    IncidentState,
-    ModelRef,
-    Point,
-    ThresholdState,
-)
+from stream_detector.types import Adaptation, AssetState, Audit, AuditCause, ModelRef, Point
 
 AUDIT_SCHEMA = 1
 
 
-def audit_id(stream: str, asset: str, at_ms: int, cause: str) -> str:
+def audit_id(audit: Audit) -> str:
     """Return an entry's id: the UUIDv5 of the JSON array ["audit", stream, asset, at_ms, cause]."""
-    return uuid5("audit", stream, asset, at_ms, cause)
+    return uuid5("audit", audit.stream, audit.asset, audit.at_ms, audit.cause)
 
 
-def encode_point(threshold: ThresholdState, adaptation: Adaptation) -> bytes:
-    """Return what an asset is held against as bytes, to go back to; `decode_state` reads them."""
-    moved = Adaptation(0, adaptation.shift, adaptation.anchor, adaptation.usual)
-    return encode_state(AssetState(threshold, IncidentState(), 0, adaptation=moved), 0)
+def encode_point(audit: Audit) -> bytes:
+    """Return an asset's threshold and shift after an entry as bytes, to go back to; `decode_state` reads them."""
+    moved = audit.adaptation
+    kept = Adaptation(shift=moved.shift, anchor=moved.anchor, usual=moved.usual)
+    return encode_state(AssetState(judged_ms=0, threshold=audit.threshold, adaptation=kept), 0)
 
 
 def encode_audit(audit: Audit) -> bytes:
@@ -41,7 +33,7 @@ def encode_audit(audit: Audit) -> bytes:
     return orjson.dumps(
         {
             "schema": AUDIT_SCHEMA,
-            "id": audit.id,
+            "id": audit_id(audit),
             "stream": audit.stream,
             "asset": audit.asset,
             "at": iso("at", audit.at_ms),
@@ -50,7 +42,7 @@ def encode_audit(audit: Audit) -> bytes:
             "after": _point(audit.after),
             "threshold": {"method": audit.method, "risk": _rounded(audit.risk)},
             "model": {"kind": audit.model.kind, "version": audit.model.version},
-            "state": base64.b64encode(audit.state).decode(),
+            "state": base64.b64encode(encode_point(audit)).decode(),
         }
     )
 
@@ -63,8 +55,8 @@ def decode_audit(value: bytes) -> Audit:
             raise DecodeError("bad-audit", f"schema {fields['schema']} is not known; expected {AUDIT_SCHEMA}")
         if fields["cause"] not in get_args(AuditCause):
             raise DecodeError("bad-audit", f"cause is {fields['cause']!r}; expected one of {get_args(AuditCause)}")
+        _, point = decode_state(base64.b64decode(fields["state"], validate=True))
         return Audit(
-            id=fields["id"],
             stream=fields["stream"],
             asset=fields["asset"],
             at_ms=ms_of(fields, "at"),
@@ -74,17 +66,13 @@ def decode_audit(value: bytes) -> Audit:
             method=fields["threshold"]["method"],
             risk=float(fields["threshold"]["risk"]),
             model=ModelRef(fields["model"]["kind"], fields["model"]["version"]),
-            state=base64.b64decode(fields["state"], validate=True),
+            threshold=point.threshold,
+            adaptation=point.adaptation,
         )
     except DecodeError:
         raise
     except Exception as error:  # whatever the parser finds
         raise DecodeError("bad-audit", f"not an entry of the audit topic: {type(error).__name__}: {error}") from None
-
-
-def point_of(audit: Audit) -> AssetState:
-    """Return the state an entry says to go back to. Raises DecodeError."""
-    return decode_state(audit.state)[1]
 
 
 def _point(point: Point) -> dict[str, Any]:

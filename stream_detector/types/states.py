@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.types.flow import ModelRef, Severity, VerdictKind
-from stream_detector.types.remembered import remembered
+from stream_detector.types.immutable import State
 
 
-@remembered
-class IncidentState:
+_EMPTY: NDArray[np.float32] = np.empty(0, np.float32)
+_EMPTY.flags.writeable = False
+
+
+def _empty() -> NDArray[np.float32]:
+    return _EMPTY
+
+
+class IncidentState(State):
     """Where one asset stands between quiet and alarm (see incident.py)."""
 
     recent: int = 0  # the last n verdicts as bits, newest lowest
@@ -30,8 +38,7 @@ class IncidentState:
     unusual: int = 0  # of `windows` those in which the leading channel's value was unusual by itself
 
 
-@dataclass(frozen=True, slots=True)
-class SensorFault:
+class SensorFault(State):
     """A sensor fault of an asset, or the suspicion of one (see decision/sensor_faults.py)."""
 
     channel: str  # "" for the whole asset
@@ -43,8 +50,7 @@ class SensorFault:
     by_log: bool = False  # seen in the messages, not in windows (see liveness/tracker.py)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(State):
     """Readings of an asset in a row that could not be used (see liveness/refusals.py)."""
 
     fault: str = ""  # of which they are a sign
@@ -70,51 +76,40 @@ class LivenessEvent(NamedTuple):
     clock_ms: float = np.inf  # event time its asset had come to in the batch; -inf: no reading of it was used before
 
 
-@dataclass(frozen=True, slots=True)
-class SensorState:
+class SensorState(State):
     """What is wrong with an asset's sensors."""
 
     faults: tuple[SensorFault, ...] = ()
-    refused: Refused = field(default_factory=Refused)
+    refused: Refused = msgspec.field(default_factory=Refused)
 
 
-@remembered
-class ThresholdState:
-    """What a threshold method knows of one asset: a small bag of numbers, at most 4 kB serialised."""
+class ThresholdState(State):
+    """What a threshold method knows of one asset, at most 4 kB serialised."""
 
     method: str
     level: float | None  # alarm above this; None while too little was seen
     seen: int  # normal scores learnt from, calibration included
-    numbers: tuple[float, ...] = ()  # method-specific scalars, documented in threshold.py
-    sample: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # peaks or recent scores
+    numbers: tuple[float, ...] = ()  # a NamedTuple of the method's; plain until `ThresholdMethod.adopt` has seen it
+    sample: NDArray[np.float32] = msgspec.field(default_factory=_empty)  # peaks or recent scores
     pending: bytes = b""  # normal scores not yet learnt, float32, oldest first (see threshold.learn_after)
 
 
-_EMPTY: NDArray[np.float32] = np.empty(0, np.float32)
-_EMPTY.flags.writeable = False
-
-
-def _empty() -> NDArray[np.float32]:
-    return _EMPTY
-
-
-@remembered
-class Adaptation:
+class Adaptation(State):
     """How an asset has moved since its detector was trained (see adaptation.py).
 
     Arrays are (N,) float32, one entry a numeric column, in training spreads; empty while there is nothing to say.
     """
 
     serial: int = 0  # count of the changes to `shift`
-    shift: NDArray[np.float32] = field(default_factory=_empty)
+    shift: NDArray[np.float32] = msgspec.field(default_factory=_empty)
     """Subtracted from the scaled inputs before they are scored."""
-    anchor: NDArray[np.float32] = field(default_factory=_empty)
+    anchor: NDArray[np.float32] = msgspec.field(default_factory=_empty)
     """The shift that training, or the last regime accepted, gave."""
-    usual: NDArray[np.float32] = field(default_factory=_empty)
+    usual: NDArray[np.float32] = msgspec.field(default_factory=_empty)
     """Mean offset of the newest quiet block that was learnt."""
-    waiting: NDArray[np.float32] = field(default_factory=_empty)
+    waiting: NDArray[np.float32] = msgspec.field(default_factory=_empty)
     """Mean of the last quiet block, not learnt yet; during an incident (N + 1,) of the block since which it is flat."""
-    sums: NDArray[np.float32] = field(default_factory=_empty)
+    sums: NDArray[np.float32] = msgspec.field(default_factory=_empty)
     """Of the block that is being filled."""
     count: int = 0  # windows in it
     calm_ms: int | None = None  # end of the last calm block (adaptation.py)
@@ -130,8 +125,7 @@ class Adaptation:
     settling: bool = False  # at a place just accepted, and not calm there yet
 
 
-@remembered
-class BudgetState:
+class BudgetState(State):
     """What an alert budget was promised and what came of it (threshold/budget.py)."""
 
     start_ms: int = 0  # event time it counts from
@@ -149,29 +143,42 @@ class BudgetState:
     rarer_quiet: int = -1
 
 
-@remembered
-class AppliedControls:
-    """What operators' settings were last applied to an asset, and what was last written to the audit topic."""
+class AppliedControls(State):
+    """Which of the operators' settings were last applied to an asset."""
 
-    pinned: float | None = None
-    accepted: str = ""  # token of the last acceptance of a regime applied
-    rolled: str = ""  # token of the last rollback applied
-    level: float | None = None  # the adaptive level when it was last told
-    told_ms: int = 0  # when, event time
-    budget: BudgetState | None = None  # of set-ups that have one
+    reset: str = ""  # token of the last reset
+    pinned: float | None = None  # the level an operator set
+    accepted: str = ""  # token of the last acceptance of a regime change
+    rolled: str = ""  # token of the last rollback
 
 
-@remembered
-class AssetState:
-    """All that is remembered of one asset between commits."""
+class AuditedLevel(State):
+    """The adaptive level as the audit topic has it."""
 
-    threshold: ThresholdState
-    incident: IncidentState
+    level: float | None = None
+    at_ms: int = 0  # event time of the entry
+
+
+class ForeignPart(State):
+    """A policy's part of a state that no policy of this configuration reads; it is kept as it was stored."""
+
+    version: int
+    fields: object  # what MessagePack can hold
+
+
+class AssetState(State):
+    """All that is remembered of one asset between commits: a part for each policy of the decision engine."""
+
     judged_ms: int  # end of the last window judged; windows up to it are not judged again
-    reset: str = ""  # token of the last operator reset applied
-    sensors: SensorState = SensorState()
-    adaptation: Adaptation = field(default_factory=Adaptation)
-    applied: AppliedControls = field(default_factory=AppliedControls)
+    threshold: ThresholdState
+    incident: IncidentState = msgspec.field(default_factory=IncidentState)
+    sensors: SensorState = msgspec.field(default_factory=SensorState)
+    adaptation: Adaptation = msgspec.field(default_factory=Adaptation)
+    applied: AppliedControls = msgspec.field(default_factory=AppliedControls)
+    audited: AuditedLevel = msgspec.field(default_factory=AuditedLevel)
+    budget: BudgetState | None = None  # of set-ups that have one
+    extra: Mapping[str, State] = msgspec.field(default_factory=dict)
+    """Parts of policies beyond the built-in ones, by the policy's name (decision/policy.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +211,6 @@ class Point:
 class Audit:
     """One entry of the audit topic (docs/wire-format.md). Nothing in it depends on wall-clock time."""
 
-    id: str
     stream: str
     asset: str
     at_ms: int  # event time: end of the window from which on it holds
@@ -214,7 +220,8 @@ class Audit:
     method: str  # of the threshold
     risk: float
     model: ModelRef
-    state: bytes  # the state after it, less incident and sensors, as codec.encode_state writes it: to go back to
+    threshold: ThresholdState  # after it, and ...
+    adaptation: Adaptation  # ... what it takes to go back to it
 
 
 @dataclass(frozen=True, slots=True)

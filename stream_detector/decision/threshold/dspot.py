@@ -9,17 +9,35 @@ neither M nor the tail, so a step of the scores stays an alarm: DSPOT follows dr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import ThresholdConfig
-from stream_detector.decision.threshold.spot import MIN_SCORES, Spot
-from stream_detector.types import ThresholdState
+from stream_detector.decision.threshold.spot import MIN_SCORES, Learning, Spot, named, numbers_of
+from stream_detector.types import ThresholdState, replace
+
+
+class DSpotNumbers(NamedTuple):
+    """SpotNumbers of the differences from M, and M."""
+
+    risk: float
+    t: float
+    shape: float
+    scale: float
+    n: float
+    floor: float
+    news: float
+    free: float
+    cut: float
+    missing: float
+    mean: float
+    """M, the recent mean of normal scores."""
 
 
 class DSpot(Spot):
-    """The method `dspot` under one configuration: Spot's state, and M as the last of its numbers."""
+    """The method `dspot` under one configuration: Spot's state, and M."""
 
     name = "dspot"
 
@@ -41,18 +59,16 @@ class DSpot(Spot):
             mean += self.weight * (score - mean)
         return _moved(super().calibrate(rest), mean)
 
-    def update(self, state: ThresholdState, score: float, limit: float | None = None) -> ThresholdState:
-        """Return `state` having learnt one more normal `score`; `limit`: the pin it also had to lie below, if any."""
-        if state.level is None:
-            return super().update(state, score, limit)
-        mean = state.numbers[-1]
-        still = super().update(_still(state), score - mean, None if limit is None else limit - mean)
-        return _moved(still, mean + self.weight * (score - mean))
-
-    def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
-        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
+    def learning(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> Learning:
+        """Learn in steps, see `Spot.learning`: each score less the mean of those before it."""
         for score in scores:
-            state = self.update(state, score, limit)
+            if state.level is None:
+                state = self._gathered(state, score)
+                continue
+            mean = _mean_of(state)
+            below = None if limit is None else limit - mean
+            still = yield from super().learning(_still(state), (score - mean,), below)
+            state = _moved(still, mean + self.weight * (score - mean))
         return state
 
     def adopt(self, state: ThresholdState) -> ThresholdState | None:
@@ -61,26 +77,31 @@ class DSpot(Spot):
             return super().adopt(state)
         still = _still(state)
         adopted = super().adopt(still)
-        return state if adopted is still or adopted is None else _moved(adopted, state.numbers[-1])
+        if adopted is still or adopted is None:
+            return named(state, DSpotNumbers)
+        return _moved(adopted, _mean_of(state))
 
     def with_risk(self, state: ThresholdState, risk: float) -> ThresholdState:
         """Return a state that has a level, for another risk."""
-        return _moved(super().with_risk(_still(state), risk), state.numbers[-1])
+        return _moved(super().with_risk(_still(state), risk), _mean_of(state))
 
     def tail_from(self, state: ThresholdState) -> float:
         """Return the score that the tail begins at."""
-        return state.numbers[1] + state.numbers[-1]
+        return numbers_of(state).t + _mean_of(state)
+
+
+def _mean_of(state: ThresholdState) -> float:
+    """Return M of a state that has a level."""
+    return DSpotNumbers(*state.numbers).mean
 
 
 def _still(state: ThresholdState) -> ThresholdState:
     """Return Spot's state of the differences from M."""
     assert state.level is not None
-    level = state.level - state.numbers[-1]
-    return ThresholdState(state.method, level, state.seen, state.numbers[:-1], state.sample, state.pending)
+    return replace(state, level=state.level - _mean_of(state), numbers=numbers_of(state))
 
 
 def _moved(state: ThresholdState, mean: float) -> ThresholdState:
     """Return the state of the scores themselves."""
     assert state.level is not None
-    numbers = (*state.numbers, mean)
-    return ThresholdState(state.method, state.level + mean, state.seen, numbers, state.sample, state.pending)
+    return replace(state, level=state.level + mean, numbers=DSpotNumbers(*state.numbers, mean))

@@ -27,6 +27,7 @@ without.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,9 @@ PRIOR_DEVIATION = 0.12
 LOWEST_SHAPE = -0.5  # below, maximum likelihood is not regular and runs to the largest excess
 MOST_CUT = 0.5  # never believe that more of the tail than this was cut off
 
-_COARSE = np.linspace(0.0, 1.0, 24)[:, None]
-_FINE = np.linspace(-1.0, 1.0, 9)[:, None]
-_COARSE_STEP = float(_COARSE[1, 0])
+_COARSE = np.linspace(0.0, 1.0, 24)
+_FINE = np.linspace(-1.0, 1.0, 9)
+_COARSE_STEP = float(_COARSE[1])
 _LIGHTEST = 1e-9  # |x| below this is taken as it: the limit γ -> 0 without a division by zero
 _HEAVIEST = 0.95  # upper end of the grid in g
 _LEAST_STEPS = -math.log(MOST_CUT)
@@ -53,32 +54,59 @@ def fit(excesses: NDArray[np.float64], cut: float = math.inf, share: float = 0.0
     σ is 0 when every excess is 0. All are rounded to float32, so that machines whose logarithms differ in the last
     bit agree.
     """
-    mean = float(excesses.mean())
-    if not mean > 0.0:
-        return 0.0, 0.0, 1.0
-    y = excesses / mean
-    likelihood = _Likelihood(y, cut / mean, share if cut > 0.0 else 0.0)
+    return fit_all([(excesses, cut, share)])[0]
+
+
+def fit_all(tails: Sequence[tuple[NDArray[np.float64], float, float]]) -> list[tuple[float, float, float]]:
+    """Return what `fit` returns for each (excesses, cut, share): the same bits, for a fraction of the time.
+
+    Tails of as many excesses are fitted in one array operation each.
+    """
+    found: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)] * len(tails)
+    alike: dict[tuple[int, bool], list[int]] = {}
+    means = [float(excesses.mean()) for excesses, _, _ in tails]
+    for place, (excesses, cut, share) in enumerate(tails):
+        if means[place] > 0.0:
+            alike.setdefault((len(excesses), cut > 0.0 and share != 0.0), []).append(place)
+    for (_, truncated), places in alike.items():
+        mean = np.array([means[place] for place in places])[:, None]
+        y = np.stack([tails[place][0] for place in places]) / mean
+        cut = np.array([tails[place][1] for place in places])[:, None] / mean
+        share = np.array([tails[place][2] for place in places])[:, None]
+        fits = _fitted(_Likelihood(y, cut, share if truncated else None))
+        for place, (shape, x, below) in zip(places, fits, strict=True):
+            found[place] = _rounded(shape), _rounded(means[place] * shape / x), _rounded(below)
+    return found
+
+
+def _fitted(likelihood: _Likelihood) -> list[tuple[float, float, float]]:
+    """Return (γ, x, F(cut)) of each of A tails where its likelihood is largest."""
+    rows = np.arange(len(likelihood.y))
     # In g = x / (1 + x) (the shape, were the excesses' mean exact) the likelihood is even enough for an even grid.
-    lowest = -(1.0 - 1e-3) / float(y.max())
-    low = lowest / (1.0 + lowest) if lowest > -0.5 else -1.0
+    lowest = -(1.0 - 1e-3) / likelihood.y.max(axis=1, keepdims=True)  # (A, 1)
+    with np.errstate(divide="ignore"):
+        low = np.where(lowest > -0.5, lowest / (1.0 + lowest), -1.0)
     width = _HEAVIEST - low
-    centre = low + width * float(_COARSE[likelihood.costs(low + width * _COARSE).argmin(), 0])
+    grid = low + width * _COARSE  # (A, K)
+    centre = low + width * _COARSE[likelihood.costs(grid).argmin(axis=1)][:, None]
     step = width * _COARSE_STEP
     for _ in range(2):
         grid = np.clip(centre + step * _FINE, low, _HEAVIEST)
         costs = likelihood.costs(grid)
-        best = int(costs.argmin())
-        centre = float(grid[best, 0])
-        step *= 0.25
-    if 0 < best < len(costs) - 1:  # vertex of the parabola through the best three
-        left, middle, right = (float(cost) for cost in costs[best - 1 : best + 2])
+        best = costs.argmin(axis=1)
+        centre = grid[rows, best][:, None]
+        step = step * 0.25
+    inner = (best > 0) & (best < costs.shape[1] - 1)  # vertex of the parabola through the best three
+    at = np.clip(best, 1, costs.shape[1] - 2)
+    left, middle, right = costs[rows, at - 1], costs[rows, at], costs[rows, at + 1]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         bend = left - 2.0 * middle + right
-        if math.isfinite(bend) and bend > 0.0:
-            centre += step * 0.5 * (left - right) / bend
-    x, shape, steps, _ = likelihood.best(np.array([[centre]]))
-    below = -math.expm1(-float(steps[0]))
-    scale = mean * float(shape[0]) / float(x[0])
-    return _rounded(float(shape[0])), _rounded(scale), _rounded(below)
+        moved = centre[:, 0] + step[:, 0] * 0.5 * (left - right) / bend
+    centre = np.where(inner & np.isfinite(bend) & (bend > 0.0), moved, centre[:, 0])[:, None]
+    x, shape, steps, _ = likelihood.best(centre)
+    return [
+        (float(shape[row, 0]), float(x[row, 0]), -math.expm1(-float(steps[row, 0]))) for row in range(len(rows))
+    ]
 
 
 def quantile(shape: float, scale: float, share: float) -> float:
@@ -90,22 +118,24 @@ def quantile(shape: float, scale: float, share: float) -> float:
 
 
 class _Likelihood:
-    """The likelihood of excesses y (N,) of mean 1, a `share` of them cut off at `cut`, on grids of g (K, 1)."""
+    """The likelihood of A tails' excesses y (A, N) of mean 1, a `share` (A, 1) of them cut off at `cut` (A, 1).
 
-    def __init__(self, y: NDArray[np.float64], cut: float, share: float) -> None:
+    `share` None: nothing was cut off. Taken on grids of g (A, K).
+    """
+
+    def __init__(self, y: NDArray[np.float64], cut: NDArray[np.float64], share: NDArray[np.float64] | None) -> None:
         self.y = y
         self.cut = cut
         self.share = share
-        self.weight = 0.5 / (PRIOR_DEVIATION * PRIOR_DEVIATION * len(y))
+        self.weight = 0.5 / (PRIOR_DEVIATION * PRIOR_DEVIATION * y.shape[1])
 
     def best(self, g: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-        """Return x, the γ that suits each best, -log(1 - F(cut)) there, and mean(log(1 + x y)), each (K,)."""
+        """Return x, the γ that suits each best, -log(1 - F(cut)) there, and mean(log(1 + x y)), each (A, K)."""
         x = g / (1.0 - g)
         x[np.abs(x) < _LIGHTEST] = _LIGHTEST
-        mean_log = np.log1p(x * self.y).mean(axis=1)
-        x = x[:, 0]
-        if self.share == 0.0:
-            return x, mean_log, np.full(len(x), math.inf), mean_log
+        mean_log = np.log1p(x[:, :, None] * self.y[:, None, :]).mean(axis=2)
+        if self.share is None:
+            return x, mean_log, np.full(x.shape, math.inf), mean_log
         log_cut = np.log(np.maximum(1.0 + x * self.cut, 1e-12))  # clipped where the law ends below the cut
         ratio = mean_log / log_cut
         steps = np.clip(1.0 / ratio, _LEAST_STEPS, _MOST_STEPS)
@@ -117,10 +147,10 @@ class _Likelihood:
         return x, log_cut / steps, steps, mean_log
 
     def costs(self, g: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return -log(likelihood · prior) / N and a constant (K,)."""
+        """Return -log(likelihood · prior) / N and a constant (A, K)."""
         x, shape, steps, mean_log = self.best(g)
         fit = shape
-        if self.share != 0.0:
+        if self.share is not None:
             fit = mean_log + (mean_log / shape - 1.0) + self.share * np.log(-np.expm1(-steps))
         costs: NDArray[np.float64] = np.log(shape / x) + fit + self.weight * np.square(shape - PRIOR_MEAN)
         costs[shape < LOWEST_SHAPE] = math.inf

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import ThresholdConfig
 from stream_detector.decision.threshold.sample import LARGEST, appended, packed
-from stream_detector.types import ThresholdState
+from stream_detector.decision.threshold.spot import named
+from stream_detector.types import ThresholdState, replace
 
 MIN_SCORES = 20  # fewer say nothing of a level: no alarms
 EVERY = 16
 
 
+class RollingNumbers(NamedTuple):
+    """What is remembered beside the ring."""
+
+    risk: float
+    oldest: float
+    """Place of the oldest score in the ring."""
+    learnt: float
+    """How many of its scores were learnt under a level, and are not from the calibration."""
+    cut: float
+    """That level, averaged over them."""
+
+
 class Rolling:
     """A ring of scores and a level computed from all of them. Pure: every call returns a new state.
 
-    `ThresholdState.sample` is the ring, `numbers` is (risk, place of the oldest score in the ring, how many of its
-    scores were learnt under a level and not from the calibration, that level averaged over them). The level is taken
-    anew whenever `seen` is a multiple of EVERY, so it depends on the scores' order alone.
+    `ThresholdState.sample` is the ring. The level is computed again whenever `seen` is a multiple of EVERY, so it
+    depends on the scores' order alone.
     """
 
     name: str
@@ -40,7 +53,7 @@ class Rolling:
         Scores that are not finite are left out. With fewer than MIN_SCORES the level is None until more were learnt.
         """
         kept = packed(scores)
-        return self._levelled(len(kept), 0, 0, 0.0, kept[-self.memory :])
+        return self._levelled(len(kept), 0, 0.0, kept[-self.memory :])
 
     def update(self, state: ThresholdState, score: float, limit: float | None = None) -> ThresholdState:
         """Return `state` having learnt one more normal `score`; `limit`: the pin it also had to lie below, if any."""
@@ -58,8 +71,9 @@ class Rolling:
             learnt = min(learnt + 1.0, float(self.memory))
             cut += ((level if limit is None else min(level, limit)) - cut) / learnt
         if seen % EVERY == 0 or (level is None and len(sample) >= MIN_SCORES):
-            return self._levelled(seen, place, int(learnt), cut, sample)
-        return ThresholdState(self.name, level, seen, (self.risk, float(place), learnt, cut), sample)
+            return self._levelled(seen, int(learnt), cut, sample, oldest=place)
+        numbers = RollingNumbers(self.risk, float(place), learnt, cut)
+        return ThresholdState(method=self.name, level=level, seen=seen, numbers=numbers, sample=sample)
 
     def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
         """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
@@ -75,12 +89,16 @@ class Rolling:
         kept = len(state.sample)
         fits = oldest == 0.0 if kept < self.memory else kept == self.memory
         if risk == self.risk and fits:
-            return state
+            return named(state, RollingNumbers)
         sample = np.roll(state.sample, -int(oldest))[-self.memory :]
-        return self._levelled(state.seen, 0, min(int(learnt), len(sample)), cut, sample)
+        adopted = self._levelled(state.seen, min(int(learnt), len(sample)), cut, sample)
+        return replace(adopted, pending=state.pending)
 
-    def _levelled(self, seen: int, oldest: int, learnt: int, cut: float, sample: NDArray[np.float32]) -> ThresholdState:
+    def _levelled(
+        self, seen: int, learnt: int, cut: float, sample: NDArray[np.float32], *, oldest: int = 0
+    ) -> ThresholdState:
         level = None
         if (m := len(sample)) >= MIN_SCORES:
             level = self.level(sample.astype(np.float64), cut, learnt / m)
-        return ThresholdState(self.name, level, seen, (self.risk, float(oldest), float(learnt), cut), sample)
+        numbers = RollingNumbers(self.risk, float(oldest), float(learnt), cut)
+        return ThresholdState(method=self.name, level=level, seen=seen, numbers=numbers, sample=sample)

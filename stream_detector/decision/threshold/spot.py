@@ -28,7 +28,8 @@ Where this differs from the paper, and why
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from stream_detector.config import ThresholdConfig
 from stream_detector.decision.threshold import gpd
 from stream_detector.decision.threshold.sample import appended, packed
-from stream_detector.types import ThresholdState
+from stream_detector.types import ThresholdState, replace
 
 MIN_PEAKS = 10
 MIN_SCORES = 50  # fewer say nothing of a tail: no level, no alarms
@@ -45,13 +46,49 @@ WIDE = 1.5
 LEAST_TAIL = 10.0
 FLAT_MARGIN = 1e-3
 
-# ThresholdState.numbers: risk, t, γ, σ, n, floor (the lowest level allowed), news (peaks since the last fit), free,
-# cut, missing (peaks above the cut, by the law). `sample` holds the peaks (whole scores, not excesses), oldest first.
-# While fewer than MIN_SCORES were seen, level is None, numbers is empty and `sample` holds all scores.
+
+class SpotNumbers(NamedTuple):
+    """What SPOT remembers beside its peaks."""
+
+    risk: float
+    t: float
+    """The (1 - tail) quantile: scores above it are peaks."""
+    shape: float
+    """γ of the law of the excesses over t."""
+    scale: float
+    """σ of it."""
+    n: float
+    """Scores seen that the peaks kept stand for."""
+    floor: float
+    """The lowest level allowed."""
+    news: float
+    """Peaks since the law was fitted last."""
+    free: float
+    """Peaks that come from the calibration, the first ones in the sample: they were not cut off."""
+    cut: float
+    """The level at which the other peaks were let in, averaged over them."""
+    missing: float
+    """Peaks above the cut, by the law."""
+
+
+class FitRequest(NamedTuple):
+    """A tail to be fitted: the arguments of `gpd.fit`."""
+
+    excesses: NDArray[np.float64]
+    cut: float
+    share: float
+
+
+#: Learns step by step: yields the fits it needs, takes (γ, σ, F(cut)) of each, returns the state.
+Learning = Generator[FitRequest, tuple[float, float, float], ThresholdState]
 
 
 class Spot:
-    """The method `spot` under one configuration. Pure: every call returns a new state."""
+    """The method `spot` under one configuration. Pure: every call returns a new state.
+
+    `ThresholdState.sample` holds the peaks (whole scores, not excesses), oldest first. While fewer than MIN_SCORES were
+    seen, `level` is None, `numbers` is empty and `sample` holds all scores.
+    """
 
     name = "spot"
 
@@ -70,7 +107,7 @@ class Spot:
         kept = packed(scores)
         seen = len(kept)
         if seen < MIN_SCORES:
-            return ThresholdState(self.name, None, seen, (), kept)
+            return ThresholdState(method=self.name, level=None, seen=seen, sample=kept)
         scores = kept.astype(np.float64)
         ranked = np.sort(scores)
         wanted = max(MIN_PEAKS, math.floor(self.tail * seen))
@@ -85,65 +122,69 @@ class Spot:
             ranks = ((np.arange(self.max_peaks) + 0.5) * (len(peaks) / self.max_peaks)).astype(np.intp)
             n *= self.max_peaks / len(peaks)
             peaks = peaks[np.sort(np.argsort(peaks, kind="stable")[ranks])]
-        return self._fitted(self.risk, seen, n, t, peaks.astype(np.float32), len(peaks), t)
+        tail = _Tail(self.risk, t, n, peaks.astype(np.float32), float(len(peaks)), t)
+        return finished(self._fitted(tail, seen))
 
     def update(self, state: ThresholdState, score: float, limit: float | None = None) -> ThresholdState:
         """Return `state` having learnt one more normal `score`; `limit`: the pin it also had to lie below, if any."""
-        seen = state.seen + 1
-        if state.level is None:
-            sample = appended(state.sample, score)
-            if len(sample) < MIN_SCORES:
-                return ThresholdState(self.name, None, seen, (), sample)
-            return self.calibrate(sample.astype(np.float64))
-        risk, t, shape, scale, n, floor, news, free, cut, missing = state.numbers
-        n += 1.0
-        peaks = state.sample
-        if score <= t:
-            level = self._level(risk, t, shape, scale, n, len(peaks), floor, missing)
-            return ThresholdState(
-                self.name, level, seen, (risk, t, shape, scale, n, floor, news, free, cut, missing), peaks
-            )
-        peaks = appended(peaks, score)
-        cut += ((state.level if limit is None else min(state.level, limit)) - cut) / (len(peaks) - free)
-        if len(peaks) > self.max_peaks:
-            if len(peaks) > WIDE * self.tail * n:
-                return self._narrowed(risk, seen, n, t, peaks, int(free), cut)
-            n -= n / len(peaks)
-            peaks = peaks[1:]
-            free = max(free - 1.0, 0.0)
-        news += 1.0
-        if news * REFIT_SHARE >= len(peaks):
-            return self._fitted(risk, seen, n, t, peaks, int(free), cut)
-        floor = self._floor(risk, t, n, peaks)
-        level = self._level(risk, t, shape, scale, n, len(peaks), floor, missing)
-        return ThresholdState(
-            self.name, level, seen, (risk, t, shape, scale, n, floor, news, free, cut, missing), peaks
-        )
+        return finished(self.learning(state, (score,), limit))
 
     def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
-        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return.
+        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
+        return finished(self.learning(state, scores, limit))
 
-        Most lie below the tail, where they count and no more: of a run of those the level is taken once.
+    def learning(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> Learning:
+        """Learn as `learn` does, in steps, so that the fits of many assets can be made together.
+
+        Most scores lie below the tail, where they count and no more: of a run of those the level is taken once.
         """
-        low = 0
-        for score in scores:
-            if state.level is not None and score <= state.numbers[1]:
-                low += 1
-                continue
-            state = self.update(self._counted(state, low), score, limit)
-            low = 0
-        return self._counted(state, low)
-
-    def _counted(self, state: ThresholdState, low: int) -> ThresholdState:
-        """Return the state after so many more scores below the tail."""
-        if not low:
+        start = 0
+        while state.level is None and start < len(scores):
+            state = self._gathered(state, scores[start])
+            start += 1
+        if start == len(scores):
             return state
-        risk, t, shape, scale, n, floor, news, free, cut, missing = state.numbers
-        for _ in range(low):
-            n += 1.0  # one by one, as `update` does: n has a fraction, and another sum could end in other bits
-        level = self._level(risk, t, shape, scale, n, len(state.sample), floor, missing)
-        numbers = (risk, t, shape, scale, n, floor, news, free, cut, missing)
-        return ThresholdState(self.name, level, state.seen + low, numbers, state.sample)
+        assert state.level is not None
+        tail, level, low = _Tail.of(state), state.level, False
+        for place in range(start, len(scores)):
+            score = scores[place]
+            tail.n += 1.0  # one by one: n has a fraction, and another sum could end in other bits
+            if score <= tail.t:
+                low = True
+                continue
+            if low:
+                level, low = tail.level(), False
+            seen = state.seen + place - start + 1
+            if self._took(tail, score, level if limit is None else min(level, limit)):
+                level = (yield from self._fitted(tail, seen)).level or 0.0
+            else:
+                tail.floor = _floor(tail.risk, tail.t, tail.n, tail.peaks)
+                level = tail.level()
+        if low:
+            level = tail.level()
+        return tail.state(self.name, level, state.seen + len(scores) - start)
+
+    def _gathered(self, state: ThresholdState, score: float) -> ThresholdState:
+        """Return the state of too few scores for a level after one more."""
+        sample = appended(state.sample, score)
+        if len(sample) < MIN_SCORES:
+            return ThresholdState(method=self.name, level=None, seen=state.seen + 1, sample=sample)
+        return self.calibrate(sample.astype(np.float64))
+
+    def _took(self, tail: _Tail, score: float, limit: float) -> bool:
+        """Take a new peak let in below `limit`; return whether the law must be fitted again."""
+        tail.peaks = appended(tail.peaks, score)
+        count = len(tail.peaks)
+        tail.cut += (limit - tail.cut) / (count - tail.free)
+        if count > self.max_peaks:
+            if count > WIDE * self.tail * tail.n:
+                tail.narrow()
+                return True
+            tail.n -= tail.n / count
+            tail.peaks = tail.peaks[1:]
+            tail.free = max(tail.free - 1.0, 0.0)
+        tail.news += 1.0
+        return tail.news * REFIT_SHARE >= len(tail.peaks)
 
     def adopt(self, state: ThresholdState) -> ThresholdState | None:
         """Return `state` as this configuration would have it; None when another method made it."""
@@ -151,80 +192,157 @@ class Spot:
             return None
         if state.level is None:
             return state
-        risk, t, _, _, n, _, _, free, cut, _ = state.numbers
-        peaks = state.sample
-        if self.budgeted and len(peaks) <= self.max_peaks:
-            return state  # the controller sets its risk
-        if risk == self.risk and len(peaks) <= self.max_peaks:
-            return state
-        if (surplus := len(peaks) - self.max_peaks) > 0:
-            n *= self.max_peaks / len(peaks)
-            peaks = peaks[surplus:]
-            free = max(free - surplus, 0.0)
-        return self._fitted(self.risk, state.seen, n, t, peaks, int(free), cut)
+        tail = _Tail.of(state)
+        few = len(tail.peaks) <= self.max_peaks
+        if few and (self.budgeted or tail.risk == self.risk):  # under a budget its controller sets the risk
+            return named(state, SpotNumbers)
+        if (surplus := len(tail.peaks) - self.max_peaks) > 0:
+            tail.n *= self.max_peaks / len(tail.peaks)
+            tail.peaks = tail.peaks[surplus:]
+            tail.free = max(tail.free - surplus, 0.0)
+        tail.risk = self.risk
+        return replace(finished(self._fitted(tail, state.seen)), pending=state.pending)
 
     def with_risk(self, state: ThresholdState, risk: float) -> ThresholdState:
         """Return a state that has a level, for another risk."""
-        _, t, shape, scale, n, _, news, free, cut, missing = state.numbers
-        floor = self._floor(risk, t, n, state.sample)
-        level = self._level(risk, t, shape, scale, n, len(state.sample), floor, missing)
-        numbers = (risk, t, shape, scale, n, floor, news, free, cut, missing)
-        return ThresholdState(state.method, level, state.seen, numbers, state.sample, state.pending)
+        tail = _Tail.of(state)
+        tail.risk = risk
+        tail.floor = _floor(risk, tail.t, tail.n, tail.peaks)
+        return replace(state, level=tail.level(), numbers=tail.numbers())
 
     def risk_of(self, state: ThresholdState) -> float:
         """Return the risk of a state that has a level."""
-        return state.numbers[0]
+        return numbers_of(state).risk
 
     def tail_from(self, state: ThresholdState) -> float:
         """Return the score that the tail begins at."""
-        return state.numbers[1]
+        return numbers_of(state).t
 
     def tail_quarter(self, state: ThresholdState) -> float:
         """Return the score that a quarter of the tail lies above."""
         peaks, place = state.sample, len(state.sample) * 3 // 4
         if not len(peaks):  # all scores were alike: nothing lay above any of them
             return self.tail_from(state)
-        return float(np.partition(peaks, place)[place]) + self.tail_from(state) - state.numbers[1]
+        return float(np.partition(peaks, place)[place]) + self.tail_from(state) - numbers_of(state).t
 
     def tail_share(self, state: ThresholdState) -> float:
         """Return the share of normal scores in the tail, those missing by the law included."""
-        n, missing = state.numbers[4], state.numbers[9]
-        return max(len(state.sample) + missing, 1.0) / (n + missing)
+        numbers = numbers_of(state)
+        return max(len(state.sample) + numbers.missing, 1.0) / (numbers.n + numbers.missing)
 
-    def _fitted(
-        self, risk: float, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float
-    ) -> ThresholdState:
-        count = len(peaks)
-        shape, scale, missing = 0.0, 0.0, 0.0
+    def _fitted(self, tail: _Tail, seen: int) -> Learning:
+        """Return the state with the law fitted to the tail's peaks, `seen` scores after the beginning."""
+        count, free = len(tail.peaks), int(tail.free)
+        tail.shape, tail.scale, tail.missing, tail.news, tail.free = 0.0, 0.0, 0.0, 0.0, float(free)
         if count:
-            shape, scale, below = gpd.fit(peaks.astype(np.float64) - t, cut - t, (count - free) / count)
-            missing = (count - free) * (1.0 - below) / below
-        if scale == 0.0:  # no two scores differ above t: nothing to extrapolate from but the scores' size
-            scale = float(np.float32(FLAT_MARGIN * abs(t)))
-        floor = self._floor(risk, t, n, peaks)
-        level = self._level(risk, t, shape, scale, n, count, floor, missing)
-        numbers = (risk, t, shape, scale, n, floor, 0.0, float(free), cut, missing)
-        return ThresholdState(self.name, level, seen, numbers, peaks)
+            tail.shape, tail.scale, below = yield FitRequest(
+                tail.peaks.astype(np.float64) - tail.t, tail.cut - tail.t, (count - free) / count
+            )
+            tail.missing = (count - free) * (1.0 - below) / below
+        if tail.scale == 0.0:  # no two scores differ above t: nothing to extrapolate from but the scores' size
+            tail.scale = float(np.float32(FLAT_MARGIN * abs(tail.t)))
+        tail.floor = _floor(tail.risk, tail.t, tail.n, tail.peaks)
+        return tail.state(self.name, tail.level(), seen)
 
-    def _narrowed(
-        self, risk: float, seen: int, n: float, t: float, peaks: NDArray[np.float32], free: int, cut: float
-    ) -> ThresholdState:
+
+class _Tail:
+    """SpotNumbers and peaks while something is learnt; private to one call, so that it may change."""
+
+    __slots__ = ("cut", "floor", "free", "missing", "n", "news", "peaks", "risk", "scale", "shape", "t")
+
+    def __init__(self, risk: float, t: float, n: float, peaks: NDArray[np.float32], free: float, cut: float) -> None:
+        """Take a tail without a law."""
+        self.risk, self.t, self.n, self.peaks, self.free, self.cut = risk, t, n, peaks, free, cut
+        self.shape = self.scale = self.floor = self.news = self.missing = 0.0
+
+    @classmethod
+    def of(cls, state: ThresholdState) -> _Tail:
+        """Take the tail of a state that has a level."""
+        tail = cls.__new__(cls)
+        (
+            tail.risk, tail.t, tail.shape, tail.scale, tail.n, tail.floor, tail.news, tail.free, tail.cut, tail.missing,
+        ) = state.numbers
+        tail.peaks = state.sample
+        return tail
+
+    def numbers(self) -> SpotNumbers:
+        """Return what is to be remembered of it beside the peaks."""
+        return SpotNumbers(
+            self.risk, self.t, self.shape, self.scale, self.n, self.floor, self.news, self.free, self.cut, self.missing
+        )
+
+    def state(self, method: str, level: float, seen: int) -> ThresholdState:
+        """Return the threshold's state."""
+        return ThresholdState(method=method, level=level, seen=seen, numbers=self.numbers(), sample=self.peaks)
+
+    def level(self) -> float:
+        """Return the score that normal ones exceed with probability `risk`."""
+        share = self.risk * (self.n + self.missing) / max(len(self.peaks) + self.missing, 1.0)
+        if share >= 1.0:
+            return self.floor
+        return max(self.floor, self.t + gpd.quantile(self.shape, self.scale, share))
+
+    def narrow(self) -> None:
         """Move t up to the peaks' median and let go of those below; when ties leave too few, drop the oldest."""
-        median = float(np.partition(peaks, len(peaks) // 2)[len(peaks) // 2])
-        above = peaks > median
+        median = float(np.partition(self.peaks, len(self.peaks) // 2)[len(self.peaks) // 2])
+        above = self.peaks > median
         if int(above.sum()) >= MIN_PEAKS:
-            return self._fitted(risk, seen, n, median, peaks[above], int(above[:free].sum()), cut)
-        return self._fitted(risk, seen, n - n / len(peaks), t, peaks[1:], max(free - 1, 0), cut)
+            self.free = float(above[: int(self.free)].sum())
+            self.t, self.peaks = median, self.peaks[above]
+        else:
+            self.n -= self.n / len(self.peaks)
+            self.peaks, self.free = self.peaks[1:], float(max(int(self.free) - 1, 0))
 
-    def _level(
-        self, risk: float, t: float, shape: float, scale: float, n: float, count: int, floor: float, missing: float
-    ) -> float:
-        share = risk * (n + missing) / max(count + missing, 1.0)
-        return max(floor, t + gpd.quantile(shape, scale, share)) if share < 1.0 else floor
 
-    def _floor(self, risk: float, t: float, n: float, peaks: NDArray[np.float32]) -> float:
-        """Return the lowest level that at most ⌊risk n⌋ of the peaks exceed; t when all of them may."""
-        allowed = int(risk * n)
-        if allowed >= len(peaks):
-            return t
-        return float(peaks.max()) if allowed == 0 else float(np.partition(peaks, -1 - allowed)[-1 - allowed])
+def finished(learning: Learning) -> ThresholdState:
+    """Return the state at the end of a learning, having made each fit on the way."""
+    try:
+        request = next(learning)
+        while True:
+            request = learning.send(gpd.fit(*request))
+    except StopIteration as end:
+        state: ThresholdState = end.value
+        return state
+
+
+def finished_together(learnings: Sequence[Learning]) -> list[ThresholdState]:
+    """Return the states at the ends of some learnings, their fits made side by side: the same states, sooner."""
+    states: list[ThresholdState | None] = [None] * len(learnings)
+    waiting: list[int] = []
+    requests: list[FitRequest] = []
+
+    def go_on(place: int, fitted: tuple[float, float, float] | None) -> None:
+        try:
+            requests.append(learnings[place].send(fitted))  # type: ignore[arg-type]  # None starts a generator
+            waiting.append(place)
+        except StopIteration as end:
+            states[place] = end.value
+
+    for place in range(len(learnings)):
+        go_on(place, None)
+    while requests:
+        places, fits = waiting[:], gpd.fit_all(requests)
+        waiting.clear()
+        requests.clear()
+        for place, fitted in zip(places, fits, strict=True):
+            go_on(place, fitted)
+    return [state for state in states if state is not None]
+
+
+def numbers_of(state: ThresholdState) -> SpotNumbers:
+    """Return the numbers of a state of SPOT, or of a method built on it, that has a level."""
+    numbers = state.numbers
+    return numbers if isinstance(numbers, SpotNumbers) else SpotNumbers(*numbers[: len(SpotNumbers._fields)])
+
+
+def named(state: ThresholdState, kind: type[NamedTuple]) -> ThresholdState:  # type: ignore[valid-type]
+    """Return a state whose numbers have names: those from a store are a plain tuple."""
+    return state if type(state.numbers) is kind else replace(state, numbers=kind(*state.numbers))  # type: ignore[misc]
+
+
+def _floor(risk: float, t: float, n: float, peaks: NDArray[np.float32]) -> float:
+    """Return the lowest level that at most ⌊risk n⌋ of the peaks exceed; t when all of them may."""
+    allowed = int(risk * n)
+    if allowed >= len(peaks):
+        return t
+    return float(peaks.max()) if allowed == 0 else float(np.partition(peaks, -1 - allowed)[-1 - allowed])
