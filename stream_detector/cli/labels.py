@@ -22,12 +22,12 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     """Add `--truth` and `--normal-only`."""
     parser.add_argument(
         "--truth", type=Path, metavar="FILE",
-        help="list of faults, for detectors that learn from labels: JSON as the simulator's faults.json, or CSV with "
-        "the columns asset, start, end; instead of the files' label columns",
+        help="list of faults, for detectors that learn from labels: JSON like the simulator's faults.json, or CSV "
+        "with the columns asset, start, end; it replaces the files' label columns",
     )  # fmt: skip
     parser.add_argument(
         "--normal-only", action="store_true",
-        help="leave windows labelled faulty out of the training of a detector that doesn't learn from labels",
+        help="for a detector that doesn't learn from labels: leave windows labelled faulty out of training",
     )  # fmt: skip
 
 
