@@ -186,7 +186,7 @@ def _add_sending(parser: argparse.ArgumentParser, times: str) -> None:
     )
     group.add_argument(
         "--loop", type=_loops, default=1, metavar="N",
-        help="number of repetitions, or forever; later ones have later times (default: 1)",
+        help="how often to send the recordings, or forever; repetitions have later times (default: 1)",
     )
     group.add_argument(
         "--message-format", choices=["json", "msgpack"],
