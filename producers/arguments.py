@@ -139,7 +139,10 @@ def _add_simulate(commands: Any) -> None:
     )
     parser.add_argument("--name", default="machine", help="machines are called NAME-1, NAME-2, … (default: machine)")
     parser.add_argument(
-        "--channels", type=_names, default=list(DEFAULT_CHANNELS), metavar="A,B",
+        "--channels",
+        type=_names,
+        default=list(DEFAULT_CHANNELS),
+        metavar="A,B",
         help=f"channels to simulate (default: {','.join(DEFAULT_CHANNELS)})",
     )
     parser.add_argument(
@@ -182,20 +185,29 @@ def _add_sending(parser: argparse.ArgumentParser, times: str) -> None:
         "--speed", type=_speed, default=1.0, metavar="X", help="recorded seconds per second, or max (default: 1)"
     )
     group.add_argument(
-        "--times", choices=get_args(Times), default=times,
+        "--times",
+        choices=get_args(Times),
+        default=times,
         help="event times: as recorded (keep), or moved so that the first (now) or last (until-now) reading is now "
         f"(default: {times})",
     )
     group.add_argument(
-        "--loop", type=_loops, default=1, metavar="N",
+        "--loop",
+        type=_loops,
+        default=1,
+        metavar="N",
         help="how often to send the recordings, or forever; repetitions have later times (default: 1)",
     )
     group.add_argument(
-        "--message-format", choices=["json", "msgpack"],
+        "--message-format",
+        choices=["json", "msgpack"],
         help="format of the messages (default: that of --config, else json)",
     )
     group.add_argument(
-        "--partitions", type=_at_least(1), default=4, metavar="N",
+        "--partitions",
+        type=_at_least(1),
+        default=4,
+        metavar="N",
         help="partitions of the topic if it is created (default: 4)",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar, no summary")

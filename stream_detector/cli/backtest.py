@@ -42,7 +42,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--audit", type=Path, metavar="FILE", help="write the audit topic's entries to FILE, as published, one per line"
     )
     parser.add_argument(
-        "--dead-letters", type=Path, metavar="FILE",
+        "--dead-letters",
+        type=Path,
+        metavar="FILE",
         help="write unusable messages to FILE, with the reason, one per line",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line, as published")

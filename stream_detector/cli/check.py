@@ -42,7 +42,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--rights", action="store_true", help="print the minimum permissions on Kafka and Redis, as commands to paste"
     )
     parser.add_argument(
-        "--principal", default="User:detector", metavar="KIND:NAME",
+        "--principal",
+        default="User:detector",
+        metavar="KIND:NAME",
         help="for --rights: who gets the permissions (default: User:detector)",
     )
     parser.add_argument("--role", choices=ROLES, default="worker", help="for --rights: which program (default: worker)")

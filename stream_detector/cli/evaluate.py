@@ -69,15 +69,21 @@ def add_parser(subparsers: Subparsers) -> None:
         "--config", type=Path, metavar="CONFIG", help="YAML file of the set-up (default: the shipped one)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N",
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
         help="number of seeds to train with (default: 1); simulated: each seed gives other machines",
     )
     parser.add_argument(
-        "--baselines", metavar="KIND,…",
+        "--baselines",
+        metavar="KIND,…",
         help=f"detectors to compare with; none for none (default: {','.join(BASELINES)})",
     )
     parser.add_argument(
-        "--train", type=_amount, metavar="N",
+        "--train",
+        type=_amount,
+        metavar="N",
         help=f"{', '.join(OPEN_SPLIT)}: train on the first N rows or, below 1, on this share of them",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
