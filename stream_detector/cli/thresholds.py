@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stream_detector.codec import audit_id, encode_point
 from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
 from stream_detector.types import AssetState, Controls
@@ -129,7 +130,7 @@ def _show(store: RedisStore, asset: str, budget: BudgetConfig | None, as_json: b
             "incident_leader": incident.leader,
             "incident_peak": incident.peak if incident.opened_ms is not None else None,
             "incident_windows": incident.windows,
-            "reset": _time(int(found[1].reset) // 1_000) if found[1].reset.isdecimal() else None,
+            "reset": _time(int(found[1].applied.reset) // 1_000) if found[1].applied.reset.isdecimal() else None,
         }
     requested = max(controls.resets.get(asset, ""), controls.resets.get("*", ""))
     row["reset_requested"] = _time(int(requested) // 1_000) if requested.isdecimal() else None
@@ -204,7 +205,9 @@ def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> N
     if args.json:
         _print_json({"action": "rollback", "asset": args.asset, "to": audit_id(entry), "level": entry.after.level})
     else:
-        sys.stdout.write(f"{args.asset} goes back to {audit_id(entry)[:8]} ({_time(entry.at_ms)}) with its next window\n")
+        sys.stdout.write(
+            f"{args.asset} goes back to {audit_id(entry)[:8]} ({_time(entry.at_ms)}) with its next window\n"
+        )
 
 
 def _row(
@@ -232,7 +235,7 @@ def _row(
 
 def _kept(state: AssetState, budget: BudgetConfig) -> dict[str, Any]:
     """Return what an asset's budget promised and what came of it."""
-    counted = state.applied.budget
+    counted = state.budget
     if counted is None or not state.threshold.numbers:
         return dict.fromkeys(_BUDGET_COLUMNS)
     return {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from stream_detector.codec import decode_audit
+from stream_detector.codec import audit_id, decode_audit
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DecodeError
 from stream_detector.types import Audit, Point

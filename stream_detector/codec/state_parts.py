@@ -1,6 +1,6 @@
-"""Each policy's part of an asset's state <-> MessagePack fields, with the version it is of and the way from older ones.
+"""Each policy's part of an asset's state <-> MessagePack fields, with its version and the way from older ones.
 
-A part is a list of fields. Its migrations lead from one version to the next; version 0 is a state that has no such part.
+A part is a list of fields. Its migrations lead from one version to the next; version 0 is a state without such a part.
 To change a part: add a migration, raise its version here, and say in `state.py` which schema writes it.
 """
 
@@ -72,9 +72,9 @@ def _pack_threshold(state: AssetState) -> Fields:
 
 def _unpack_threshold(fields: Fields) -> Mapping[str, Any]:
     match fields:
-        case [str(method), (float() | None) as level, int(seen), [*numbers], bytes(sample), bytes(pending)] if (
-            len(sample) % 4 == len(pending) % 4 == 0 and _all_floats(numbers)
-        ):
+        case [str(method), (float() | None) as level, int(seen), [*numbers], bytes(sample), bytes(pending)] if len(
+            sample
+        ) % 4 == len(pending) % 4 == 0 and _all_floats(numbers):
             state = ThresholdState(
                 method=method,
                 level=level,

@@ -1,15 +1,15 @@
-"""The way back to normal: what healthy drift, and an alarm that stays flat, do to what an asset is held against. Pure.
+"""How an asset's baseline follows drift and accepted regime changes. Pure.
 
-A detector is trained once; machines change. Each asset therefore has a shift, in training spreads, that is taken off
-its scaled inputs before they are scored. It is moved so that the model expects what it sees: the offset of a window is
-its last cell less what the model expects there, the shift included. In a plant whose channels move together (load,
-current, heat) inputs wander far while offsets stay at 0, so a shift made of offsets follows only what the model can't
-explain.
+A detector is trained once; machines change. Each asset therefore has a shift, in training spreads, that is subtracted
+from its scaled inputs before they are scored. It is moved so that the model expects what it sees: the offset of a
+window is its last cell less what the model expects there, the shift included. In a plant whose channels move together
+(load, current, heat) inputs wander far while offsets stay at 0, so a shift made of offsets follows only what the model
+can't explain.
 
 Quiet      offsets of quiet windows are averaged over blocks of `block` windows. A block is learnt once the next one was
            quiet too, so that the beginning of a fault is not: its mean becomes `usual`, and the shift goes there, at
            most `follow` away from the anchor (where training, or the last regime change, had it).
-Incident   nothing is learnt. Each block's mean offset, and the mean logarithm of its scores, are held against those of
+Incident   nothing is learnt. Each block's mean offset, and the mean logarithm of its scores, are compared with those of
            the block since which the incident has been flat; a block that differs begins a new flat stretch. A regime
            change is an incident flat for `flat_ms` and for twice as long as it took to come.
 Coming     begins with the last calm block: one by its anchor whose scores were mostly normal, or whose scores mostly
@@ -17,34 +17,35 @@ Coming     begins with the last calm block: one by its anchor whose scores were 
            whether that was before the incident opened or within it. So a slow fault that takes hours to be seen would
            have to stand still for twice as many, and while it grows it never does. A leap is a change of its own,
            wherever the machine stood before: from the block before it on.
-           Where `follow` is null, healthy drift has no bound and growth tells nothing: each block's place is held
-           against the last one's, only leaps begin a new stretch, and a change has come when its incident opens; it
+           Where `follow` is null, healthy drift has no bound and growth says nothing: each block's place is compared
+           with the last one's, only leaps begin a new stretch, and a change has come when its incident opens; it
            must have been flat for a quarter of the time since the last calm block, too. There an incident that never
            got beyond severity `info` is drift that got ahead: it is followed as if quiet.
 Regime     shift and anchor move to where the model finds the machine least strange, along the mean offsets
            (relocation.py). Where that is where it is, only the scores have grown (noise, not place): the threshold is
-           calibrated anew on the incident's newest scores. The same where an incident opens before the machine was calm
-           at its new place: that is known already, so the incident lasts until there are ENOUGH scores. The incident
-           closes re-armed (incident.py): until its scores are quiet, only worse ones alarm.
+           calibrated again on the incident's newest scores. The same where an incident opens before the machine was
+           calm at its new place: that is known already, so the incident lasts until there are ENOUGH scores. The
+           incident closes re-armed (incident.py): until its scores are quiet, only worse ones alarm.
 
 A function of the windows in their order alone. The shift of a window is that after the window before it, whatever batch
-either was scored in (engine.py scores again what a change overtakes). Every EVERY-th window of the event-time grid is
-looked at: neighbours overlap and tell the same, and the average cost stays under a microsecond.
+either was scored in (driver.py scores again what a change overtakes). Every EVERY-th window of the event-time grid is
+looked at: neighbours overlap and say the same, and the average cost stays under a microsecond.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import AdaptationConfig
-from stream_detector.decision.relocation import Probe, relocated
+from stream_detector.decision.relocation import relocated
 from stream_detector.decision.threshold.sample import LARGEST
-from stream_detector.types import Adaptation
+from stream_detector.decision.window import Probe
+from stream_detector.types import Adaptation, IncidentState, replace
 
 EVERY = 4
 #: A shift is moved only when some channel is to move by more: a smaller step is the noise of a block's mean.
@@ -65,6 +66,14 @@ Change = Literal["refit", "regime-change"]
 Floats = NDArray[np.float32]
 
 
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """What adaptation looks at of a window."""
+
+    offset: Floats  # (N,) training spreads
+    score: float
+    end_ms: int
+
+
 class AdaptationRules:
     """The rules of one stream. Holds no state of any asset."""
 
@@ -76,40 +85,49 @@ class AdaptationRules:
         """Whether drift has no bound: then it is followed through incidents of severity `info`, too."""
         self._by_anchor = max(float(self._follow), config.flat_within)
         self._step_ms = stride_ms
-        self._samples = max(2, config.block // EVERY)
+        self.samples = max(2, config.block // EVERY)
+        """Windows looked at in a block."""
         self._nowhere = np.zeros(columns, np.float32)
         self._nowhere.flags.writeable = False
 
     def fresh(self, state: Adaptation | None = None) -> Adaptation:
         """Return the state of an asset that is where training had it; `state`: what it was before, if anything."""
         serial = 0 if state is None else state.serial + bool(np.any(state.shift))
-        return Adaptation(serial, self._nowhere, self._nowhere)
+        return Adaptation(serial=serial, shift=self._nowhere, anchor=self._nowhere)
 
     def adopt(self, state: Adaptation) -> Adaptation:
         """Return a stored state as this configuration would have it: a fresh one where its columns are others."""
         return state if len(state.shift) == len(self._nowhere) == len(state.anchor) else self.fresh(state)
 
-    def due(self, end_ms: NDArray[np.int64]) -> list[bool]:
+    def due(self, end_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of the windows (W,) that end then are looked at."""
-        found: list[bool] = (np.rint(end_ms / self._step_ms).astype(np.int64) % EVERY == 0).tolist()
+        found: NDArray[np.bool_] = np.rint(end_ms / self._step_ms).astype(np.int64) % EVERY == 0
         return found
 
-    def quiet(
-        self, state: Adaptation, offset: Floats, score: float, end_ms: int, normal: float, low: float
-    ) -> tuple[Adaptation, Change | None]:
+    def is_due(self, end_ms: int) -> bool:
+        """Return whether a window that ends then is looked at."""
+        return round(end_ms / self._step_ms) % EVERY == 0
+
+    def creeps(self, incident: IncidentState) -> bool:
+        """Whether an open incident is taken for drift that got ahead."""
+        return self.roams and incident.severity == "info"
+
+    def quiet(self, state: Adaptation, seen: Seen, normal: float, low: float) -> tuple[Adaptation, Change | None]:
         """Return the state after a quiet window without an incident that is due; "refit" when its shift moved.
 
         Scores up to `normal` lie below the adaptive level, those up to `low` would end an incident.
         """
-        state = _filled(state, offset, score, score <= normal, score <= low)
-        if state.count < self._samples:
+        state = _filled(state, seen, seen.score <= normal, seen.score <= low)
+        if state.count < self.samples:
             return state, None
         mean = state.sums / np.float32(state.count)
-        if not np.isfinite(mean).all():  # a reading beyond all measure, before there was a level: not a place to go to
-            nothing = self._nowhere[:0]
-            return replace(state, waiting=nothing, sums=nothing, count=0, logs=0.0, normal=0, low=0), None
-        by_anchor = float(np.abs(mean - state.anchor).max(initial=0.0)) <= self._by_anchor
-        calm = self.roams or 2 * (max(state.normal, state.low) if by_anchor else state.low) >= state.count
+        if not np.isfinite(mean).all():  # there was no level yet that could have kept such readings out
+            return skipped(state), None
+        return self.concluded(state, mean, float(np.abs(mean - state.anchor).max(initial=0.0)), seen.end_ms)
+
+    def concluded(self, state: Adaptation, mean: Floats, away: float, end_ms: int) -> tuple[Adaptation, Change | None]:
+        """Return the state after a full quiet block of finite `mean` (N,), `away` from the anchor at most."""
+        calm = self.roams or 2 * (max(state.normal, state.low) if away <= self._by_anchor else state.low) >= state.count
         usual, shift = state.usual, state.shift
         if self.roams and not len(usual):
             usual = shift = mean  # the block right after training: nothing came before it that could have begun a fault
@@ -118,18 +136,18 @@ class AdaptationRules:
             shift = state.anchor
             if self._follow:
                 shift = np.clip(usual, state.anchor - self._follow, state.anchor + self._follow)
-        moved = float(np.abs(shift - state.shift).max(initial=0.0)) > LEAST_STEP
+        moved = shift is not state.shift and float(np.abs(shift - state.shift).max(initial=0.0)) > LEAST_STEP
         calm_ms: int | None = end_ms
         came_ms, came, settling = None, 0.0, False
         if not calm and state.calm_ms is not None:
             calm_ms, came_ms, came = self._came(state, end_ms, state.calm_ms)
             settling = state.settling
         after = Adaptation(
-            state.serial + moved,
-            shift if moved else state.shift,
-            state.anchor,
-            usual,
-            mean,
+            serial=state.serial + moved,
+            shift=shift if moved else state.shift,
+            anchor=state.anchor,
+            usual=usual,
+            waiting=mean,
             calm_ms=calm_ms,
             came_ms=came_ms,
             came=came,
@@ -140,30 +158,27 @@ class AdaptationRules:
 
     def turned(self, state: Adaptation, end_ms: int) -> Adaptation:
         """Return the state at the window that opens or closes an incident: blocks not learnt yet may hold its begin."""
-        calm_ms = end_ms if state.calm_ms is None else state.calm_ms
         return Adaptation(
-            state.serial,
-            state.shift,
-            state.anchor,
-            state.usual,
-            calm_ms=calm_ms,
+            serial=state.serial,
+            shift=state.shift,
+            anchor=state.anchor,
+            usual=state.usual,
+            calm_ms=end_ms if state.calm_ms is None else state.calm_ms,
             came_ms=state.came_ms,
             came=state.came,
             past=state.past,
             settling=state.settling,
         )
 
-    def during(
-        self, state: Adaptation, offset: Floats, score: float, end_ms: int, opened_ms: int
-    ) -> tuple[Adaptation, Change | None]:
+    def during(self, state: Adaptation, seen: Seen, opened_ms: int) -> tuple[Adaptation, Change | None]:
         """Return the state after a due window of an open incident; "regime-change" once, when it was flat for long.
 
         Whether it is normal now (`accepted`) is the policy's to decide.
         """
-        state = _filled(state, offset, score)
+        score, end_ms = seen.score, seen.end_ms
         kept = float(np.float32(score)) if abs(score) <= LARGEST else math.inf  # what is no number teaches nothing
-        state = replace(state, scores=(*state.scores[1 - SCORES :], kept))
-        if state.count < self._samples:
+        state = replace(_filled(state, seen), scores=(*state.scores[1 - SCORES :], kept))
+        if state.count < self.samples:
             return state, None
         mean = np.append(state.sums / np.float32(state.count), np.float32(state.logs / state.count))
         calm_ms = opened_ms if state.calm_ms is None else state.calm_ms
@@ -202,11 +217,14 @@ class AdaptationRules:
         moved = bool(np.any(place != state.shift))
         if not moved and len(state.scores) >= ENOUGH:
             scores = np.array(state.scores)
-        return Adaptation(state.serial + moved, place, place, place, calm_ms=end_ms, settling=scores is None), scores
+        serial, settling = state.serial + moved, scores is None
+        after = Adaptation(serial=serial, shift=place, anchor=place, usual=place, calm_ms=end_ms, settling=settling)
+        return after, scores
 
-    def restored(self, state: Adaptation, shift: Floats, anchor: Floats, end_ms: int) -> Adaptation:
-        """Return the state moved to a `shift` and `anchor` (N,) of before."""
-        return Adaptation(state.serial + 1, shift, anchor, shift, calm_ms=end_ms)
+    def restored(self, state: Adaptation, earlier: Adaptation, end_ms: int) -> Adaptation:
+        """Return the state moved back to the shift and anchor of an `earlier` one."""
+        shift = earlier.shift
+        return Adaptation(serial=state.serial + 1, shift=shift, anchor=earlier.anchor, usual=shift, calm_ms=end_ms)
 
     def _came(
         self, state: Adaptation, end_ms: int, calm_ms: int, opened_ms: int | None = None
@@ -230,28 +248,25 @@ class AdaptationRules:
         return not (still and (self.roams or float(change[-1]) <= LOG_GROWTH))
 
 
-def _filled(state: Adaptation, offset: Floats, score: float, normal: bool = False, low: bool = False) -> Adaptation:
-    sums = state.sums + offset if state.count else offset.copy()
-    logs = state.logs + math.log(max(abs(score), 1e-12)) if score == score else state.logs  # of the size; NaN says none
-    return Adaptation(
-        state.serial,
-        state.shift,
-        state.anchor,
-        state.usual,
-        state.waiting,
-        sums,
-        state.count + 1,
-        state.calm_ms,
-        state.flat_ms,
-        state.asked,
-        state.scores,
-        logs,
-        state.normal + normal,
-        state.low + low,
-        state.came_ms,
-        state.came,
-        state.past,
-        state.settling,
+def skipped(state: Adaptation) -> Adaptation:
+    """Return the state without the block that is full, whose mean is no finite number."""
+    nothing = state.sums[:0]
+    return replace(state, waiting=nothing, sums=nothing, count=0, logs=0.0, normal=0, low=0)
+
+
+def log_of(score: float) -> float:
+    """Return the logarithm of a score's size, as blocks add it up; a score that is not a number says nothing."""
+    return math.log(max(abs(score), 1e-12)) if score == score else 0.0
+
+
+def _filled(state: Adaptation, seen: Seen, normal: bool = False, low: bool = False) -> Adaptation:
+    return replace(
+        state,
+        sums=state.sums + seen.offset if state.count else seen.offset.copy(),
+        count=state.count + 1,
+        logs=state.logs + math.log(max(abs(seen.score), 1e-12)) if seen.score == seen.score else state.logs,
+        normal=state.normal + normal,
+        low=state.low + low,
     )
 
 

@@ -1,82 +1,122 @@
-"""What is written to the audit topic, and when: every change of what an asset is held against. Pure.
+"""What is written to the audit topic, and when: every change of what an asset's scores are compared with. Pure.
 
-A level moves a little with every normal score. That is told when it has moved by LEVEL_STEP since it was told last, or
-once an hour of event time, whichever comes first; every other change is told at the window it takes effect with.
+A level moves a little with every normal score. That is written when it has moved by LEVEL_STEP since it was written
+last, or once an hour of event time, whichever comes first; every other change at the window it takes effect with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stream_detector.codec import audit_id, encode_point
-from stream_detector.types import AppliedControls, AssetState, Audit, AuditCause, ModelRef, Point
+from stream_detector.decision.policy import Draft
+from stream_detector.types import (
+    AssetState,
+    Audit,
+    AuditCause,
+    AuditedLevel,
+    ModelRef,
+    Point,
+    ThresholdState,
+)
 
-#: Relative change of a level that is told at once, and after how long (event time) any change is.
+#: Relative change of a level that is written at once, and after how long (event time) any change is.
 LEVEL_STEP, LEVEL_MS = 0.2, 3_600_000
 
 
-def level_moved(applied: AppliedControls, level: float | None, at_ms: int) -> bool:
-    """Whether a level has moved far enough from the one told, or for long enough."""
-    told = applied.level
-    if level is None or told is None:
-        return level is not told
-    moved = abs(level - told)
-    return moved > LEVEL_STEP * abs(told) or (moved > 0.0 and at_ms - applied.told_ms >= LEVEL_MS)
+def level_moved(audited: AuditedLevel, level: float | None, at_ms: int) -> bool:
+    """Whether a level has moved far enough from the one written last, or for long enough."""
+    last = audited.level
+    if level is None or last is None:
+        return level is not last
+    moved = abs(level - last)
+    return moved > LEVEL_STEP * abs(last) or (moved > 0.0 and at_ms - audited.at_ms >= LEVEL_MS)
 
 
 class Auditor:
-    """Writes the entries of one stream."""
+    """Makes the entries of one stream; holds no state of any asset."""
 
     def __init__(self, stream: str, columns: Sequence[str], risk: float, on: bool) -> None:
-        """`columns`: names of the numeric ones; `on`: False writes nothing."""
+        """`columns`: names of the numeric ones; `on`: False makes none."""
         self._stream = stream
         self._columns = tuple(columns)
         self._risk = risk
-        self._on = on
-        self._written: list[Audit] = []
+        self.on = on
 
-    def take(self) -> list[Audit]:
-        """Return the entries written since last asked, in order."""
-        taken, self._written = self._written, []
-        return taken
-
-    def tell(
-        self,
-        asset: str,
-        at_ms: int,
-        cause: AuditCause,
-        before: AssetState | None,
-        after: AssetState,
-        model: ModelRef,
-    ) -> AssetState:
-        """Write an entry; return the state `after` it, which remembers what was told."""
-        was = after.applied
-        applied = AppliedControls(was.pinned, was.accepted, was.rolled, after.threshold.level, at_ms, was.budget)
-        if self._on:
-            entry = Audit(
-                id=audit_id(self._stream, asset, at_ms, cause),
-                stream=self._stream,
-                asset=asset,
-                at_ms=at_ms,
-                cause=cause,
-                before=None if before is None else self._point(before, cause == "level"),
-                after=self._point(after),
-                method=after.threshold.method,
-                risk=after.threshold.numbers[0] if after.threshold.numbers else self._risk,
-                model=model,
-                state=encode_point(after.threshold, after.adaptation),
-            )
-            self._written.append(entry)
-        return AssetState(
-            after.threshold, after.incident, after.judged_ms, after.reset, after.sensors, after.adaptation, applied
+    def entry(
+        self, asset: str, model: ModelRef, cause: AuditCause, before: AssetState | None, after: AssetState
+    ) -> Audit:
+        """Return the entry for a change at the window that `after` was judged up to."""
+        threshold = after.threshold
+        return Audit(
+            stream=self._stream,
+            asset=asset,
+            at_ms=after.judged_ms,
+            cause=cause,
+            before=None if before is None else self._point(before, cause == "level"),
+            after=self._point(after),
+            method=threshold.method,
+            risk=risk_in(threshold, self._risk),
+            model=model,
+            threshold=threshold,
+            adaptation=after.adaptation,
         )
 
-    def _point(self, state: AssetState, told: bool = False) -> Point:
-        """Return what a state is held against; `told`: with the level as it was told last."""
-        moved = dict(zip(self._columns, state.adaptation.shift.tolist(), strict=False))
+    def _point(self, state: AssetState, as_written: bool = False) -> Point:
+        """Return what scores are compared with; `as_written`: with the level as the topic has it."""
+        shift: dict[str, float] = {}
+        if state.adaptation.serial:
+            moved = zip(self._columns, state.adaptation.shift.tolist(), strict=False)
+            shift = {name: distance for name, distance in moved if distance}
         return Point(
-            level=state.applied.level if told else state.threshold.level,
+            level=state.audited.level if as_written else state.threshold.level,
             pinned=state.applied.pinned,
             seen=state.threshold.seen,
-            shift={name: distance for name, distance in moved.items() if distance},
+            shift=shift,
         )
+
+    def note(self, draft: Draft, cause: AuditCause, before: AssetState | None) -> None:
+        """Put an entry for what has become of `before` into the draft, and the level written into its state."""
+        if self.on:
+            window = draft.window
+            draft.audits.append(self.entry(window.asset, window.ref, cause, before, draft.current()))
+        draft.audited = AuditedLevel(level=draft.threshold.level, at_ms=draft.window.end_ms)
+
+
+def risk_in(threshold: ThresholdState, risk: float) -> float:
+    """Return the risk that a threshold was set for; `risk` where it doesn't say."""
+    return float(getattr(threshold.numbers, "risk", risk))
+
+
+class AuditPolicy:
+    """The last one: says what the others have changed."""
+
+    name = "audit"
+
+    def __init__(self, auditor: Auditor) -> None:
+        """Write by these rules."""
+        self._auditor = auditor
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state: what was written was written."""
+        return state
+
+    def apply(self, draft: Draft) -> bool:
+        """Note the change of this window, if there is one; the most telling where there are several."""
+        cause = draft.cause
+        if cause is None:
+            if draft.change == "refit":
+                cause = "refit"
+            elif draft.risk_moved:
+                cause = "risk"
+            elif self._level_moved(draft):
+                cause = "level"
+            else:
+                return False
+        self._auditor.note(draft, cause, draft.before or draft.state)
+        return False
+
+    def _level_moved(self, draft: Draft) -> bool:
+        level, end_ms = draft.threshold.level, draft.window.end_ms
+        if level is draft.state.threshold.level and end_ms - draft.audited.at_ms < LEVEL_MS:
+            return False  # it was looked at when it became this one
+        return level_moved(draft.audited, level, end_ms)

@@ -1,4 +1,4 @@
-"""Verdicts -> incidents -> alerts: open, update, close. Pure: a state in, a new one and its alerts out.
+"""Judgements -> incidents -> alerts: open, update, close. Pure: a state in, a new one and its alerts out.
 
 Open    on the k-th anomalous window of the last n (`open_after`, `open_of`), once the run has lasted
         `min_duration_ms`. `start` is the run's first anomalous window; a run is over when none of the last n windows
@@ -7,14 +7,13 @@ Update  on an anomalous window whose severity is higher than the incident's (it 
         most twice), or in which another channel leads clearly: with at least LEAD times the share of the leader so
         far. Channels of about the same share would otherwise take turns and every window would be an update.
 Close   after `close_after` quiet windows in a row. A window is quiet at a score of at most `exit_ratio` times the
-        level, or below `exit_peak_share` of the incident's highest score, even above the level: many a machine doesn't
-        return to what it was, and an alarm that never ends hides the next fault. Any other window is not quiet, and
+        level, or below `exit_peak_share` of the incident's highest score, even above the level: many machines do not
+        return to what they were, and an alarm that never ends hides the next fault. Any other window is not quiet, and
         the count starts again.
 Re-arm  after an exit above `exit_ratio` times the level: windows are anomalous only above a limit, `rearm_factor`
         times the score at the exit. The limit falls with the score, never rises, and goes once the score is quiet by
         `exit_ratio`.
-
-Regime  an incident that stays flat is a regime change (adaptation.py): `regime-change` tells it, and a close of the
+Regime  an incident that stays flat is a regime change (adaptation.py): `regime-change` reports it, and a close of the
         same window follows where the new state is taken for normal.
 
 Windows that never come change nothing: an incident of an asset that fell silent stays open until quiet windows come.
@@ -25,7 +24,7 @@ above 0. Shares of the peak and the limit after an exit are taken of these ratio
 
 Kind, as far as is known at an event: `collective` from `collective_windows` on, and `point` when an incident closes
 having lasted at most `point_windows`; quiet windows at the end don't count. Between the two the leading channel's
-values tell, held against what training saw of that channel by itself: usual ones mean that they don't go with the
+values decide, compared with what training saw of that channel by itself: usual ones mean that they don't go with the
 others or with this time, `contextual`; unusual ones in most windows are `collective`, and `point` while there are few.
 """
 
@@ -34,20 +33,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_detector.codec import alert_id, incident_id
 from stream_detector.config import IncidentConfig, ThresholdConfig
 from stream_detector.decision.threshold import Judgement
+from stream_detector.decision.window import ScoredWindow
 from stream_detector.types import (
     Alert,
     AlertEvent,
     AlertKind,
     ChannelShare,
     IncidentState,
-    ModelRef,
-    ScoreBatch,
     Severity,
+    replace,
 )
 from stream_detector.windowing.channel_profile import ChannelProfile
 
@@ -57,6 +58,14 @@ _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 _LARGEST = float(np.finfo(np.float32).max)  # stands in for what JSON can't say
 _NOTHING: Sequence[Alert] = ()
 _QUIET = IncidentState()
+
+
+class Basis(msgspec.Struct, frozen=True, gc=False):
+    """What a window was judged by, for its alerts."""
+
+    judgement: Judgement
+    risk: float  # of the threshold
+    seen: int  # normal scores it has learnt from
 
 
 class Incidents:
@@ -78,94 +87,62 @@ class Incidents:
         self.threshold = threshold
         self._mask = (1 << config.open_of) - 1
 
-    def step(
-        self,
-        state: IncidentState,
-        asset: str,
-        end_ms: int,
-        judgement: Judgement,
-        scores: ScoreBatch,
-        row: int,
-        seen: int,
-        ingest_ms: int = -1,
-    ) -> tuple[IncidentState, Sequence[Alert]]:
-        """Return the state after the window in `row` of `scores`, and the alert it calls for, if any.
+    def step(self, state: IncidentState, window: ScoredWindow, basis: Basis) -> tuple[IncidentState, Sequence[Alert]]:
+        """Return the state after a window, and the alert it calls for, if any.
 
-        `judgement` is the window's; `seen` the normal scores the threshold has learnt from, for the alert's `state`.
-        The scores are looked at only when something happens: a quiet window without an incident costs next to
-        nothing.
+        The window's details are looked at only when something happens: a quiet window without an incident costs next
+        to nothing.
         """
         if state.opened_ms is not None:
-            return self._during(state, asset, end_ms, judgement, scores, row, seen, ingest_ms)
+            return self._during(state, window, basis)
+        judgement = basis.judgement
         anomalous, rearm = judgement.anomalous, state.rearm
         if rearm is not None:
-            anomalous, rearm = self._rearmed(rearm, _finite(float(scores.score[row])), judgement)
+            anomalous, rearm = self._rearmed(rearm, finite(window.score), judgement)
         if not anomalous:
             if state.recent == 0 and state.rearm is rearm:
                 return state, _NOTHING
             if recent := (state.recent << 1) & self._mask:
-                return IncidentState(recent, first_ms=state.first_ms, windows=state.windows, rearm=rearm), _NOTHING
+                return replace(state, recent=recent, rearm=rearm), _NOTHING
             return (_QUIET if rearm is None else IncidentState(rearm=rearm)), _NOTHING
         recent = ((state.recent << 1) | 1) & self._mask
-        first_ms, windows = (end_ms, 1) if state.first_ms is None else (state.first_ms, state.windows + 1)
-        if recent.bit_count() < self.config.open_after or end_ms - first_ms < self.config.min_duration_ms:
-            return IncidentState(recent, first_ms=first_ms, windows=windows, rearm=rearm), _NOTHING
-        score = _finite(float(scores.score[row]))
-        shares = self._shares(scores, row)
-        opened = IncidentState(
-            recent=recent,
-            first_ms=first_ms,
-            opened_ms=end_ms,
-            incident=incident_id(self.stream, asset, end_ms, _model(scores, row).version),
+        first_ms, windows = (window.end_ms, 1) if state.first_ms is None else (state.first_ms, state.windows + 1)
+        waiting = IncidentState(recent=recent, first_ms=first_ms, windows=windows, rearm=rearm)
+        if recent.bit_count() < self.config.open_after or window.end_ms - first_ms < self.config.min_duration_ms:
+            return waiting, _NOTHING
+        score, shares = finite(window.score), self.shares(window)
+        opened = replace(
+            waiting,  # its windows count from the first anomalous one on, so that its length is known
+            rearm=None,
+            opened_ms=window.end_ms,
+            incident=incident_id(self.stream, window.asset, window.end_ms, window.ref.version),
             severity=self._severity(score, judgement.level),
             leader=shares[0].name,
             peak=score,
-            windows=windows,  # from its first anomalous window on, so that its length is known
-            unusual=windows if self._is_unusual(scores, row, shares[0]) else 0,
+            unusual=windows if self._is_unusual(window, shares[0]) else 0,
         )
-        alert = self._alert("open", opened, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
-        return opened, (alert,)
+        return opened, (self._alert("open", opened, window, basis, shares),)
 
     def settle(
-        self,
-        state: IncidentState,
-        asset: str,
-        end_ms: int,
-        judgement: Judgement,
-        scores: ScoreBatch,
-        row: int,
-        seen: int,
-        ingest_ms: int,
-        events: Sequence[AlertEvent],
+        self, state: IncidentState, window: ScoredWindow, basis: Basis, events: Sequence[AlertEvent]
     ) -> tuple[IncidentState, list[Alert]]:
         """Return the state after an open incident turned out a regime change, and its alerts, one for each event.
 
-        `regime-change` tells it; `close` ends it, whatever the scores: what they are held against has changed. It is
+        `regime-change` reports it; `close` ends it, whatever the scores: what they are compared with has changed. It is
         re-armed, as after an exit by the peak's share, since the machine has yet to settle in its new place.
         """
-        shares = self._shares(scores, row)
-        alerts = [
-            self._alert(event, state, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
-            for event in events
-        ]
+        shares = self.shares(window)
+        alerts = [self._alert(event, state, window, basis, shares) for event in events]
         if "close" not in events:
             return state, alerts
-        return IncidentState(rearm=self._limit(_finite(float(scores.score[row])), judgement.level)), alerts
+        return IncidentState(rearm=self._limit(finite(window.score), basis.judgement.level)), alerts
 
     def _during(
-        self,
-        state: IncidentState,
-        asset: str,
-        end_ms: int,
-        judgement: Judgement,
-        scores: ScoreBatch,
-        row: int,
-        seen: int,
-        ingest_ms: int,
+        self, state: IncidentState, window: ScoredWindow, basis: Basis
     ) -> tuple[IncidentState, Sequence[Alert]]:
         """Take an open incident one window further."""
-        score = _finite(float(scores.score[row]))
-        peak = max(state.peak, score)
+        judgement, score = basis.judgement, finite(window.score)
+        peak = score if score > state.peak else state.peak
         normal = not judgement.anomalous and self._is_quiet(score, judgement.level)
         is_quiet = normal or self._is_over(score, judgement.level, peak)
         anomalous = judgement.anomalous and not is_quiet
@@ -179,16 +156,14 @@ class Incidents:
             reached = self._severity(score, judgement.level)
             if _RANK[reached] > _RANK[severity]:
                 severity, event = reached, "update"
-            shares = self._shares(scores, row)
-            unusual += self._is_unusual(scores, row, shares[0])
+            shares = self.shares(window)
+            unusual += self._is_unusual(window, shares[0])
             if shares[0].name != leader and shares[0].share >= LEAD * _share_of(leader, shares):
                 leader, event = shares[0].name, "update"
-        after = IncidentState(
+        after = replace(
+            state,
             recent=((state.recent << 1) | anomalous) & self._mask,
             quiet=quiet,
-            first_ms=state.first_ms,
-            opened_ms=state.opened_ms,
-            incident=state.incident,
             severity=severity,
             leader=leader,
             peak=peak,
@@ -197,9 +172,7 @@ class Incidents:
         )
         if event is None:
             return after, _NOTHING
-        if shares is None:
-            shares = self._shares(scores, row)
-        alert = self._alert(event, after, asset, end_ms, judgement, scores, row, shares, seen, ingest_ms)
+        alert = self._alert(event, after, window, basis, shares or self.shares(window))
         if event == "close":
             after = _QUIET if normal else IncidentState(rearm=self._limit(score, judgement.level))
         return after, (alert,)
@@ -214,8 +187,8 @@ class Incidents:
     def _limit(self, score: float, level: float | None) -> float:
         """Return the score at `rearm_factor` times the ratio of `score`."""
         if level is None or level == 0.0:
-            return _finite(self.config.rearm_factor * score)
-        return _finite(level + (self.config.rearm_factor * _ratio(score, level) - 1.0) * abs(level))
+            return finite(self.config.rearm_factor * score)
+        return finite(level + (self.config.rearm_factor * _ratio(score, level) - 1.0) * abs(level))
 
     def _severity(self, score: float, level: float | None) -> Severity:
         ratio = _ratio(score, level)
@@ -226,6 +199,10 @@ class Incidents:
     def quiet_at(self, level: float | None) -> float:
         """Return the highest score of a window that is quiet by `exit_ratio`."""
         return math.inf if level is None else level - (1.0 - self.config.exit_ratio) * abs(level)
+
+    def quiet_below(self, level: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return `quiet_at` of many levels, (n,)."""
+        return level - (1.0 - self.config.exit_ratio) * np.abs(level)
 
     def _is_quiet(self, score: float, level: float | None) -> bool:
         return score <= self.quiet_at(level)
@@ -244,30 +221,21 @@ class Incidents:
             return "contextual"
         return "point" if few else "collective"
 
-    def _is_unusual(self, scores: ScoreBatch, row: int, leader: ChannelShare) -> bool:
+    def _is_unusual(self, window: ScoredWindow, leader: ChannelShare) -> bool:
         """Whether the leading channel's value is unusual by itself."""
-        model = int(scores.model[row])
-        usual = self._usual[model] if model < len(self._usual) else None
+        usual = self._usual[window.model] if window.model < len(self._usual) else None
         if usual is None:
             return False
         column = self.columns.index(leader.name)
         return not usual[0][column] <= leader.observed <= usual[1][column]
 
-    def shares(self, scores: ScoreBatch, row: int) -> tuple[ChannelShare, ...]:
+    def shares(self, window: ScoredWindow) -> tuple[ChannelShare, ...]:
         """Return every column's share of a window's score, largest first; equal ones in the columns' order."""
-        return self._shares(scores, row)
-
-    def score_of(self, scores: ScoreBatch, row: int) -> float:
-        """Return a window's score as an alert can hold it."""
-        return _finite(float(scores.score[row]))
-
-    def _shares(self, scores: ScoreBatch, row: int) -> tuple[ChannelShare, ...]:
-        """Return every column's share of the score, largest first; equal ones in the columns' order."""
-        parts = np.maximum(_finite_array(scores.channels[row]), 0.0)
-        total = float(parts.sum())
-        shares = parts / total if total > 0.0 else np.full(len(parts), 1.0 / len(parts))
-        observed = _finite_array(scores.observed[row])
-        expected = _finite_array(scores.expected[row])
+        contributions = np.maximum(_finite_array(window.contributions), 0.0)
+        total = float(contributions.sum())
+        shares = contributions / total if total > 0.0 else np.full(len(contributions), 1.0 / len(contributions))
+        observed = _finite_array(window.observed)
+        expected = _finite_array(window.expected)
         return tuple(
             ChannelShare(self.columns[i], float(shares[i]), float(observed[i]), float(expected[i]))
             for i in np.argsort(-shares, kind="stable")
@@ -277,37 +245,31 @@ class Incidents:
         self,
         event: AlertEvent,
         state: IncidentState,
-        asset: str,
-        end_ms: int,
-        judgement: Judgement,
-        scores: ScoreBatch,
-        row: int,
+        window: ScoredWindow,
+        basis: Basis,
         shares: tuple[ChannelShare, ...],
-        seen: int,
-        ingest_ms: int,
     ) -> Alert:
         assert state.incident is not None
         assert state.first_ms is not None
-        model = _model(scores, row)
-        score = _finite(float(scores.score[row]))
+        score, judgement = finite(window.score), basis.judgement
         return Alert(
-            id=alert_id(self.stream, asset, end_ms, model.version, event),
+            id=alert_id(self.stream, window.asset, window.end_ms, window.ref.version, event),
             incident=state.incident,
             event=event,
             stream=self.stream,
-            asset=asset,
+            asset=window.asset,
             start_ms=state.first_ms,
-            end_ms=end_ms,
+            end_ms=window.end_ms,
             score=score,
             threshold=score if judgement.level is None else judgement.level,  # no level: only after a reset
             severity=state.severity,
             kind=self._kind(event, state),
             channels=shares,
-            model=model,
+            model=window.ref,
             method="pinned" if judgement.pinned else self.threshold.method,
-            risk=self.threshold.risk,
-            seen=seen,
-            ingest_ms=ingest_ms,
+            risk=basis.risk,
+            seen=basis.seen,
+            ingest_ms=window.ingest_ms,
         )
 
 
@@ -328,12 +290,8 @@ def _share_of(name: str | None, shares: Sequence[ChannelShare]) -> float:
     return next((share.share for share in shares if share.name == name), 0.0)
 
 
-def _model(scores: ScoreBatch, row: int) -> ModelRef:
-    return scores.models[int(scores.model[row])]
-
-
-def _finite(value: float) -> float:
-    """A score that overflowed or is not a number is as strange as can be; alerts can't hold infinities."""
+def finite(value: float) -> float:
+    """Return a score as an alert can hold it: one that overflowed or is not a number is as strange as can be."""
     return min(max(value, -_LARGEST), _LARGEST) if value == value else _LARGEST
 
 

@@ -1,26 +1,21 @@
 """Where a machine went: the shift under which a detector finds least that is strange. Pure.
 
-A model foretells each channel from the others. Where one has moved, what is foretold of the others is wrong as well,
+A model predicts each channel from the others. Where one has moved, the predictions of the others are wrong as well,
 and more so the closer they go together; to take all offsets off at once may make things worse (it is Jacobi's
 iteration of a linear model's normal equations, which need not converge). To take off that of one channel is, for a
 linear model with a quadratic score, the best that can be done along it. So the shift is sought channel by channel,
 each time by the move that lowers the score most (Gauss-Southwell coordinate descent); moving all at once is one more
-candidate. One sensor that was exchanged ends as a shift of one channel.
+candidate. One sensor that was replaced ends as a shift of one channel.
 
-Candidates are held against each other by the score of one window. Where they lead is the mean over blocks of windows:
+Candidates are compared by the score of one window. Where they lead is the mean over blocks of windows:
 by how much a move changes the offsets is seen without noise, as it is the same window before and after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-#: Scores one window under some shifts (K, N): its scores (K,) and offsets (K, N), the shifts included.
-Probe = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], Floats]]
+from stream_detector.decision.window import Floats, Probe
 
 #: A move must lower the score by this share of it, or it is the noise of one window.
 LEAST_GAIN = 0.05

@@ -2,7 +2,7 @@
 
 Open    when a check is sure: a run, ties, the second window in a row that is out of range, or a channel that has been
         flat for as long as it takes. A machine incident that began with the fault, not before, is taken over: its id
-        goes on as the sensor's, told by an update.
+        goes on as the sensor's, reported by an update.
 Update  when the fault turns out another one: what was out of range is pinned there.
 Close   after as many windows without the flag as a window is long, and at least `incident.close_after`: until then the
         scores still hold what the sensor said.
@@ -14,27 +14,31 @@ them (SOUND) is the other channels', and that would be an alarm of its own by `i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 
 from stream_detector.codec import sensor_alert_id, sensor_incident_id
 from stream_detector.config import Config
-from stream_detector.decision.incident import Incidents, alarm_ratio
+from stream_detector.decision.adaptation import AdaptationRules
+from stream_detector.decision.incident import Incidents, alarm_ratio, finite
+from stream_detector.decision.policy import Draft
 from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, Codes, SensorChecks
 from stream_detector.decision.threshold import Judgement
+from stream_detector.decision.window import ScoredWindow
 from stream_detector.types import (
     Alert,
     AlertEvent,
+    AssetState,
     IncidentState,
     LivenessEvent,
     ModelRef,
-    ScoreBatch,
     SensorFault,
     SensorRef,
     SensorState,
     WindowBatch,
+    replace,
 )
 from stream_detector.windowing.channel_profile import ChannelProfile
 
@@ -42,54 +46,46 @@ _QUIET = IncidentState()
 _OPEN_OUT = 2  # windows in a row out of range
 #: Least share of a score that sound channels must have to alarm beside a broken one.
 SOUND = 0.8
-#: Most faults followed of one asset: its state has 4 kB. Of a machine all of whose sensors freeze, these tell enough.
+#: Most faults followed of one asset: its state has 4 kB. Of a machine all of whose sensors freeze, these say enough.
 MOST_FAULTS = 4
+
+
+class Limit(msgspec.Struct, frozen=True, gc=False):
+    """What an asset's scores are compared with, for alerts about its sensors."""
+
+    level: float | None  # to alarm above
+    method: str
+    risk: float
+    seen: int  # normal scores learnt from
 
 
 class SensorFaults:
     """The sensor rules of one stream; holds no state of any asset."""
 
     def __init__(self, config: Config, profiles: Sequence[ChannelProfile | None], incidents: Incidents) -> None:
-        """`norms` by model index."""
+        """`profiles` by model index."""
         window = config.window
         self._columns = tuple(config.columns)
         self._incidents = incidents
         self._checks = SensorChecks(profiles, len(self._columns), window.length)
         self.on = config.sensors.check and window.mode == "grid" and self._checks.any
         """Whether any window is looked at."""
-        self._told = frozenset(config.sensors.checks)
+        self._reported = frozenset(config.sensors.checks)
         self._cell_ms = window.cell_ms
         self._reach_ms = window.length * window.cell_ms
         self._close_after = max(config.incident.close_after, math.ceil(window.length / window.stride))
         self._warning = config.incident.warning_ratio
-        self._profiles = profiles
 
     def look(self, windows: WindowBatch, model: np.ndarray) -> Codes | None:
         """Return the flags of all windows' channels, None when there are none."""
         return self._checks.look(windows, model) if self.on else None
 
     def step(
-        self,
-        state: SensorState,
-        incident: IncidentState,
-        asset: str,
-        end_ms: int,
-        codes: np.ndarray | None,
-        windows: WindowBatch,
-        index: int,
-        scores: ScoreBatch,
-        row: int,
-        told: tuple[float | None, str, float, int],
-        ingest_ms: int,
-    ) -> tuple[SensorState, IncidentState, list[Alert], bool]:
-        """Return the states after window `index`, the alerts, and whether the score is the sensor's doing.
-
-        `codes` (C,): the window's flags, None for none; `told`: alarm level, threshold method, risk and scores seen,
-        for alerts. `incident` is the machine's; it is quiet after its incident was taken over.
-        """
-        alerts: list[Alert] = []
-        newest = windows.values[index, -1]
-        model = int(scores.model[row])
+        self, state: SensorState, incident: IncidentState, window: ScoredWindow, limit: Limit
+    ) -> tuple[SensorState, IncidentState, list[Alert]]:
+        """Return the states after a window, and the alerts. `incident` is the machine's; taken over, it is quiet."""
+        turn = _Turn(window, limit, incident)
+        codes = window.flags
         flagged = {} if codes is None else {c: int(codes[c]) for c in np.flatnonzero(codes).tolist()}
         kept: list[SensorFault] = []
         for fault in state.faults:
@@ -97,191 +93,166 @@ class SensorFaults:
             if fault.by_log or column < 0:
                 kept.append(fault)
                 continue
-            flags = flagged.pop(column, 0)
-            name = self._named(flags, model, column, float(newest[column]))
-            if name is None:
-                if fault.incident is None:
-                    continue  # a suspicion that came to nothing
-                fault = replace(fault, quiet=fault.quiet + 1)
-                if fault.quiet >= self._close_after:
-                    alerts.append(self._alert("close", fault, asset, end_ms, scores, row, told, ingest_ms))
-                    continue
-            else:
-                fault = replace(fault, quiet=0, windows=fault.windows + 1)
-                if fault.incident is None:
-                    fault = replace(fault, fault=name)
-                    if self._sure(flags, fault, model, column, end_ms):
-                        fault, incident = self._opened(
-                            fault, incident, asset, end_ms, scores, row, told, ingest_ms, alerts
-                        )
-                elif name != fault.fault and flags & RUN and fault.fault == "out-of-range":
-                    fault = replace(fault, fault=name)
-                    alerts.append(self._alert("update", fault, asset, end_ms, scores, row, told, ingest_ms))
-            kept.append(fault)
+            after = self._followed(fault, column, flagged.pop(column, 0), turn)
+            if after is not None:
+                kept.append(after)
         for column, flags in flagged.items():
             if len(kept) >= MOST_FAULTS:
                 break
-            name = self._named(flags, model, column, float(newest[column]))
-            if name is None:
-                continue
-            fault = SensorFault(self._columns[column], name, self._since(flags, model, column, end_ms), windows=1)
-            if self._sure(flags, fault, model, column, end_ms):
-                fault, incident = self._opened(fault, incident, asset, end_ms, scores, row, told, ingest_ms, alerts)
-            kept.append(fault)
-        after = SensorState(tuple(kept), state.refused)
-        return after, incident, alerts, self._mutes(after, scores, row, told[0])
+            begun = self._begun(column, flags, turn)
+            if begun is not None:
+                kept.append(begun)
+        return SensorState(faults=tuple(kept), refused=state.refused), turn.incident, turn.alerts
+
+    def _followed(self, fault: SensorFault, column: int, flags: int, turn: _Turn) -> SensorFault | None:
+        """Return a fault after a window with these flags of its channel; None when it is over."""
+        name = self._named(flags, column, turn.window)
+        if name is None:
+            if fault.incident is None:
+                return None  # a suspicion that came to nothing
+            fault = replace(fault, quiet=fault.quiet + 1)
+            if fault.quiet >= self._close_after:
+                turn.alerts.append(self._alert("close", fault, turn))
+                return None
+            return fault
+        fault = replace(fault, quiet=0, windows=fault.windows + 1)
+        if fault.incident is None:
+            fault = replace(fault, fault=name)
+            if self._sure(flags, fault, column, turn.window):
+                fault = self._opened(fault, turn)
+        elif name != fault.fault and flags & RUN and fault.fault == "out-of-range":
+            fault = replace(fault, fault=name)
+            turn.alerts.append(self._alert("update", fault, turn))
+        return fault
+
+    def _begun(self, column: int, flags: int, turn: _Turn) -> SensorFault | None:
+        """Return the fault, or the suspicion of one, that flags of a sound channel begin."""
+        name = self._named(flags, column, turn.window)
+        if name is None:
+            return None
+        since_ms = self._since(flags, column, turn.window)
+        fault = SensorFault(channel=self._columns[column], fault=name, since_ms=since_ms, windows=1)
+        return self._opened(fault, turn) if self._sure(flags, fault, column, turn.window) else fault
 
     def on_liveness(
-        self,
-        state: SensorState,
-        incident: IncidentState,
-        liveness_event: LivenessEvent,
-        model: ModelRef,
-        told: tuple[float | None, str, float, int],
+        self, state: AssetState, event: LivenessEvent, model: ModelRef, limit: Limit
     ) -> tuple[SensorState, IncidentState, Alert | None]:
         """Return the states after a fault that shows in the messages began or ended, and its alert, if any.
 
         A machine incident that a dropout's filled cells have opened is taken over.
         """
-        asset, channel = liveness_event.asset, liveness_event.channel
-        there = [
-            one for one in state.faults if one.by_log and (one.channel, one.fault) == (channel, liveness_event.fault)
-        ]
-        if liveness_event.begins == bool(there) or (liveness_event.begins and len(state.faults) >= MOST_FAULTS):
-            return state, incident, None
-        if not liveness_event.begins:
+        asset, channel, sensors, incident = event.asset, event.channel, state.sensors, state.incident
+        there = [one for one in sensors.faults if one.by_log and (one.channel, one.fault) == (channel, event.fault)]
+        if event.begins == bool(there) or (event.begins and len(sensors.faults) >= MOST_FAULTS):
+            return sensors, incident, None
+        if not event.begins:
             [fault] = there
-            rest = tuple(one for one in state.faults if one is not fault)
-            return replace(state, faults=rest), incident, self._heard("close", fault, liveness_event, model, told)
-        filled = channel != "" and (incident.first_ms or 0) > liveness_event.since_ms
+            rest = tuple(one for one in sensors.faults if one is not fault)
+            return replace(sensors, faults=rest), incident, self._reported_alert("close", fault, event, model, limit)
+        fault = SensorFault(channel=channel, fault=event.fault, since_ms=event.since_ms, by_log=True)
+        filled = channel != "" and (incident.first_ms or 0) > event.since_ms
         if filled and incident.incident is not None:
-            fault = SensorFault(channel, liveness_event.fault, liveness_event.since_ms, incident.incident, by_log=True)
-            after = replace(state, faults=(*state.faults, fault))
-            return after, _QUIET, self._heard("update", fault, liveness_event, model, told)
-        name = sensor_incident_id(
-            self._incidents.stream, asset, liveness_event.at_ms, model.version, channel, liveness_event.fault
-        )
-        fault = SensorFault(channel, liveness_event.fault, liveness_event.since_ms, name, by_log=True)
-        alert = self._heard("open", fault, liveness_event, model, told)
-        return replace(state, faults=(*state.faults, fault)), incident, alert
+            fault = replace(fault, incident=incident.incident)
+            after = replace(sensors, faults=(*sensors.faults, fault))
+            return after, _QUIET, self._reported_alert("update", fault, event, model, limit)
+        stream = self._incidents.stream
+        name = sensor_incident_id(stream, asset, event.at_ms, model.version, channel, event.fault)
+        fault = replace(fault, incident=name)
+        alert = self._reported_alert("open", fault, event, model, limit)
+        return replace(sensors, faults=(*sensors.faults, fault)), incident, alert
 
-    def _heard(
-        self,
-        event: AlertEvent,
-        fault: SensorFault,
-        liveness_event: LivenessEvent,
-        model: ModelRef,
-        told: tuple[float | None, str, float, int],
+    def _reported_alert(
+        self, kind: AlertEvent, fault: SensorFault, event: LivenessEvent, model: ModelRef, limit: Limit
     ) -> Alert:
         assert fault.incident is not None
-        _, method, risk, seen = told
-        stream, asset, end_ms = self._incidents.stream, liveness_event.asset, liveness_event.at_ms
+        stream, asset, end_ms = self._incidents.stream, event.asset, event.at_ms
         return Alert(
-            id=sensor_alert_id(stream, asset, end_ms, model.version, event, fault.channel, fault.fault),
+            id=sensor_alert_id(stream, asset, end_ms, model.version, kind, fault.channel, fault.fault),
             incident=fault.incident,
-            event=event,
+            event=kind,
             stream=stream,
             asset=asset,
             start_ms=fault.since_ms,
             end_ms=end_ms,
-            score=liveness_event.amount,
-            threshold=liveness_event.limit,
+            score=event.amount,
+            threshold=event.limit,
             severity="warning",
             kind="sensor-fault",
             channels=(),
             model=model,
-            method=method,
-            risk=risk,
-            seen=seen,
+            method=limit.method,
+            risk=limit.risk,
+            seen=limit.seen,
             sensor=SensorRef(fault.fault, fault.channel or None),
         )
 
-    def _named(self, flags: int, model: int, column: int, value: float) -> str | None:
-        """Return the fault some flags mean, None for none that is told."""
-        name = self._meant(flags, model, column, value)
-        return name if name in self._told else None
+    def _named(self, flags: int, column: int, window: ScoredWindow) -> str | None:
+        """Return the fault some flags mean, None for none that is reported."""
+        name = self._meant(flags, column, window)
+        return name if name in self._reported else None
 
-    def _meant(self, flags: int, model: int, column: int, value: float) -> str | None:
+    def _meant(self, flags: int, column: int, window: ScoredWindow) -> str | None:
         """Return the fault some flags mean, None for none."""
         if not flags:
             return None
-        if flags & (RUN | FLAT) and self._checks.beyond(model, column, value):
+        assert window.newest is not None
+        value = float(window.newest[column])
+        if flags & (RUN | FLAT) and self._checks.beyond(window.model, column, value):
             return "dropout" if value == 0.0 else "saturated"
         if flags & TIES:
             return "saturated"
         return "stuck" if flags & (RUN | FLAT) else "out-of-range"
 
-    def _sure(self, flags: int, fault: SensorFault, model: int, column: int, end_ms: int) -> bool:
+    def _sure(self, flags: int, fault: SensorFault, column: int, window: ScoredWindow) -> bool:
         if flags & (RUN | TIES):
             return True
         if flags & OUT:
             return fault.windows >= _OPEN_OUT
-        return end_ms - fault.since_ms >= float(self._checks.need[model, column]) * self._cell_ms
+        return window.end_ms - fault.since_ms >= float(self._checks.need[window.model, column]) * self._cell_ms
 
-    def _since(self, flags: int, model: int, column: int, end_ms: int) -> int:
+    def _since(self, flags: int, column: int, window: ScoredWindow) -> int:
         """Return about when a fault that is flagged for the first time began."""
         cells = 1.0
         if flags & RUN:
-            cells = float(self._checks.need[model, column])
+            cells = float(self._checks.need[window.model, column])
         elif flags & (FLAT | TIES):
             cells = self._checks.reach
-        return round(end_ms - cells * self._cell_ms)
+        return round(window.end_ms - cells * self._cell_ms)
 
-    def _opened(
-        self,
-        fault: SensorFault,
-        incident: IncidentState,
-        asset: str,
-        end_ms: int,
-        scores: ScoreBatch,
-        row: int,
-        told: tuple[float | None, str, float, int],
-        ingest_ms: int,
-        alerts: list[Alert],
-    ) -> tuple[SensorFault, IncidentState]:
+    def _opened(self, fault: SensorFault, turn: _Turn) -> SensorFault:
         """Open a fault's incident, or take over the machine's that began with it."""
+        incident, window = turn.incident, turn.window
         if incident.incident is not None and (incident.first_ms or 0) > fault.since_ms - self._reach_ms:
             fault = replace(fault, incident=incident.incident, since_ms=incident.first_ms or fault.since_ms)
-            alerts.append(self._alert("update", fault, asset, end_ms, scores, row, told, ingest_ms))
-            return fault, _QUIET
-        version = scores.models[int(scores.model[row])].version
-        name = sensor_incident_id(self._incidents.stream, asset, end_ms, version, fault.channel, fault.fault)
+            turn.alerts.append(self._alert("update", fault, turn))
+            turn.incident = _QUIET
+            return fault
+        stream, version = self._incidents.stream, window.ref.version
+        name = sensor_incident_id(stream, window.asset, window.end_ms, version, fault.channel, fault.fault)
         fault = replace(fault, incident=name)
-        alerts.append(self._alert("open", fault, asset, end_ms, scores, row, told, ingest_ms))
-        return fault, incident if incident.incident is not None else _QUIET
+        turn.alerts.append(self._alert("open", fault, turn))
+        turn.incident = incident if incident.incident is not None else _QUIET
+        return fault
 
-    def _mutes(self, state: SensorState, scores: ScoreBatch, row: int, level: float | None) -> bool:
+    def mutes(self, state: SensorState, window: ScoredWindow, level: float | None) -> bool:
         """Whether what the sound channels have in the score is no alarm of its own."""
         broken = [self._columns.index(f.channel) for f in state.faults if f.incident and f.channel in self._columns]
         if not broken:
             return False
-        parts = np.nan_to_num(scores.channels[row].astype(np.float64))
-        total = float(parts.sum())
-        rest = 1.0 - float(parts[broken].sum()) / total if total > 0 else 0.0
+        contributions = np.nan_to_num(window.contributions.astype(np.float64))
+        total = float(contributions.sum())
+        rest = 1.0 - float(contributions[broken].sum()) / total if total > 0 else 0.0
         if rest < SOUND:
             return True  # a model that mixes its channels blames sound ones, too
-        score = float(scores.score[row])
-        return not (level is not None and alarm_ratio(score * rest, level) > self._warning)
+        return not (level is not None and alarm_ratio(window.score * rest, level) > self._warning)
 
-    def _alert(
-        self,
-        event: AlertEvent,
-        fault: SensorFault,
-        asset: str,
-        end_ms: int,
-        scores: ScoreBatch,
-        row: int,
-        told: tuple[float | None, str, float, int],
-        ingest_ms: int,
-    ) -> Alert:
+    def _alert(self, event: AlertEvent, fault: SensorFault, turn: _Turn) -> Alert:
         assert fault.incident is not None
-        level, method, risk, seen = told
-        model = scores.models[int(scores.model[row])]
-        stream = self._incidents.stream
-        judgement = Judgement(level, True)
-        score = self._incidents.score_of(scores, row)
+        window, limit, stream = turn.window, turn.limit, self._incidents.stream
+        asset, end_ms, version = window.asset, window.end_ms, window.ref.version
+        score = finite(window.score)
         return Alert(
-            id=sensor_alert_id(stream, asset, end_ms, model.version, event, fault.channel, fault.fault),
+            id=sensor_alert_id(stream, asset, end_ms, version, event, fault.channel, fault.fault),
             incident=fault.incident,
             event=event,
             stream=stream,
@@ -289,14 +260,56 @@ class SensorFaults:
             start_ms=fault.since_ms,
             end_ms=end_ms,
             score=score,
-            threshold=score if judgement.level is None else judgement.level,
+            threshold=score if limit.level is None else limit.level,
             severity="warning",
             kind="sensor-fault",
-            channels=self._incidents.shares(scores, row),
-            model=model,
-            method=method,
-            risk=risk,
-            seen=seen,
-            ingest_ms=ingest_ms,
+            channels=self._incidents.shares(window),
+            model=window.ref,
+            method=limit.method,
+            risk=limit.risk,
+            seen=limit.seen,
+            ingest_ms=window.ingest_ms,
             sensor=SensorRef(fault.fault, fault.channel or None),
         )
+
+
+class _Turn:
+    """One window's faults in the making; private to one call of `step`."""
+
+    __slots__ = ("alerts", "incident", "limit", "window")
+
+    def __init__(self, window: ScoredWindow, limit: Limit, incident: IncidentState) -> None:
+        self.window, self.limit, self.incident = window, limit, incident
+        self.alerts: list[Alert] = []
+
+
+class SensorFaultPolicy:
+    """Sensor faults come before the threshold: what a broken sensor says neither alarms nor teaches."""
+
+    name = "sensors"
+
+    def __init__(self, rules: SensorFaults, limit: Callable[[Draft], Limit], adaptation: AdaptationRules) -> None:
+        """`limit`: returns what a draft's scores are compared with."""
+        self._rules = rules
+        self._limit = limit
+        self._adaptation = adaptation
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state: a fault holds under any configuration."""
+        return state
+
+    def apply(self, draft: Draft) -> bool:
+        """Follow the channels' faults; the decision ends here when the score is a sensor's doing."""
+        window = draft.window
+        if window.flags is None and not draft.sensors.faults:
+            return False
+        limit = self._limit(draft)
+        opened_ms = draft.incident.opened_ms
+        draft.sensors, draft.incident, alerts = self._rules.step(draft.sensors, draft.incident, window, limit)
+        draft.alerts += alerts
+        if not self._rules.mutes(draft.sensors, window, limit.level):
+            return False
+        if draft.incident.opened_ms is not opened_ms:
+            draft.adaptation = self._adaptation.turned(draft.adaptation, window.end_ms)
+        draft.judgement = Judgement(draft.threshold.level, False)
+        return True

@@ -16,17 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.artifacts.model_set import ModelSet
-from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config, WindowConfig
-from stream_detector.decision.engine import Judging
-from stream_detector.decision.threshold import Judgement, alarm_level
+from stream_detector.decision.driver import Driver, Trace
+from stream_detector.decision.engine import Engine
+from stream_detector.decision.table import StateTable
 from stream_detector.evaluate.data import Recording, encoded
 from stream_detector.evaluate.offline import offline, windows
-from stream_detector.ports import TaskState
 from stream_detector.scoring.scorer import Scorer
-from stream_detector.types import Alert, AssetState, Controls, ScoreBatch, WindowBatch
+from stream_detector.types import Alert, Controls, ScoreBatch, WindowBatch
 from stream_detector.windowing.channel_profile import ChannelProfile
-from stream_detector.worker.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,48 +97,29 @@ class Judges:
     ) -> None:
         """`calibrations`: by the scorer's model index, scores of normal windows the model wasn't trained on.
 
-        `norms`: by the same index, what is usual for its channels.
+        `profiles`: by the same index, what is usual for its channels.
         """
-        self._config = config
-        self._judging = Judging(config, calibrations, profiles)
-        self._scorer = scorer
-        self._decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
+        self._margin = config.threshold.alarm_margin
+        self._driver = Driver(Engine(config, calibrations, profiles), scorer.score)
 
     def follow(self, scored: Scored) -> Track:
         """Judge a recording's windows one after the other, from a fresh state, as the worker's own stage does."""
-        task = Task(self._config, 0, 0, TaskState({}, 0, {}), {}, self._decoders)
-        margin, controls, judging = self._config.threshold.alarm_margin, Controls(), self._judging
-        levels: list[float | None] = []
-        anomalous: list[bool] = []
-        alarms: list[bool] = []
-        found: list[float] = []
+        table, controls = StateTable(), Controls()
+        traces: list[Trace] = []
         alerts: list[Alert] = []
-
-        def watch(_: str, score: float, level: float | None, judgement: Judgement, after: AssetState) -> None:
-            found.append(score)
-            levels.append(alarm_level(level, margin))
-            anomalous.append(judgement.anomalous)
-            alarms.append(after.incident.opened_ms is not None)
-
-        ends: list[NDArray[np.int64]] = []
         for batch, scores in scored.parts:
             mine = copied(scores)  # of windows that nothing has moved; what something has moved is scored again
-            done = len(found)
-            alerts += judging.judge(task, batch, mine, 0, controls, None, self._scorer.score, watch)
-            assert len(found) - done in (0, len(batch))  # one recording is one asset: scored or not
-            if len(found) == done:
-                found += [-np.inf] * len(batch)
-                levels += [None] * len(batch)
-                anomalous += [False] * len(batch)
-                alarms += [False] * len(batch)
-            ends.append(batch.end_ms)
+            trace = Trace(len(batch))
+            alerts += self._driver.judge(table, batch, mine, controls=controls, trace=trace).alerts
+            traces.append(trace)
+        level = np.concatenate([np.empty(0), *(one.level for one in traces)])
         return Track(
             asset=scored.recording.asset,
-            end_ms=np.concatenate([np.empty(0, np.int64), *ends]),
-            score=np.array(found, np.float64),
-            level=np.array([np.nan if level is None else level for level in levels], np.float64),
-            anomalous=np.array(anomalous, np.bool_),
-            alarm=np.array(alarms, np.bool_),
+            end_ms=np.concatenate([np.empty(0, np.int64), *(batch.end_ms for batch, _ in scored.parts)]),
+            score=np.concatenate([np.empty(0), *(one.score for one in traces)]),
+            level=level + (self._margin - 1.0) * np.abs(level),  # alarm_level
+            anomalous=np.concatenate([np.empty(0, np.bool_), *(one.anomalous for one in traces)]),
+            alarm=np.concatenate([np.empty(0, np.bool_), *(one.alarm for one in traces)]),
             alerts=tuple(alerts),
         )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+
 
 import numpy as np
 
-from stream_detector.types import AssetState, DeadLetter, LivenessEvent, ReadingBatch, Refused
+from stream_detector.types import AssetState, DeadLetter, LivenessEvent, ReadingBatch, Refused, replace
 from stream_detector.windowing.grid import Floats
 
 _NOBODY = Refused()
@@ -70,7 +70,7 @@ class Refusals:
             self._refused[asset] = replace(state, good=0)
             return []
         if (state.fault, state.channel) != (fault, channel):
-            state = Refused(fault, channel, since_ms=now_ms)
+            state = Refused(fault=fault, channel=channel, since_ms=now_ms)
         state = replace(state, count=state.count + 1)
         if state.count >= self._refused_after:
             state = replace(state, open=True)

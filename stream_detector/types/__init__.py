@@ -25,6 +25,7 @@ from stream_detector.types.flow import (
     Verdict,
     VerdictKind,
     WindowBatch,
+    windows_at,
     windows_between,
 )
 from stream_detector.types.immutable import State, replace
@@ -88,5 +89,6 @@ __all__ = [
     "VerdictKind",
     "WindowBatch",
     "replace",
+    "windows_at",
     "windows_between",
 ]

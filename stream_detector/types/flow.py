@@ -148,6 +148,18 @@ def windows_between(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
     )
 
 
+def windows_at(windows: WindowBatch, places: NDArray[np.intp]) -> WindowBatch:
+    """Return the windows at these places of a batch."""
+    return WindowBatch(
+        windows.task,
+        [windows.assets[place] for place in places.tolist()],
+        windows.end_ms[places],
+        windows.values[places],
+        windows.filled[places],
+        windows.ingest_ms[places],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreBatch:
     """Scores of W windows; higher is stranger. Scores keep 20 bits of mantissa so that replays agree."""

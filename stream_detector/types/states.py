@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from stream_detector.types.flow import ModelRef, Severity, VerdictKind
 from stream_detector.types.immutable import State
 
-
 _EMPTY: NDArray[np.float32] = np.empty(0, np.float32)
 _EMPTY.flags.writeable = False
 
@@ -22,7 +21,7 @@ def _empty() -> NDArray[np.float32]:
     return _EMPTY
 
 
-class IncidentState(State):
+class IncidentState(State, frozen=True, kw_only=True):
     """Where one asset stands between quiet and alarm (see incident.py)."""
 
     recent: int = 0  # the last n verdicts as bits, newest lowest
@@ -38,7 +37,7 @@ class IncidentState(State):
     unusual: int = 0  # of `windows` those in which the leading channel's value was unusual by itself
 
 
-class SensorFault(State):
+class SensorFault(State, frozen=True, kw_only=True):
     """A sensor fault of an asset, or the suspicion of one (see decision/sensor_faults.py)."""
 
     channel: str  # "" for the whole asset
@@ -50,7 +49,7 @@ class SensorFault(State):
     by_log: bool = False  # seen in the messages, not in windows (see liveness/tracker.py)
 
 
-class Refused(State):
+class Refused(State, frozen=True, kw_only=True):
     """Readings of an asset in a row that could not be used (see liveness/refusals.py)."""
 
     fault: str = ""  # of which they are a sign
@@ -76,14 +75,14 @@ class LivenessEvent(NamedTuple):
     clock_ms: float = np.inf  # event time its asset had come to in the batch; -inf: no reading of it was used before
 
 
-class SensorState(State):
+class SensorState(State, frozen=True, kw_only=True):
     """What is wrong with an asset's sensors."""
 
     faults: tuple[SensorFault, ...] = ()
     refused: Refused = msgspec.field(default_factory=Refused)
 
 
-class ThresholdState(State):
+class ThresholdState(State, frozen=True, kw_only=True):
     """What a threshold method knows of one asset, at most 4 kB serialised."""
 
     method: str
@@ -94,7 +93,7 @@ class ThresholdState(State):
     pending: bytes = b""  # normal scores not yet learnt, float32, oldest first (see threshold.learn_after)
 
 
-class Adaptation(State):
+class Adaptation(State, frozen=True, kw_only=True):
     """How an asset has moved since its detector was trained (see adaptation.py).
 
     Arrays are (N,) float32, one entry a numeric column, in training spreads; empty while there is nothing to say.
@@ -125,7 +124,7 @@ class Adaptation(State):
     settling: bool = False  # at a place just accepted, and not calm there yet
 
 
-class BudgetState(State):
+class BudgetState(State, frozen=True, kw_only=True):
     """What an alert budget was promised and what came of it (threshold/budget.py)."""
 
     start_ms: int = 0  # event time it counts from
@@ -143,7 +142,7 @@ class BudgetState(State):
     rarer_quiet: int = -1
 
 
-class AppliedControls(State):
+class AppliedControls(State, frozen=True, kw_only=True):
     """Which of the operators' settings were last applied to an asset."""
 
     reset: str = ""  # token of the last reset
@@ -152,21 +151,21 @@ class AppliedControls(State):
     rolled: str = ""  # token of the last rollback
 
 
-class AuditedLevel(State):
+class AuditedLevel(State, frozen=True, kw_only=True):
     """The adaptive level as the audit topic has it."""
 
     level: float | None = None
     at_ms: int = 0  # event time of the entry
 
 
-class ForeignPart(State):
+class ForeignPart(State, frozen=True, kw_only=True):
     """A policy's part of a state that no policy of this configuration reads; it is kept as it was stored."""
 
     version: int
     fields: object  # what MessagePack can hold
 
 
-class AssetState(State):
+class AssetState(State, frozen=True, kw_only=True):
     """All that is remembered of one asset between commits: a part for each policy of the decision engine."""
 
     judged_ms: int  # end of the last window judged; windows up to it are not judged again

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -246,7 +247,7 @@ class Pipeline:
             self._score()
         self._alerted_ms = None
         self._note_progress()
-        due = [task for task in self._tasks.values() if task.moved or task.changed]
+        due = [task for task in self._tasks.values() if task.moved or task.states.changed]
         if not due:
             if self._wanted.keys() <= self._tasks.keys():  # what it missed was of tasks that others have now
                 self._saver.caught_up()
@@ -382,8 +383,10 @@ class Pipeline:
         token = self._store.acquire(index)
         committed = self._source.committed(partitions)
         loaded, lost = counting_state(self._config, self._store, index, committed)
-        self._scoring.judging.adopt(loaded.assets)
-        task = Task(self._config, index, token, loaded, committed, self._decoders, self._scoring.judging.usual_gap_ms)
+        engine = self._scoring.engine
+        assets = {asset: engine.adopt(state) for asset, state in loaded.assets.items()}
+        loaded = replace(loaded, assets=assets)
+        task = Task(self._config, index, token, loaded, committed, self._decoders, engine.usual_gap_ms)
         if lost:
             self._metrics.states_lost_total.inc()
             log.error(

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import Config
-from stream_detector.decision.engine import Judging
+from stream_detector.decision.driver import Decided, Driver
+from stream_detector.decision.engine import Engine
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
 from stream_detector.types import Alert, Audit, Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
@@ -71,11 +72,11 @@ class Scoring:
         self._scorer = scorer
         self._metrics = metrics
         self._clock, self._wall = clock_ms, wall_ms
-        self.judging = Judging(config, calibrations, profiles, model_of)
+        self.engine = Engine(config, calibrations, profiles, model_of)
+        self._driver = Driver(self.engine, scorer.score)
         self._queue = Queue(config.scorer)
         self._throughput = Throughput()
         self._density = 0.0  # windows a message
-        self._anomalies = 0  # already counted in the metric
         self._scored = False  # anything yet
         self._unknown: set[str] = set()
         self.windows = 0
@@ -145,23 +146,25 @@ class Scoring:
         shifts: Shifts | None = None
         if filled := [one for one in pending if len(one.windows)]:
             batch = merged([one.windows for one in filled])
-            shifts = self.judging.shifts([(one.task, one.windows) for one in filled])
+            shifts = self._driver.shifts([(one.task.states, one.windows.assets) for one in filled])
             scores = self._scorer.score(batch, shifts)
             self._count(batch, scores, (self._clock() - started) / 1000)
         scored_ms = int(self._wall())
         row = 0
         for one in pending:
-            alerts = []
+            alerts: list[Alert] = []
             for liveness_event, replayed_too in one.liveness:
-                said = self.judging.on_liveness(one.task, liveness_event, controls)
-                alerts += [] if replayed_too else said
+                reported = self._driver.on_liveness(one.task.states, liveness_event, controls)
+                alerts += [] if replayed_too else reported
             if scores is not None and len(one.windows):
-                judged = self.judging.judge(one.task, one.windows, scores, row, controls, shifts, self._scorer.score)
+                decided = self._driver.judge(
+                    one.task.states, one.windows, scores, row=row, controls=controls, shifts=shifts
+                )
                 row += len(one.windows)
-                alerts += [] if one.replayed else judged
-            audits = self.judging.take_audits()
-            if not one.replayed:
-                found.audits += audits
+                self._note(decided)
+                if not one.replayed:
+                    alerts += decided.alerts
+                    found.audits += decided.audits
             if alerts:
                 found.alerts += [replace(alert, scored_ms=scored_ms) for alert in alerts]
                 found.since_ms += [one.since_ms] * len(alerts)
@@ -169,12 +172,13 @@ class Scoring:
         if row:
             self._throughput.note(row, self._clock() - started)
             self._scored = True
-        self._metrics.anomalies_total.inc(self.judging.anomalies - self._anomalies)
-        self._anomalies = self.judging.anomalies
-        self._metrics.budget_promised_total.inc(self.judging.promised)
-        self._metrics.budget_opened_total.inc(self.judging.opened)
-        self.judging.promised, self.judging.opened = 0.0, 0
         return found
+
+    def _note(self, decided: Decided) -> None:
+        """Count what windows called for."""
+        self._metrics.anomalies_total.inc(decided.anomalies)
+        self._metrics.budget_promised_total.inc(decided.promised)
+        self._metrics.budget_opened_total.inc(decided.opened)
 
     def _count(self, batch: WindowBatch, scores: ScoreBatch, seconds: float) -> None:
         metrics = self._metrics

@@ -9,6 +9,7 @@ import numpy as np
 
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
+from stream_detector.decision.table import StateTable
 from stream_detector.liveness.tracker import LivenessTracker
 from stream_detector.ports import TaskState
 from stream_detector.types import (
@@ -22,6 +23,7 @@ from stream_detector.types import (
     WindowBatch,
     windows_between,
 )
+from stream_detector.types import replace as replace_state
 from stream_detector.windowing.join import Join
 from stream_detector.windowing.records import RecordsWindower
 from stream_detector.windowing.windower import Windower, part
@@ -63,9 +65,8 @@ class Task:
         self.token = token
         self.partitions = [Partition(entry.topic, index) for entry in config.inputs]
         self.epoch = last_epoch(config, loaded, committed)
-        self.states = loaded.assets
+        self.states = StateTable(loaded.assets)
         self.saved_epoch = loaded.epoch  # of the newest commit that the store has of this task's history
-        self.changed: set[str] = set()  # since then
         self.moved = False  # messages were taken since the last commit
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
@@ -177,12 +178,8 @@ class Task:
 
     def not_judged(self, windows: WindowBatch) -> WindowBatch | None:
         """Return the windows newer than what their assets were judged up to: after a restart some come again."""
-        states = self.states
-        fresh = [
-            (state := states.get(asset)) is None or end > state.judged_ms
-            for asset, end in zip(windows.assets, windows.end_ms.tolist(), strict=True)
-        ]
-        if all(fresh):
+        fresh = windows.end_ms > self.states.judged[self.states.slots_of(windows.assets)]
+        if fresh.all():
             return windows
         keep = np.flatnonzero(fresh)
         if not keep.size:
@@ -199,7 +196,7 @@ class Task:
     def changed_states(self) -> dict[str, AssetState]:
         """Return the states changed since `saved_epoch`."""
         self._keep_counts()  # an asset's first window may have been judged after its readings were refused
-        return {asset: self.states[asset] for asset in self.changed}
+        return self.states.changes()
 
     def committed(self, saved: bool) -> None:
         """Note a commit as the next epoch; states that the store missed stay changed, for the next one."""
@@ -207,7 +204,7 @@ class Task:
         self.moved = False
         if saved:
             self.saved_epoch = self.epoch
-            self.changed.clear()
+            self.states.forget_changes()
 
     def _cut(self, passed: list[ReadingBatch]) -> WindowingResult:
         dead = self._dead
@@ -334,8 +331,7 @@ class Task:
         for asset, counts in self._liveness.counts().items():
             state = self.states.get(asset)
             if state is not None and state.sensors.refused != counts:
-                self.states[asset] = replace(state, sensors=replace(state.sensors, refused=counts))
-                self.changed.add(asset)
+                self.states[asset] = replace_state(state, sensors=replace_state(state.sensors, refused=counts))
 
     def _unjudged(self, passed: list[ReadingBatch]) -> list[ReadingBatch]:
         """Leave out records that the states loaded were judged up to: nothing is open that would need them again."""

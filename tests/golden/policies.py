@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stream_detector.adapters.memory.store import MemoryStore
-from stream_detector.codec import decode_audit
+from stream_detector.codec import decode_audit, encode_point
 from stream_detector.types import ScoreBatch, Shifts, WindowBatch
 from stream_detector.worker.slices import Scores
 from tests.golden.runs import Operators
@@ -176,7 +176,7 @@ def operators(name: str) -> dict[int, Operators]:
         for asset, choose in _ROLLBACKS:
             mine = [entry for entry in map(decode_audit, audits) if entry.asset == asset]
             if mine:
-                store.rollback(asset, choose(mine).state)
+                store.rollback(asset, encode_point(choose(mine)))
         store.accept("machine-1")
         store.unpin("machine-7")
 

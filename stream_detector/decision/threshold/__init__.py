@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,11 +21,10 @@ from stream_detector.decision.threshold.dspot import DSpot
 from stream_detector.decision.threshold.mad import Mad
 from stream_detector.decision.threshold.quantile import Quantile
 from stream_detector.decision.threshold.sample import LARGEST
-from stream_detector.decision.threshold.spot import Spot
-from stream_detector.types import ThresholdState
-from stream_detector.types.remembered import remembered
+from stream_detector.decision.threshold.spot import Spot, finished_together
+from stream_detector.types import ThresholdState, replace
 
-__all__ = ["Judgement", "ThresholdMethod", "alarm_level", "judge", "make_method"]
+__all__ = ["Judgement", "ThresholdMethod", "alarm_level", "judge", "learn_together", "make_method", "pack_score"]
 
 
 class ThresholdMethod(Protocol):
@@ -49,8 +49,7 @@ class ThresholdMethod(Protocol):
         """
 
 
-@remembered
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True, gc=False):
     """What was decided of one score."""
 
     level: float | None  # alarm above this; None while too little was seen
@@ -85,6 +84,7 @@ def judge(
     method: ThresholdMethod,
     state: ThresholdState,
     score: float,
+    *,
     pinned: float | None = None,
     margin: float = 1.0,
     learn_after: int = 0,
@@ -136,9 +136,23 @@ def _learn(
     """
     if state.level is None or (learn_after == 0 and not state.pending):
         return method.update(state, score, limit)
-    queue = state.pending + _pack(score if -LARGEST <= score <= LARGEST else math.copysign(LARGEST, score))
+    queue = state.pending + pack_score(score)
     due = len(queue) // 4 - learn_after
     if due <= MOST_SPARE and 4 * due <= learn_after:  # no more than `spare`, without a call
-        return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue)
+        return replace(state, pending=queue)
     state = method.learn(state, np.frombuffer(queue, "<f4", due).tolist(), limit)
-    return ThresholdState(state.method, state.level, state.seen, state.numbers, state.sample, queue[4 * due :])
+    return replace(state, pending=queue[4 * due :])
+
+
+def pack_score(score: float) -> bytes:
+    """Return a score as it waits to be learnt: float32, the largest that it holds for one beyond."""
+    return _pack(score if -LARGEST <= score <= LARGEST else math.copysign(LARGEST, score))
+
+
+def learn_together(
+    method: ThresholdMethod, states: Sequence[ThresholdState], scores: Sequence[Sequence[float]]
+) -> list[ThresholdState]:
+    """Return each state having learnt its scores: what `method.learn` returns of each, sooner where it can be."""
+    if isinstance(method, Spot):
+        return finished_together([method.learning(*one) for one in zip(states, scores, strict=True)])
+    return [method.learn(*one) for one in zip(states, scores, strict=True)]

@@ -21,7 +21,6 @@ is the incident's. The risk is set anew `TURNS` times a period.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from stream_detector.config import IncidentConfig
 from stream_detector.config.budget import PERIOD_MS, BudgetConfig
 from stream_detector.decision.threshold.spot import Spot
-from stream_detector.types import BudgetState, ThresholdState
+from stream_detector.types import BudgetState, ThresholdState, replace
 
 A = 2.0
 TURNS = 56  # every third hour of a week
@@ -65,8 +64,13 @@ class Budget:
         state = replace(_without_shadow(state), elapsed_ms=len(scores) * self._stride_ms)
         return self._turned(state, threshold, end_ms)
 
+    @property
+    def turn_ms(self) -> float:
+        """Event time between two looks at the risk."""
+        return self._turn_ms
+
     def step(
-        self, state: BudgetState, threshold: ThresholdState, score: float, opened: bool, alarmed: bool, end_ms: int
+        self, state: BudgetState, threshold: ThresholdState, score: float, end_ms: int, *, opened: bool, alarmed: bool
     ) -> tuple[BudgetState, ThresholdState, bool]:
         """Return the states after a window, and whether its risk was changed.
 
@@ -101,20 +105,14 @@ class Budget:
         """Return the state after one more score, by the rules that open and close incidents, at both levels."""
         shadow, recent, quiet = self._ruled(state.shadow, state.recent, state.quiet, above)
         rarer, rarer_recent, rarer_quiet = self._ruled(state.rarer, state.rarer_recent, state.rarer_quiet, rare)
-        return BudgetState(
-            state.start_ms,
-            state.set_ms,
-            state.since_ms,
-            state.elapsed_ms,
-            shadow,
-            state.opened,
-            state.promised_ms,
-            state.opened_ever,
-            recent,
-            quiet,
-            rarer,
-            rarer_recent,
-            rarer_quiet,
+        return replace(
+            state,
+            shadow=shadow,
+            recent=recent,
+            quiet=quiet,
+            rarer=rarer,
+            rarer_recent=rarer_recent,
+            rarer_quiet=rarer_quiet,
         )
 
     def _ruled(self, count: float, recent: int, quiet: int, above: bool) -> tuple[float, int, int]:

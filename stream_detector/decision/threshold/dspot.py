@@ -92,7 +92,7 @@ class DSpot(Spot):
 
 def _mean_of(state: ThresholdState) -> float:
     """Return M of a state that has a level."""
-    return DSpotNumbers(*state.numbers).mean
+    return DSpotNumbers._make(state.numbers).mean
 
 
 def _still(state: ThresholdState) -> ThresholdState:
@@ -104,4 +104,4 @@ def _still(state: ThresholdState) -> ThresholdState:
 def _moved(state: ThresholdState, mean: float) -> ThresholdState:
     """Return the state of the scores themselves."""
     assert state.level is not None
-    return replace(state, level=state.level + mean, numbers=DSpotNumbers(*state.numbers, mean))
+    return replace(state, level=state.level + mean, numbers=DSpotNumbers._make((*state.numbers, mean)))

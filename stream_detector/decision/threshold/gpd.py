@@ -71,9 +71,9 @@ def fit_all(tails: Sequence[tuple[NDArray[np.float64], float, float]]) -> list[t
     for (_, truncated), places in alike.items():
         mean = np.array([means[place] for place in places])[:, None]
         y = np.stack([tails[place][0] for place in places]) / mean
-        cut = np.array([tails[place][1] for place in places])[:, None] / mean
-        share = np.array([tails[place][2] for place in places])[:, None]
-        fits = _fitted(_Likelihood(y, cut, share if truncated else None))
+        cuts = np.array([tails[place][1] for place in places])[:, None] / mean
+        shares = np.array([tails[place][2] for place in places])[:, None]
+        fits = _fitted(_Likelihood(y, cuts, shares if truncated else None))
         for place, (shape, x, below) in zip(places, fits, strict=True):
             found[place] = _rounded(shape), _rounded(means[place] * shape / x), _rounded(below)
     return found
@@ -104,9 +104,7 @@ def _fitted(likelihood: _Likelihood) -> list[tuple[float, float, float]]:
         moved = centre[:, 0] + step[:, 0] * 0.5 * (left - right) / bend
     centre = np.where(inner & np.isfinite(bend) & (bend > 0.0), moved, centre[:, 0])[:, None]
     x, shape, steps, _ = likelihood.best(centre)
-    return [
-        (float(shape[row, 0]), float(x[row, 0]), -math.expm1(-float(steps[row, 0]))) for row in range(len(rows))
-    ]
+    return [(float(shape[row, 0]), float(x[row, 0]), -math.expm1(-float(steps[row, 0]))) for row in range(len(rows))]
 
 
 def quantile(shape: float, scale: float, share: float) -> float:

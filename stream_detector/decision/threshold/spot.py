@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,12 +148,13 @@ class Spot:
         tail, level, low = _Tail.of(state), state.level, False
         for place in range(start, len(scores)):
             score = scores[place]
-            tail.n += 1.0  # one by one: n has a fraction, and another sum could end in other bits
             if score <= tail.t:
+                tail.n += 1.0  # one by one: n has a fraction, and another sum could end in other bits
                 low = True
                 continue
             if low:
                 level, low = tail.level(), False
+            tail.n += 1.0
             seen = state.seen + place - start + 1
             if self._took(tail, score, level if limit is None else min(level, limit)):
                 level = (yield from self._fitted(tail, seen)).level or 0.0
@@ -260,7 +261,16 @@ class _Tail:
         """Take the tail of a state that has a level."""
         tail = cls.__new__(cls)
         (
-            tail.risk, tail.t, tail.shape, tail.scale, tail.n, tail.floor, tail.news, tail.free, tail.cut, tail.missing,
+            tail.risk,
+            tail.t,
+            tail.shape,
+            tail.scale,
+            tail.n,
+            tail.floor,
+            tail.news,
+            tail.free,
+            tail.cut,
+            tail.missing,
         ) = state.numbers
         tail.peaks = state.sample
         return tail
@@ -332,12 +342,12 @@ def finished_together(learnings: Sequence[Learning]) -> list[ThresholdState]:
 def numbers_of(state: ThresholdState) -> SpotNumbers:
     """Return the numbers of a state of SPOT, or of a method built on it, that has a level."""
     numbers = state.numbers
-    return numbers if isinstance(numbers, SpotNumbers) else SpotNumbers(*numbers[: len(SpotNumbers._fields)])
+    return numbers if isinstance(numbers, SpotNumbers) else SpotNumbers._make(numbers[: len(SpotNumbers._fields)])
 
 
-def named(state: ThresholdState, kind: type[NamedTuple]) -> ThresholdState:  # type: ignore[valid-type]
-    """Return a state whose numbers have names: those from a store are a plain tuple."""
-    return state if type(state.numbers) is kind else replace(state, numbers=kind(*state.numbers))  # type: ignore[misc]
+def named(state: ThresholdState, kind: type[Any]) -> ThresholdState:
+    """Return a state whose numbers are of this NamedTuple: those from a store are a plain tuple."""
+    return state if type(state.numbers) is kind else replace(state, numbers=kind._make(state.numbers))
 
 
 def _floor(risk: float, t: float, n: float, peaks: NDArray[np.float32]) -> float:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
-from stream_detector.decision.engine import Judging
-from stream_detector.decision.threshold import Judgement
+from stream_detector.decision.driver import Driver, Trace
+from stream_detector.decision.engine import Engine
+from stream_detector.decision.table import StateTable
 from stream_detector.errors import DataError
 from stream_detector.evaluate import data
 from stream_detector.evaluate.fitting import history
@@ -31,7 +32,6 @@ from stream_detector.scoring.scorer import Scorer
 from stream_detector.training.train import train_many
 from stream_detector.types import (
     Alert,
-    AssetState,
     Controls,
     LivenessEvent,
     MessageBatch,
@@ -124,29 +124,23 @@ class Fleet:
     def judged(self, config: Config) -> Mapping[str, Watched]:
         """Return by asset what the thresholds and incident rules of a set-up make of it, from a fresh state."""
         config = offline(config)
-        judging = Judging(
+        engine = Engine(
             config,
             [artifact.calibration for artifact in self._models.artifacts],
             [artifact.profile for artifact in self._models.artifacts],
             self._models.ref_of,
         )
-        task = _task(config)
+        driver, table, controls = Driver(engine, self._scorer.score), StateTable(), Controls()
         found = {one.asset: Watched() for one in self.machines}
-
-        def watch(asset: str, score: float, level: float | None, judgement: Judgement, after: AssetState) -> None:
-            watched = found[asset]
-            watched.end_ms.append(after.judged_ms)
-            watched.exceeded.append(level is not None and not score <= level)
-            watched.anomalous.append(judgement.anomalous)
-            watched.alarm.append(after.incident.opened_ms is not None)
-
-        for windows, scores, heard in self._parts:  # of windows that nothing has moved; what is moved is scored again
-            for liveness_event in heard:
-                found[liveness_event.asset].alerts += judging.on_liveness(task, liveness_event, Controls())
-            for alert in judging.judge(task, windows, copied(scores), 0, Controls(), None, self._scorer.score, watch):
+        for windows, scores, events in self._parts:  # of windows that nothing has moved; what is moved is scored again
+            for event in events:
+                found[event.asset].alerts += driver.on_liveness(table, event, controls)
+            trace = Trace(len(windows))
+            for alert in driver.judge(table, windows, copied(scores), controls=controls, trace=trace).alerts:
                 found[alert.asset].alerts.append(alert)
-        for liveness_event in self._after:
-            found[liveness_event.asset].alerts += judging.on_liveness(task, liveness_event, Controls())
+            _watch(found, windows, trace)
+        for event in self._after:
+            found[event.asset].alerts += driver.on_liveness(table, event, controls)
         return found
 
     def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch, list[LivenessEvent]]]:
@@ -203,6 +197,18 @@ def share(flags: Sequence[bool]) -> float | None:
     """Return the share that is true; None of nothing."""
     array: NDArray[np.bool_] = np.asarray(flags, np.bool_)
     return float(array.mean()) if len(array) else None
+
+
+def _watch(found: Mapping[str, Watched], windows: WindowBatch, trace: Trace) -> None:
+    """Note by asset what became of windows."""
+    with np.errstate(invalid="ignore"):
+        exceeded = ~np.isnan(trace.level) & ~(trace.score <= trace.level)
+    for place in np.flatnonzero(trace.judged).tolist():
+        watched = found[windows.assets[place]]
+        watched.end_ms.append(int(windows.end_ms[place]))
+        watched.exceeded.append(bool(exceeded[place]))
+        watched.anomalous.append(bool(trace.anomalous[place]))
+        watched.alarm.append(bool(trace.alarm[place]))
 
 
 def _sent(machine: Machine, place: int) -> Iterator[tuple[float, int, Message]]:

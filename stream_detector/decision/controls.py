@@ -1,0 +1,92 @@
+"""What operators ask for, applied at the window after: pins, resets, acceptances, rollbacks. Pure."""
+
+from __future__ import annotations
+
+from stream_detector.decision.audit import Auditor
+from stream_detector.decision.policy import Draft
+from stream_detector.decision.rules import Rules
+from stream_detector.types import AppliedControls, AssetState, Controls, replace
+
+OTHER_METHOD = "\0method"  # a reset that no operator can ask for
+_NO_ROLLBACK: tuple[str, AssetState | None] = ("", None)
+
+
+def reset_token(controls: Controls, asset: str) -> str:
+    """Return the token of the last reset asked for, of an asset or of all; tokens sort by time."""
+    resets = controls.resets
+    return max(resets.get(asset, ""), resets.get("*", "")) if resets else ""
+
+
+def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:
+    """Whether an asset's state has all that operators ask for, acceptances aside (regime.py)."""
+    return (
+        applied.reset == reset_token(controls, asset)
+        and applied.pinned == controls.pins.get(asset)
+        and not (controls.rollbacks and controls.rollbacks.get(asset, _NO_ROLLBACK)[0] > applied.rolled)
+    )
+
+
+class ControlsPolicy:
+    """The first one: the window is judged by what operators have set."""
+
+    name = "controls"
+
+    def __init__(self, rules: Rules, auditor: Auditor) -> None:
+        """Calibrate by these rules, and audit what was asked for."""
+        self._rules = rules
+        self._auditor = auditor
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state, to be calibrated again where another method or another kind of budget made it."""
+        if state.applied.reset == OTHER_METHOD:
+            return state
+        other = self._rules.method.adopt(state.threshold) is None
+        if other or (self._rules.budget is None) != (state.budget is None):
+            return replace(state, applied=replace(state.applied, reset=OTHER_METHOD))
+        return state
+
+    def apply(self, draft: Draft) -> bool:
+        """Apply what is asked for and not applied yet."""
+        asset, controls = draft.window.asset, draft.controls
+        if draft.is_new:
+            self._begin(draft, asset, controls)
+        elif not obeyed(draft.applied, controls, asset):
+            self._obey(draft, asset, controls)
+        return False
+
+    def _begin(self, draft: Draft, asset: str, controls: Controls) -> None:
+        """Begin with an asset that nothing is known of. What operators asked before is done by it."""
+        draft.applied = AppliedControls(
+            reset=reset_token(controls, asset),
+            pinned=controls.pins.get(asset),
+            accepted=controls.accepts.get(asset, ""),
+            rolled=controls.rollbacks.get(asset, _NO_ROLLBACK)[0],
+        )
+        self._rules.set_budget(draft)
+        self._auditor.note(draft, "calibrate", None)
+        draft.settle()
+
+    def _obey(self, draft: Draft, asset: str, controls: Controls) -> None:
+        token, end_ms = reset_token(controls, asset), draft.window.end_ms
+        if draft.applied.reset != token:
+            before, other = draft.current(), draft.applied.reset == OTHER_METHOD
+            draft.threshold = self._rules.fresh[draft.window.model]
+            draft.adaptation = self._rules.adaptation.fresh(draft.adaptation)
+            draft.applied = replace(draft.applied, reset=token)
+            self._rules.set_budget(draft)
+            self._auditor.note(draft, "calibrate" if other else "reset", before)
+        rolled, point = controls.rollbacks.get(asset, _NO_ROLLBACK)
+        if point is not None and rolled > draft.applied.rolled:
+            before = draft.current()
+            earlier = self._rules.adaptation.adopt(point.adaptation)
+            threshold = self._rules.method.adopt(point.threshold)
+            draft.threshold = self._rules.fresh[draft.window.model] if threshold is None else threshold
+            draft.adaptation = self._rules.adaptation.restored(draft.adaptation, earlier, end_ms)
+            draft.applied = replace(draft.applied, rolled=rolled)
+            self._auditor.note(draft, "rollback", before)
+        pin = controls.pins.get(asset)
+        if draft.applied.pinned != pin:
+            before = draft.current()
+            draft.applied = replace(draft.applied, pinned=pin)
+            self._auditor.note(draft, "unpin" if pin is None else "pin", before)
+        draft.settle()

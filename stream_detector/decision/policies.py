@@ -1,0 +1,203 @@
+"""The policies between sensor faults and audit: threshold, incident, adaptation, budget, regime changes. Pure.
+
+Each applies the rules that its own module holds to a draft.
+"""
+
+from __future__ import annotations
+
+import math
+
+from stream_detector.decision.adaptation import Seen
+from stream_detector.decision.controls import OTHER_METHOD
+from stream_detector.decision.policy import Draft
+from stream_detector.decision.rules import Rules
+from stream_detector.decision.threshold import judge
+from stream_detector.types import AlertEvent, AssetState, replace
+
+
+class ThresholdPolicy:
+    """Is the score normal? Learns from it if so."""
+
+    name = "threshold"
+
+    def __init__(self, rules: Rules) -> None:
+        """Judge by these rules."""
+        config = rules.config.threshold
+        self._rules = rules
+        self._margin, self._learn_after, self._adapt = config.alarm_margin, config.learn_after, config.adapt
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state with its threshold made fit for this configuration's risk and memory."""
+        if state.applied.reset == OTHER_METHOD:
+            return state  # calibrated again with its next window
+        adopted = self._rules.method.adopt(state.threshold)
+        return state if adopted is None or adopted is state.threshold else replace(state, threshold=adopted)
+
+    def apply(self, draft: Draft) -> bool:
+        """Judge the score, and learn it where it is normal and no incident is open."""
+        opened = draft.state.incident.opened_ms is not None
+        draft.judgement, draft.threshold = judge(
+            self._rules.method,
+            draft.threshold,
+            draft.window.score,
+            pinned=draft.applied.pinned,
+            margin=self._margin,
+            learn_after=self._learn_after,
+            adapt=self._adapt and (not opened or self._rules.adaptation.creeps(draft.incident)),
+        )
+        return False
+
+
+class IncidentPolicy:
+    """Do judgements add up to an incident?"""
+
+    name = "incident"
+
+    def __init__(self, rules: Rules) -> None:
+        """Open, update and close by these rules."""
+        self._rules = rules
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state: an open incident stays open."""
+        return state
+
+    def apply(self, draft: Draft) -> bool:
+        """Take the incident one window further."""
+        draft.incident, alerts = self._rules.incidents.step(draft.incident, draft.window, self._rules.basis(draft))
+        if alerts:
+            draft.alerts += alerts
+        return False
+
+
+class AdaptationPolicy:
+    """Where is the machine, and has it changed for good?"""
+
+    name = "adaptation"
+
+    def __init__(self, rules: Rules) -> None:
+        """Follow by these rules."""
+        self._rules = rules
+        self._learns_closed = rules.config.threshold.learn_told and rules.config.threshold.adapt
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state with an adaptation of this configuration's columns."""
+        adopted = self._rules.adaptation.adopt(state.adaptation)
+        return state if adopted is state.adaptation else replace(state, adaptation=adopted)
+
+    def apply(self, draft: Draft) -> bool:
+        """Look at a window that is due; at one that opens or closes an incident, forget what was half learnt."""
+        before, opened_ms = draft.state.incident.opened_ms, draft.incident.opened_ms
+        if opened_ms != before:
+            self._turn(draft, before, opened_ms)
+        elif (opened_ms is not None or draft.incident.recent == 0) and self._due(draft):
+            self._look(draft, opened_ms)
+        return False
+
+    def _due(self, draft: Draft) -> bool:
+        window = draft.window
+        if window.due is not None:
+            return window.due
+        return self._rules.follows and window.offset is not None and self._rules.adaptation.is_due(window.end_ms)
+
+    def _turn(self, draft: Draft, before: int | None, opened_ms: int | None) -> None:
+        if self._learns_closed and opened_ms is None:
+            # those that are no number, or too large for one, say of no level that worse lies above it
+            scores = [score for score in draft.adaptation.scores if math.isfinite(score)]
+            draft.threshold = self._rules.method.learn(draft.threshold, scores)
+        draft.adaptation = self._rules.adaptation.turned(draft.adaptation, draft.window.end_ms)
+        if before is None and draft.threshold.pending:
+            draft.threshold = replace(draft.threshold, pending=b"")  # they may hold the beginning of what alarms now
+
+    def _look(self, draft: Draft, opened_ms: int | None) -> None:
+        window, rules = draft.window, self._rules
+        assert window.offset is not None
+        seen = Seen(window.offset, window.score, window.end_ms)
+        if opened_ms is None or rules.adaptation.creeps(draft.incident):
+            level = draft.state.threshold.level
+            normal, low = math.inf if level is None else level, rules.incidents.quiet_at(draft.judgement.level)
+            draft.adaptation, draft.change = rules.adaptation.quiet(draft.adaptation, seen, normal, low)
+        else:
+            draft.adaptation, draft.change = rules.adaptation.during(draft.adaptation, seen, opened_ms)
+
+
+class BudgetPolicy:
+    """How many incidents does the risk cost, and which risk keeps the budget?"""
+
+    name = "budget"
+
+    def __init__(self, rules: Rules) -> None:
+        """Count by these rules, which have a budget."""
+        assert rules.budget is not None
+        self._budget = rules.budget
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state: counts hold under another budget, too."""
+        return state
+
+    def apply(self, draft: Draft) -> bool:
+        """Count the window, and set the risk again when it is time to."""
+        state, window = draft.budget, draft.window
+        if state is None:
+            return False
+        alarmed = draft.incident.opened_ms is not None
+        opened = alarmed and draft.state.incident.opened_ms is None
+        draft.budget, draft.threshold, draft.risk_moved = self._budget.step(
+            state, draft.threshold, window.score, window.end_ms, opened=opened, alarmed=alarmed
+        )
+        if draft.budget is not state:
+            draft.promised = self._budget.promised(state, draft.budget)
+            draft.opened = draft.budget.opened_ever - state.opened_ever
+        return False
+
+
+class RegimePolicy:
+    """Is a regime change the new normal?"""
+
+    name = "regime"
+
+    def __init__(self, rules: Rules) -> None:
+        """Accept by these rules."""
+        self._rules = rules
+        self._asks = rules.config.adaptation.policy == "ask"
+
+    def adopt(self, state: AssetState) -> AssetState:
+        """Return the state: what was asked stays asked."""
+        return state
+
+    def apply(self, draft: Draft) -> bool:
+        """Report a regime change that was found, and accept it where policy or an operator says so."""
+        found, wanted = draft.change == "regime-change", False
+        accepts = draft.controls.accepts
+        if accepts and (token := accepts.get(draft.window.asset, "")) > draft.applied.accepted:
+            draft.applied = replace(draft.applied, accepted=token)  # done with, also where there is nothing to accept
+            wanted = draft.adaptation.asked and draft.incident.opened_ms is not None
+        if found or wanted:
+            self._settle(draft, found, accept=wanted or not self._asks, wanted=wanted)
+        return False
+
+    def _settle(self, draft: Draft, found: bool, *, accept: bool, wanted: bool) -> None:
+        draft.before = draft.current()
+        events: tuple[AlertEvent, ...] = ("regime-change",) if found else ()
+        if accept:
+            events = (*events, "close")
+        draft.incident, alerts = self._rules.incidents.settle(
+            draft.incident, draft.window, self._rules.basis(draft), events
+        )
+        draft.alerts += alerts
+        draft.cause = "regime-ask"
+        if accept:
+            self._accept(draft)
+            draft.cause = "accept" if wanted else "regime-change"
+
+    def _accept(self, draft: Draft) -> None:
+        """Take the machine's regime for its new normal."""
+        rules, threshold = self._rules, draft.threshold
+        end_ms, probe = draft.window.end_ms, draft.window.prober()
+        draft.adaptation, sample = rules.adaptation.accepted(draft.adaptation, end_ms, probe)
+        if sample is None:
+            return
+        calibrated = rules.method.calibrate(sample)
+        if rules.budget is not None and calibrated.level is not None and threshold.level is not None:
+            calibrated = rules.budget.moved(calibrated, threshold)
+        if calibrated.level is not None and (threshold.level is None or calibrated.level > threshold.level):
+            draft.threshold = calibrated

@@ -1,0 +1,75 @@
+"""One window with its score, as the decision engine takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.types import ModelRef, ScoreBatch
+
+Floats = NDArray[np.float32]
+#: Scores one window under some shifts (K, N): its scores (K,) and offsets (K, N), the shifts included. A pure function.
+Probe = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], Floats]]
+
+
+class ScoredWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A window of one asset after scoring. Its details stay in the batch it was scored in: only alarms look at them."""
+
+    asset: str
+    end_ms: int
+    """Event time of its end, UNIX ms."""
+    score: float
+    """Higher is stranger; NaN is stranger than any number."""
+    scores: ScoreBatch
+    row: int = 0
+    """Its place in `scores`."""
+    model: int = 0
+    """Index of its detector in `scores.models`, and in the engine's calibrations."""
+    ingest_ms: int = -1
+    """Broker time of the reading that completed it, UNIX ms; -1 when unknown."""
+    due: bool | None = None
+    """Whether adaptation looks at it; None: by its end time."""
+    serial: int | None = None
+    """Serial of the shift it was scored under; None: any shift is as good."""
+    flags: NDArray[np.uint8] | None = None
+    """(C,) what sensor checks say of each channel (sensor_checks.py); None: nothing."""
+    newest: Floats | None = None
+    """(C,) the values of its last cell, in the channels' units; needed where `flags` are or a sensor fault is open."""
+    probe: Callable[[ScoredWindow, NDArray[np.float64]], tuple[NDArray[np.float64], Floats]] | None = None
+    """Scores this window under other shifts; None: a regime change is located by the mean offsets."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """The detector that scored it."""
+        return self.scores.models[self.model]
+
+    @property
+    def contributions(self) -> Floats:
+        """Each column's part of the score, (C,), >= 0."""
+        found: Floats = self.scores.channels[self.row]
+        return found
+
+    @property
+    def observed(self) -> Floats:
+        """What was measured, (C,), in the channels' units."""
+        found: Floats = self.scores.observed[self.row]
+        return found
+
+    @property
+    def expected(self) -> Floats:
+        """What the model would have expected there, (C,), in the channels' units."""
+        found: Floats = self.scores.expected[self.row]
+        return found
+
+    @property
+    def offset(self) -> Floats | None:
+        """(N,) how far the last cell is from the expectation, in training spreads; None where nothing says so."""
+        return None if self.scores.offset is None else self.scores.offset[self.row]
+
+    def prober(self) -> Probe | None:
+        """Return what scores this window under other shifts, if anything does."""
+        probe = self.probe
+        return None if probe is None else lambda shifts: probe(self, shifts)
