@@ -59,6 +59,8 @@ PATIENCE, SHARE = 2.0, 0.25
 SCORES, ENOUGH = 64, 50
 #: A change has come when the mean logarithm of scores has not grown by so much since.
 ARRIVED = 0.5
+#: Smaller scores count as one of this size, since 0 has no logarithm.
+LEAST_SIZE = 1e-12
 #: A change of its own, whatever there was before: the scores' mean logarithm grew by so much within two blocks.
 LEAP = 1.0
 
@@ -256,7 +258,7 @@ def skipped(state: Adaptation) -> Adaptation:
 
 def log_of(score: float) -> float:
     """Return the logarithm of a score's size, as blocks add it up; a score that is not a number says nothing."""
-    return math.log(max(abs(score), 1e-12)) if score == score else 0.0
+    return math.log(max(abs(score), LEAST_SIZE)) if score == score else 0.0
 
 
 def _filled(state: Adaptation, seen: Seen, normal: bool = False, low: bool = False) -> Adaptation:
@@ -264,7 +266,7 @@ def _filled(state: Adaptation, seen: Seen, normal: bool = False, low: bool = Fal
         state,
         sums=state.sums + seen.offset if state.count else seen.offset.copy(),
         count=state.count + 1,
-        logs=state.logs + math.log(max(abs(seen.score), 1e-12)) if seen.score == seen.score else state.logs,
+        logs=state.logs + math.log(max(abs(seen.score), LEAST_SIZE)) if seen.score == seen.score else state.logs,
         normal=state.normal + normal,
         low=state.low + low,
     )

@@ -103,20 +103,14 @@ class AuditPolicy:
     def apply(self, draft: Draft) -> bool:
         """Note the change of this window, if there is one; the most telling where there are several."""
         cause = draft.cause
-        if cause is None:
-            if draft.change == "refit":
-                cause = "refit"
-            elif draft.risk_moved:
-                cause = "risk"
-            elif self._level_moved(draft):
-                cause = "level"
-            else:
+        if cause is None and draft.change is None and not draft.risk_moved:
+            level, end_ms = draft.threshold.level, draft.window.end_ms
+            if level is draft.state.threshold.level and end_ms - draft.audited.at_ms < LEVEL_MS:
+                return False  # it was looked at when it became this one
+            if not level_moved(draft.audited, level, end_ms):
                 return False
+            cause = "level"
+        elif cause is None:
+            cause = "refit" if draft.change == "refit" else "risk"
         self._auditor.note(draft, cause, draft.before or draft.state)
         return False
-
-    def _level_moved(self, draft: Draft) -> bool:
-        level, end_ms = draft.threshold.level, draft.window.end_ms
-        if level is draft.state.threshold.level and end_ms - draft.audited.at_ms < LEVEL_MS:
-            return False  # it was looked at when it became this one
-        return level_moved(draft.audited, level, end_ms)

@@ -11,6 +11,10 @@ OTHER_METHOD = "\0method"  # a reset that no operator can ask for
 _NO_ROLLBACK: tuple[str, AssetState | None] = ("", None)
 
 
+#: The usual case, known by its identity.
+_NOTHING = AppliedControls()
+
+
 def reset_token(controls: Controls, asset: str) -> str:
     """Return the token of the last reset asked for, of an asset or of all; tokens sort by time."""
     resets = controls.resets
@@ -47,7 +51,10 @@ class ControlsPolicy:
 
     def apply(self, draft: Draft) -> bool:
         """Apply what is asked for and not applied yet."""
-        asset, controls = draft.window.asset, draft.controls
+        controls, applied = draft.controls, draft.applied
+        if controls.idle and not draft.is_new and (applied is _NOTHING or not applied.reset) and applied.pinned is None:
+            return False
+        asset = draft.window.asset
         if draft.is_new:
             self._begin(draft, asset, controls)
         elif not obeyed(draft.applied, controls, asset):
@@ -56,12 +63,14 @@ class ControlsPolicy:
 
     def _begin(self, draft: Draft, asset: str, controls: Controls) -> None:
         """Begin with an asset that nothing is known of. What operators asked before is done by it."""
-        draft.applied = AppliedControls(
-            reset=reset_token(controls, asset),
-            pinned=controls.pins.get(asset),
-            accepted=controls.accepts.get(asset, ""),
-            rolled=controls.rollbacks.get(asset, _NO_ROLLBACK)[0],
-        )
+        draft.applied = _NOTHING
+        if not controls.idle:
+            draft.applied = AppliedControls(
+                reset=reset_token(controls, asset),
+                pinned=controls.pins.get(asset),
+                accepted=controls.accepts.get(asset, ""),
+                rolled=controls.rollbacks.get(asset, _NO_ROLLBACK)[0],
+            )
         self._rules.set_budget(draft)
         self._auditor.note(draft, "calibrate", None)
         draft.settle()

@@ -23,6 +23,7 @@ from stream_detector.decision.table import StateTable
 from stream_detector.decision.window import Floats, ScoredWindow
 from stream_detector.types import (
     Alert,
+    AssetState,
     Audit,
     Controls,
     LivenessEvent,
@@ -35,6 +36,7 @@ from stream_detector.types import (
 T = TypeVar("T")
 #: Scores windows under the shifts given. A pure function.
 Rescore = Callable[[WindowBatch, Shifts], ScoreBatch]
+_FEW = 16  # windows for which columns are not turned into lists
 _AGAIN = 64  # most windows scored again at once: another change may come
 
 
@@ -155,6 +157,12 @@ class _Batch:
             model=model,
             models=scores.models,
         )
+        self.ends: list[int] = []
+        self.models: list[int] = []
+        self.ingests: list[int] = []
+        self.due: list[bool] = []
+        self.listed = False
+        self.rescores = driver.rescore is not None
         self.decided = Decided()
         self.alerts: list[tuple[int, Sequence[Alert]]] = []
         self.audits: list[tuple[int, Sequence[Audit]]] = []
@@ -169,11 +177,11 @@ class _Batch:
         if quiet.on:
             quiet.obey(self.table, self.controls)
         while len(left):
+            chained: set[int] | None = None
             if quiet.on:
                 left, chained = self._take(quiet, left)
-            else:
-                chained = None
-            left = self._chain(left, chained)
+            if len(left):
+                left = self._chain(left, chained)
         for alerts in in_order(self.alerts):
             self.decided.alerts += alerts
         for audits in in_order(self.audits):
@@ -182,6 +190,9 @@ class _Batch:
 
     def _take(self, quiet: QuietPath, left: Ints) -> tuple[Ints, set[int]]:
         """Decide quiet windows; return those left, and the assets of which the first one is the chain's."""
+        slots = self.rows.slots[left]
+        if not quiet.columns(self.table).held[slots].any():
+            return left, set(slots.tolist())
         taken = quiet.take(self.table, self.rows, left)
         self.audits += [(place, (audit,)) for place, audit in taken.audits]
         if self.trace is not None and len(taken.rows):
@@ -195,52 +206,82 @@ class _Batch:
 
         `chained`: the slots of those assets; None: all windows of all assets.
         """
+        self.listed = len(left) > _FEW
+        if self.listed and not self.ends:
+            self._list()
+        table, objects = self.table, self.table.objects
+        table.release_all(self.rows.slots[left] if chained is None else np.fromiter(chained, np.intp, len(chained)))
+        places, slots = left.tolist(), self.rows.slots[left].tolist()
+        stepped: list[int] = []
+        ready: list[int] = []  # assets whose next windows may be quiet
         rest: list[int] = []
-        done = -1  # the slot whose next windows may be quiet again
-        slots = self.rows.slots[left].tolist()
-        quiet, table, controls = self.driver.quiet, self.table, self.controls
-        for place, slot in zip(left.tolist(), slots, strict=True):
-            if slot == done or (chained is not None and slot not in chained):
+        for at, (place, slot) in enumerate(zip(places, slots, strict=True)):
+            if chained is not None and slot not in chained:
                 rest.append(place)
                 continue
-            self._step(place, slot)
-            if chained is not None and quiet.hold(table, slot, controls):
-                done = slot
+            step = self._stepped(place, slot, objects[slot])
+            state = objects[slot] = step.state
+            stepped.append(place)
+            if step.alerts:
+                self.alerts.append((place, step.alerts))
+            if step.audits:
+                self.audits.append((place, step.audits))
+            incident = state.incident
+            if chained is not None and incident.opened_ms is None and incident.recent == 0 and incident.rearm is None:
+                ready.append(slot)
+                if slots[at + 1 : at + 2] == [slot]:  # it has more windows: whether they are quiet is seen in a while
+                    chained.discard(slot)
+        self._note(np.array(stepped, np.intp))
+        for slot in ready:
+            self.driver.quiet.hold(table, slot, self.controls)
         return np.array(rest, np.intp)
 
-    def _step(self, place: int, slot: int) -> None:
+    def _note(self, places: Ints) -> None:
+        """Note in the table's columns that windows were stepped through."""
+        table, slots = self.table, self.rows.slots[places]
+        table.judged[slots] = self.rows.end_ms[places]  # of several windows of an asset the last one stays
+        table.dirty[slots] = True
+        serials = [0 if (state := table.objects[slot]) is None else state.adaptation.serial for slot in slots.tolist()]
+        table.serial[slots] = serials
+
+    def _list(self) -> None:
+        """Turn the columns that the chain reads into lists: once for a batch."""
+        self.ends, self.models = self.rows.end_ms.tolist(), self.rows.model.tolist()
+        self.ingests, self.due = self.windows.ingest_ms.tolist(), self.rows.due.tolist()
+
+    def _stepped(self, place: int, slot: int, state: AssetState | None) -> Step:
         """Judge one window by the chain."""
-        engine, table, decided = self.driver.engine, self.table, self.decided
-        step = engine.step(table.state(slot), self._window(place), self.controls)
+        engine = self.driver.engine
+        step = engine.step(state, self._window(place), self.controls)
         if step.rescore:
             self.audits.append((place, step.audits))
             self._score_again(place, slot, step)
             step = engine.step(step.state, self._window(place), self.controls)
-        table.put(slot, step.state)
-        if step.alerts:
-            self.alerts.append((place, step.alerts))
-        if step.audits:
-            self.audits.append((place, step.audits))
-        decided.anomalies += step.judgement.anomalous
-        decided.promised += step.promised
-        decided.opened += step.opened
+        decided = self.decided
+        if step.judgement.anomalous:
+            decided.anomalies += 1
+        if step.promised or step.opened:
+            decided.promised += step.promised
+            decided.opened += step.opened
         if self.trace is not None:
             self._trace(self.trace, place, step)
+        return step
 
     def _window(self, place: int) -> ScoredWindow:
-        rows, windows, rescores = self.rows, self.windows, self.driver.rescore is not None
+        rows, flags, rescores = self.rows, self.flags, self.rescores
         return ScoredWindow(
-            asset=windows.assets[place],
-            end_ms=int(rows.end_ms[place]),
+            asset=self.windows.assets[place],
+            end_ms=self.ends[place] if self.listed else int(rows.end_ms[place]),
             score=float(rows.score[place]),
             scores=self.scores,
             row=self.row + place,
-            model=int(rows.model[place]),
-            ingest_ms=int(windows.ingest_ms[place]),
-            due=bool(rows.due[place]),
+            model=self.models[place] if self.listed else int(rows.model[place]),
+            ingest_ms=self.ingests[place] if self.listed else int(self.windows.ingest_ms[place]),
+            due=self.due[place] if self.listed else bool(rows.due[place]),
             serial=int(rows.serial[place]) if rescores else None,
-            flags=None if rows.plain[place] or self.flags is None else self.flags[place],
-            newest=windows.values[place, -1],
+            flags=None if flags is None or rows.plain[place] else flags[place],
+            windows=self.windows,
+            place=place,
             probe=self._probe if rescores else None,
         )
 

@@ -53,7 +53,7 @@ NEVER_MS = -(2**62)
 """The end of the last window judged of an asset that has had none."""
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one window."""
 
     state: AssetState
@@ -111,7 +111,7 @@ class Engine:
             *own,
             AuditPolicy(self.auditor),
         )
-        self._controls, self._judging = self._chain[0], self._chain[1:]
+        self._obey, *self._judge = [policy.apply for policy in self._chain]
         self._fresh = [
             AssetState(judged_ms=NEVER_MS, threshold=threshold, adaptation=rules.adaptation.fresh())
             for threshold in rules.fresh
@@ -130,11 +130,11 @@ class Engine:
         """
         draft = Draft.of(self._fresh[window.model] if state is None else state, window, controls)
         draft.is_new = state is None
-        self._controls.apply(draft)
+        self._obey(draft)
         if window.serial is not None and window.serial != draft.adaptation.serial:
             return Step(state=draft.state, audits=draft.audits, rescore=True)
-        for policy in self._judging:
-            if policy.apply(draft):
+        for apply in self._judge:
+            if apply(draft):
                 break
         return Step(
             state=draft.current(),

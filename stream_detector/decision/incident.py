@@ -56,7 +56,6 @@ LEAD = 1.5
 
 _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 _LARGEST = float(np.finfo(np.float32).max)  # stands in for what JSON can't say
-_NOTHING: Sequence[Alert] = ()
 _QUIET = IncidentState()
 
 
@@ -66,6 +65,15 @@ class Basis(msgspec.Struct, frozen=True, gc=False):
     judgement: Judgement
     risk: float  # of the threshold
     seen: int  # normal scores it has learnt from
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Something about an incident that an alert reports."""
+
+    name: AlertEvent
+    incident: IncidentState
+    """As the alert describes it: a closed one as it was."""
+    shares: tuple[ChannelShare, ...]
 
 
 class Incidents:
@@ -79,37 +87,39 @@ class Incidents:
         threshold: ThresholdConfig,
         profiles: Sequence[ChannelProfile | None] = (),
     ) -> None:
-        """`columns`: names of the scored columns, in their order; `norms` by model index, where there are any."""
+        """`columns`: names of the scored columns, in their order; `profiles` by model index, where there are any."""
         self._usual = [None if one is None else (one["usual_low"], one["usual_high"]) for one in profiles]
         self.stream = stream
         self.columns = tuple(columns)
         self.config = config
         self.threshold = threshold
         self._mask = (1 << config.open_of) - 1
+        self._below, self._rearm_factor = 1.0 - config.exit_ratio, config.rearm_factor
 
-    def step(self, state: IncidentState, window: ScoredWindow, basis: Basis) -> tuple[IncidentState, Sequence[Alert]]:
-        """Return the state after a window, and the alert it calls for, if any.
+    def step(
+        self, state: IncidentState, window: ScoredWindow, judgement: Judgement
+    ) -> tuple[IncidentState, Event | None]:
+        """Return the state after a window, and what an alert is to report of it, if anything.
 
         The window's details are looked at only when something happens: a quiet window without an incident costs next
         to nothing.
         """
         if state.opened_ms is not None:
-            return self._during(state, window, basis)
-        judgement = basis.judgement
+            return self._during(state, window, judgement)
         anomalous, rearm = judgement.anomalous, state.rearm
         if rearm is not None:
             anomalous, rearm = self._rearmed(rearm, finite(window.score), judgement)
         if not anomalous:
             if state.recent == 0 and state.rearm is rearm:
-                return state, _NOTHING
+                return state, None
             if recent := (state.recent << 1) & self._mask:
-                return replace(state, recent=recent, rearm=rearm), _NOTHING
-            return (_QUIET if rearm is None else IncidentState(rearm=rearm)), _NOTHING
+                return replace(state, recent=recent, rearm=rearm), None
+            return (_QUIET if rearm is None else IncidentState(rearm=rearm)), None
         recent = ((state.recent << 1) | 1) & self._mask
         first_ms, windows = (window.end_ms, 1) if state.first_ms is None else (state.first_ms, state.windows + 1)
         waiting = IncidentState(recent=recent, first_ms=first_ms, windows=windows, rearm=rearm)
         if recent.bit_count() < self.config.open_after or window.end_ms - first_ms < self.config.min_duration_ms:
-            return waiting, _NOTHING
+            return waiting, None
         score, shares = finite(window.score), self.shares(window)
         opened = replace(
             waiting,  # its windows count from the first anomalous one on, so that its length is known
@@ -121,45 +131,45 @@ class Incidents:
             peak=score,
             unusual=windows if self._is_unusual(window, shares[0]) else 0,
         )
-        return opened, (self._alert("open", opened, window, basis, shares),)
+        return opened, Event("open", opened, shares)
 
     def settle(
-        self, state: IncidentState, window: ScoredWindow, basis: Basis, events: Sequence[AlertEvent]
-    ) -> tuple[IncidentState, list[Alert]]:
-        """Return the state after an open incident turned out a regime change, and its alerts, one for each event.
+        self, state: IncidentState, window: ScoredWindow, judgement: Judgement, names: Sequence[AlertEvent]
+    ) -> tuple[IncidentState, list[Event]]:
+        """Return the state after an open incident turned out a regime change, and what alerts report of it.
 
         `regime-change` reports it; `close` ends it, whatever the scores: what they are compared with has changed. It is
         re-armed, as after an exit by the peak's share, since the machine has yet to settle in its new place.
         """
         shares = self.shares(window)
-        alerts = [self._alert(event, state, window, basis, shares) for event in events]
-        if "close" not in events:
-            return state, alerts
-        return IncidentState(rearm=self._limit(finite(window.score), basis.judgement.level)), alerts
+        events = [Event(name, state, shares) for name in names]
+        if "close" not in names:
+            return state, events
+        return IncidentState(rearm=self._limit(finite(window.score), judgement.level)), events
 
     def _during(
-        self, state: IncidentState, window: ScoredWindow, basis: Basis
-    ) -> tuple[IncidentState, Sequence[Alert]]:
+        self, state: IncidentState, window: ScoredWindow, judgement: Judgement
+    ) -> tuple[IncidentState, Event | None]:
         """Take an open incident one window further."""
-        judgement, score = basis.judgement, finite(window.score)
+        score = finite(window.score)
         peak = score if score > state.peak else state.peak
-        normal = not judgement.anomalous and self._is_quiet(score, judgement.level)
+        normal = not judgement.anomalous and score <= self.quiet_at(judgement.level)
         is_quiet = normal or self._is_over(score, judgement.level, peak)
         anomalous = judgement.anomalous and not is_quiet
         quiet = state.quiet + 1 if is_quiet else 0
         severity, leader, unusual = state.severity, state.leader, state.unusual
-        event: AlertEvent | None = None
+        name: AlertEvent | None = None
         shares: tuple[ChannelShare, ...] | None = None
         if quiet >= self.config.close_after:
-            event = "close"
+            name = "close"
         elif anomalous:
             reached = self._severity(score, judgement.level)
             if _RANK[reached] > _RANK[severity]:
-                severity, event = reached, "update"
+                severity, name = reached, "update"
             shares = self.shares(window)
             unusual += self._is_unusual(window, shares[0])
             if shares[0].name != leader and shares[0].share >= LEAD * _share_of(leader, shares):
-                leader, event = shares[0].name, "update"
+                leader, name = shares[0].name, "update"
         after = replace(
             state,
             recent=((state.recent << 1) | anomalous) & self._mask,
@@ -170,25 +180,27 @@ class Incidents:
             windows=state.windows + 1,
             unusual=unusual,
         )
-        if event is None:
-            return after, _NOTHING
-        alert = self._alert(event, after, window, basis, shares or self.shares(window))
-        if event == "close":
+        if name is None:
+            return after, None
+        event = Event(name, after, shares or self.shares(window))
+        if name == "close":
             after = _QUIET if normal else IncidentState(rearm=self._limit(score, judgement.level))
-        return after, (alert,)
+        return after, event
 
     def _rearmed(self, limit: float, score: float, judgement: Judgement) -> tuple[bool, float | None]:
         """Return whether a window after an exit by the peak's share is anomalous, and the limit after it."""
-        if not judgement.anomalous and self._is_quiet(score, judgement.level):
+        level, anomalous = judgement.level, judgement.anomalous
+        if not anomalous and (level is None or score <= level - self._below * abs(level)):
             return False, None
-        lower = self._limit(score, judgement.level)
-        return judgement.anomalous and score > limit, lower if lower < limit else limit
+        lower = self._limit(score, level)
+        return anomalous and score > limit, lower if lower < limit else limit
 
     def _limit(self, score: float, level: float | None) -> float:
         """Return the score at `rearm_factor` times the ratio of `score`."""
         if level is None or level == 0.0:
-            return finite(self.config.rearm_factor * score)
-        return finite(level + (self.config.rearm_factor * _ratio(score, level) - 1.0) * abs(level))
+            return finite(self._rearm_factor * score)
+        size = abs(level)
+        return finite(level + (self._rearm_factor * (1.0 + (score - level) / size) - 1.0) * size)
 
     def _severity(self, score: float, level: float | None) -> Severity:
         ratio = _ratio(score, level)
@@ -198,14 +210,11 @@ class Incidents:
 
     def quiet_at(self, level: float | None) -> float:
         """Return the highest score of a window that is quiet by `exit_ratio`."""
-        return math.inf if level is None else level - (1.0 - self.config.exit_ratio) * abs(level)
+        return math.inf if level is None else level - self._below * abs(level)
 
     def quiet_below(self, level: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return `quiet_at` of many levels, (n,)."""
-        return level - (1.0 - self.config.exit_ratio) * np.abs(level)
-
-    def _is_quiet(self, score: float, level: float | None) -> bool:
-        return score <= self.quiet_at(level)
+        return level - self._below * np.abs(level)
 
     def _is_over(self, score: float, level: float | None, peak: float) -> bool:
         return _ratio(score, level) < self.config.exit_peak_share * _ratio(peak, level)
@@ -241,21 +250,16 @@ class Incidents:
             for i in np.argsort(-shares, kind="stable")
         )
 
-    def _alert(
-        self,
-        event: AlertEvent,
-        state: IncidentState,
-        window: ScoredWindow,
-        basis: Basis,
-        shares: tuple[ChannelShare, ...],
-    ) -> Alert:
+    def alert(self, event: Event, window: ScoredWindow, basis: Basis) -> Alert:
+        """Return the alert that reports an event at a window."""
+        state = event.incident
         assert state.incident is not None
         assert state.first_ms is not None
         score, judgement = finite(window.score), basis.judgement
         return Alert(
-            id=alert_id(self.stream, window.asset, window.end_ms, window.ref.version, event),
+            id=alert_id(self.stream, window.asset, window.end_ms, window.ref.version, event.name),
             incident=state.incident,
-            event=event,
+            event=event.name,
             stream=self.stream,
             asset=window.asset,
             start_ms=state.first_ms,
@@ -263,8 +267,8 @@ class Incidents:
             score=score,
             threshold=score if judgement.level is None else judgement.level,  # no level: only after a reset
             severity=state.severity,
-            kind=self._kind(event, state),
-            channels=shares,
+            kind=self._kind(event.name, state),
+            channels=event.shares,
             model=window.ref,
             method="pinned" if judgement.pinned else self.threshold.method,
             risk=basis.risk,
@@ -292,8 +296,13 @@ def _share_of(name: str | None, shares: Sequence[ChannelShare]) -> float:
 
 def finite(value: float) -> float:
     """Return a score as an alert can hold it: one that overflowed or is not a number is as strange as can be."""
-    return min(max(value, -_LARGEST), _LARGEST) if value == value else _LARGEST
+    if -_LARGEST <= value <= _LARGEST:
+        return value
+    return math.copysign(_LARGEST, value) if value == value else _LARGEST
 
 
 def _finite_array(values: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=_LARGEST, neginf=-_LARGEST)
+    found = values.astype(np.float64)
+    if not np.isfinite(found).all():
+        found = np.nan_to_num(found, nan=0.0, posinf=_LARGEST, neginf=-_LARGEST)
+    return found

@@ -63,9 +63,10 @@ class IncidentPolicy:
 
     def apply(self, draft: Draft) -> bool:
         """Take the incident one window further."""
-        draft.incident, alerts = self._rules.incidents.step(draft.incident, draft.window, self._rules.basis(draft))
-        if alerts:
-            draft.alerts += alerts
+        incidents, window = self._rules.incidents, draft.window
+        draft.incident, event = incidents.step(draft.incident, window, draft.judgement)
+        if event is not None:
+            draft.alerts.append(incidents.alert(event, window, self._rules.basis(draft)))
         return False
 
 
@@ -110,8 +111,9 @@ class AdaptationPolicy:
 
     def _look(self, draft: Draft, opened_ms: int | None) -> None:
         window, rules = draft.window, self._rules
-        assert window.offset is not None
-        seen = Seen(window.offset, window.score, window.end_ms)
+        offset = window.offset
+        assert offset is not None
+        seen = Seen(offset, window.score, window.end_ms)
         if opened_ms is None or rules.adaptation.creeps(draft.incident):
             level = draft.state.threshold.level
             normal, low = math.inf if level is None else level, rules.incidents.quiet_at(draft.judgement.level)
@@ -166,6 +168,8 @@ class RegimePolicy:
 
     def apply(self, draft: Draft) -> bool:
         """Report a regime change that was found, and accept it where policy or an operator says so."""
+        if draft.change is None and draft.controls.idle:
+            return False
         found, wanted = draft.change == "regime-change", False
         accepts = draft.controls.accepts
         if accepts and (token := accepts.get(draft.window.asset, "")) > draft.applied.accepted:
@@ -180,10 +184,9 @@ class RegimePolicy:
         events: tuple[AlertEvent, ...] = ("regime-change",) if found else ()
         if accept:
             events = (*events, "close")
-        draft.incident, alerts = self._rules.incidents.settle(
-            draft.incident, draft.window, self._rules.basis(draft), events
-        )
-        draft.alerts += alerts
+        incidents, window, basis = self._rules.incidents, draft.window, self._rules.basis(draft)
+        draft.incident, reported = incidents.settle(draft.incident, window, draft.judgement, events)
+        draft.alerts += [incidents.alert(event, window, basis) for event in reported]
         draft.cause = "regime-ask"
         if accept:
             self._accept(draft)

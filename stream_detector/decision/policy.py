@@ -52,7 +52,7 @@ from stream_detector.types import (
 Part = TypeVar("Part", bound=State)
 
 
-class Draft(msgspec.Struct, kw_only=True):
+class Draft(msgspec.Struct, kw_only=True, gc=False):
     """A decision in the making: the state's parts as they are by now, and what is to be published."""
 
     window: ScoredWindow

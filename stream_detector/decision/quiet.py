@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import log
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config.judging import spare
-from stream_detector.decision.adaptation import log_of
+from stream_detector.decision.adaptation import LEAST_SIZE, log_of
 from stream_detector.decision.audit import LEVEL_MS, LEVEL_STEP
 from stream_detector.decision.controls import obeyed
 from stream_detector.decision.engine import Engine
@@ -344,7 +345,7 @@ class QuietPath:
         columns, slots = self.columns(table), rows.slots[chosen]
         table.judged[slots] = rows.end_ms[chosen]  # of several windows of an asset the last one stays
         table.dirty[slots] = True
-        self._fill(columns, rows, chosen, blocks)
+        self._fill(columns, rows, chosen, blocks, single=rank is None)
         last = chosen if rank is None else chosen[np.append(slots[1:] != slots[:-1], True)]
         ends = slots if rank is None else rows.slots[last]
         learnt = np.zeros(len(last), np.bool_)
@@ -357,8 +358,13 @@ class QuietPath:
             before = self._learn(columns, rows, last[learnt])
         return self._audited(table, rows, last[learnt | (rows.end_ms[last] >= columns.audit_ms[ends])], before)
 
-    def _fill(self, columns: QuietColumns, rows: Rows, chosen: Ints, blocks: dict[int, Adaptation]) -> None:
-        """Add windows that are due to their assets' blocks, and begin others in the place of full ones."""
+    def _fill(
+        self, columns: QuietColumns, rows: Rows, chosen: Ints, blocks: dict[int, Adaptation], *, single: bool
+    ) -> None:
+        """Add windows that are due to their assets' blocks, and begin others in the place of full ones.
+
+        `single`: no asset has two.
+        """
         seen = chosen[rows.due[chosen]]
         if blocks:
             filled = np.array(list(blocks), np.intp)
@@ -370,9 +376,14 @@ class QuietPath:
             return
         assert rows.offset is not None
         slots, score = rows.slots[seen], rows.score[seen]
-        logs = [log_of(one) for one in score.tolist()]
+        logs = [log(size) for size in np.maximum(np.abs(score), LEAST_SIZE).tolist()]
         counts = np.ones((len(seen), 3), np.int64)
         counts[:, 2] = score <= columns.low[slots]
+        if single:
+            columns.sums[slots] += rows.offset[seen]
+            columns.logs[slots] += logs
+            columns.counts[slots] += counts
+            return
         # one after the other, as the chain does: other sums could end in other bits
         np.add.at(columns.sums, slots, rows.offset[seen])
         np.add.at(columns.logs, slots, logs)
@@ -387,7 +398,7 @@ class QuietPath:
         before = [one for slot in slots.tolist() if (one := columns.threshold[slot]) is not None]
         queues = columns.queue[slots]
         # with no wait a score is learnt as it came, whatever float32 would make of it
-        scores = queues[:, :due].tolist() if wait else rows.score[ends, None].tolist()
+        scores = queues[:, :due].astype(np.float64) if wait else rows.score[ends, None]
         self._set_levels(columns, slots, learn_together(self._rules.method, before, scores))
         columns.queue[slots, :wait] = queues[:, due:]
         columns.queued[slots] = wait

@@ -195,7 +195,6 @@ class SensorFaults:
         """Return the fault some flags mean, None for none."""
         if not flags:
             return None
-        assert window.newest is not None
         value = float(window.newest[column])
         if flags & (RUN | FLAT) and self._checks.beyond(window.model, column, value):
             return "dropout" if value == 0.0 else "saturated"

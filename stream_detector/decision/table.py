@@ -86,6 +86,12 @@ class StateTable(MutableMapping[str, AssetState]):
             self.objects[slot] = self.columns.state(slot)
             self.columns.held[slot] = False
 
+    def release_all(self, slots: NDArray[np.intp]) -> None:
+        """Take the states in some slots out of the columns."""
+        if self.columns is not None:
+            for slot in slots[self.columns.held[slots]].tolist():
+                self.release(slot)
+
     def put(self, slot: int, state: AssetState) -> None:
         """Replace the state in a slot."""
         self.objects[slot] = state

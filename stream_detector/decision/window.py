@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.types import ModelRef, ScoreBatch
+from stream_detector.types import ModelRef, ScoreBatch, WindowBatch
 
 Floats = NDArray[np.float32]
 #: Scores one window under some shifts (K, N): its scores (K,) and offsets (K, N), the shifts included. A pure function.
@@ -36,10 +36,19 @@ class ScoredWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Serial of the shift it was scored under; None: any shift is as good."""
     flags: NDArray[np.uint8] | None = None
     """(C,) what sensor checks say of each channel (sensor_checks.py); None: nothing."""
-    newest: Floats | None = None
-    """(C,) the values of its last cell, in the channels' units; needed where `flags` are or a sensor fault is open."""
+    windows: WindowBatch | None = None
+    """The batch of windows it is in, and ..."""
+    place: int = 0
+    """... where; needed where `flags` are or a sensor fault is open."""
     probe: Callable[[ScoredWindow, NDArray[np.float64]], tuple[NDArray[np.float64], Floats]] | None = None
     """Scores this window under other shifts; None: a regime change is located by the mean offsets."""
+
+    @property
+    def newest(self) -> Floats:
+        """The values of its last cell, (C,), in the channels' units. Only where `windows` are known."""
+        assert self.windows is not None
+        found: Floats = self.windows.values[self.place, -1]
+        return found
 
     @property
     def ref(self) -> ModelRef:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-
 import numpy as np
 
 from stream_detector.types import AssetState, DeadLetter, LivenessEvent, ReadingBatch, Refused, replace

@@ -189,6 +189,12 @@ class Controls:
     resets: Mapping[str, str] = field(default_factory=dict)  # asset -> token; "*" for all
     accepts: Mapping[str, str] = field(default_factory=dict)  # asset -> token of a regime change taken for normal
     rollbacks: Mapping[str, tuple[str, AssetState]] = field(default_factory=dict)  # asset -> token, what to go back to
+    idle: bool = field(init=False, compare=False)
+    """Whether operators ask for nothing."""
+
+    def __post_init__(self) -> None:
+        """See whether anything is asked for."""
+        object.__setattr__(self, "idle", not (self.pins or self.resets or self.accepts or self.rollbacks))
 
 
 AuditCause = Literal[
@@ -196,8 +202,7 @@ AuditCause = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(State, frozen=True, kw_only=True):
     """What an asset was held against at a moment."""
 
     level: float | None  # adaptive
@@ -206,8 +211,7 @@ class Point:
     shift: Mapping[str, float]  # column -> training spreads, of those that are moved
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(State, frozen=True, kw_only=True):
     """One entry of the audit topic (docs/wire-format.md). Nothing in it depends on wall-clock time."""
 
     stream: str

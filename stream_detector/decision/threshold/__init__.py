@@ -21,7 +21,7 @@ from stream_detector.decision.threshold.dspot import DSpot
 from stream_detector.decision.threshold.mad import Mad
 from stream_detector.decision.threshold.quantile import Quantile
 from stream_detector.decision.threshold.sample import LARGEST
-from stream_detector.decision.threshold.spot import Spot, finished_together
+from stream_detector.decision.threshold.spot import Spot
 from stream_detector.types import ThresholdState, replace
 
 __all__ = ["Judgement", "ThresholdMethod", "alarm_level", "judge", "learn_together", "make_method", "pack_score"]
@@ -150,9 +150,9 @@ def pack_score(score: float) -> bytes:
 
 
 def learn_together(
-    method: ThresholdMethod, states: Sequence[ThresholdState], scores: Sequence[Sequence[float]]
+    method: ThresholdMethod, states: Sequence[ThresholdState], scores: NDArray[np.float64]
 ) -> list[ThresholdState]:
-    """Return each state having learnt its scores: what `method.learn` returns of each, sooner where it can be."""
+    """Return A states having learnt scores (A, m): what `method.learn` returns of each, sooner where it can be."""
     if isinstance(method, Spot):
-        return finished_together([method.learning(*one) for one in zip(states, scores, strict=True)])
-    return [method.learn(*one) for one in zip(states, scores, strict=True)]
+        return method.learn_all(states, scores)
+    return [method.learn(*one) for one in zip(states, scores.tolist(), strict=True)]

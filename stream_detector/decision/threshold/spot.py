@@ -79,6 +79,8 @@ class FitRequest(NamedTuple):
     share: float
 
 
+_T, _N = SpotNumbers._fields.index("t"), SpotNumbers._fields.index("n")
+
 #: Learns step by step: yields the fits it needs, takes (γ, σ, F(cut)) of each, returns the state.
 Learning = Generator[FitRequest, tuple[float, float, float], ThresholdState]
 
@@ -131,6 +133,11 @@ class Spot:
 
     def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
         """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
+        if type(self) is Spot and state.level is not None and scores and max(scores) <= state.numbers[_T]:
+            n = state.numbers[_N]
+            for _ in scores:
+                n += 1.0  # one by one, as in `learning`
+            return _counted(state, n, len(scores))
         return finished(self.learning(state, scores, limit))
 
     def learning(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> Learning:
@@ -164,6 +171,27 @@ class Spot:
         if low:
             level = tail.level()
         return tail.state(self.name, level, state.seen + len(scores) - start)
+
+    def learn_all(self, states: Sequence[ThresholdState], scores: NDArray[np.float64]) -> list[ThresholdState]:
+        """Return A states, each of which has a level, having learnt scores (A, m): what `learn` returns of each.
+
+        Where all lie below the tail they only count; the others' fits are made side by side.
+        """
+        if type(self) is not Spot:
+            return finished_together([self.learning(*one) for one in zip(states, scores.tolist(), strict=True)])
+        n = np.array([state.numbers[_N] for state in states])
+        for _ in range(scores.shape[1]):
+            n += 1.0  # one by one, as in `learning`
+        low = scores.max(axis=1) <= np.array([state.numbers[_T] for state in states])
+        found = [
+            _counted(state, after, scores.shape[1]) if is_low else state
+            for state, after, is_low in zip(states, n.tolist(), low.tolist(), strict=True)
+        ]
+        others = np.flatnonzero(~low).tolist()
+        learnings = [self.learning(states[place], scores[place].tolist()) for place in others]
+        for place, state in zip(others, finished_together(learnings), strict=True):
+            found[place] = state
+        return found
 
     def _gathered(self, state: ThresholdState, score: float) -> ThresholdState:
         """Return the state of too few scores for a level after one more."""
@@ -348,6 +376,15 @@ def numbers_of(state: ThresholdState) -> SpotNumbers:
 def named(state: ThresholdState, kind: type[Any]) -> ThresholdState:
     """Return a state whose numbers are of this NamedTuple: those from a store are a plain tuple."""
     return state if type(state.numbers) is kind else replace(state, numbers=kind._make(state.numbers))
+
+
+def _counted(state: ThresholdState, n: float, count: int) -> ThresholdState:
+    """Return a state after `count` more scores below the tail, which make it `n`."""
+    risk, t, shape, scale, _, floor, news, free, cut, missing = state.numbers
+    numbers = SpotNumbers(risk, t, shape, scale, n, floor, news, free, cut, missing)
+    share = risk * (n + missing) / max(len(state.sample) + missing, 1.0)
+    level = max(floor, t + gpd.quantile(shape, scale, share)) if share < 1.0 else floor
+    return replace(state, level=level, seen=state.seen + count, numbers=numbers)
 
 
 def _floor(risk: float, t: float, n: float, peaks: NDArray[np.float32]) -> float:
