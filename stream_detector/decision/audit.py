@@ -107,7 +107,7 @@ class AuditPolicy:
             level, end_ms = draft.threshold.level, draft.window.end_ms
             if level is draft.state.threshold.level and end_ms - draft.audited.at_ms < LEVEL_MS:
                 return False  # it was looked at when it became this one
-            if not level_moved(draft.audited, level, end_ms):
+            if level == draft.audited.level or not level_moved(draft.audited, level, end_ms):
                 return False
             cause = "level"
         elif cause is None:

@@ -158,6 +158,7 @@ class _Batch:
             models=scores.models,
         )
         self.ends: list[int] = []
+        self.score: list[float] = []
         self.models: list[int] = []
         self.ingests: list[int] = []
         self.due: list[bool] = []
@@ -209,7 +210,8 @@ class _Batch:
         self.listed = len(left) > _FEW
         if self.listed and not self.ends:
             self._list()
-        table, objects = self.table, self.table.objects
+        table, objects, decided, controls = self.table, self.table.objects, self.decided, self.controls
+        engine_step = self.driver.engine.step
         table.release_all(self.rows.slots[left] if chained is None else np.fromiter(chained, np.intp, len(chained)))
         places, slots = left.tolist(), self.rows.slots[left].tolist()
         stepped: list[int] = []
@@ -219,13 +221,22 @@ class _Batch:
             if chained is not None and slot not in chained:
                 rest.append(place)
                 continue
-            step = self._stepped(place, slot, objects[slot])
+            step = engine_step(objects[slot], self._window(place), controls)
+            if step.rescore:
+                step = self._stepped_again(place, slot, step)
             state = objects[slot] = step.state
             stepped.append(place)
             if step.alerts:
                 self.alerts.append((place, step.alerts))
             if step.audits:
                 self.audits.append((place, step.audits))
+            if step.judgement.anomalous:
+                decided.anomalies += 1
+            if step.opened or step.promised:
+                decided.promised += step.promised
+                decided.opened += step.opened
+            if self.trace is not None:
+                self._trace(self.trace, place, step)
             incident = state.incident
             if chained is not None and incident.opened_ms is None and incident.recent == 0 and incident.rearm is None:
                 ready.append(slot)
@@ -248,31 +259,20 @@ class _Batch:
         """Turn the columns that the chain reads into lists: once for a batch."""
         self.ends, self.models = self.rows.end_ms.tolist(), self.rows.model.tolist()
         self.ingests, self.due = self.windows.ingest_ms.tolist(), self.rows.due.tolist()
+        self.score = self.rows.score.tolist()
 
-    def _stepped(self, place: int, slot: int, state: AssetState | None) -> Step:
-        """Judge one window by the chain."""
-        engine = self.driver.engine
-        step = engine.step(state, self._window(place), self.controls)
-        if step.rescore:
-            self.audits.append((place, step.audits))
-            self._score_again(place, slot, step)
-            step = engine.step(step.state, self._window(place), self.controls)
-        decided = self.decided
-        if step.judgement.anomalous:
-            decided.anomalies += 1
-        if step.promised or step.opened:
-            decided.promised += step.promised
-            decided.opened += step.opened
-        if self.trace is not None:
-            self._trace(self.trace, place, step)
-        return step
+    def _stepped_again(self, place: int, slot: int, step: Step) -> Step:
+        """Score a window under the shift that its asset has by now, and judge it."""
+        self.audits.append((place, step.audits))
+        self._score_again(place, slot, step)
+        return self.driver.engine.step(step.state, self._window(place), self.controls)
 
     def _window(self, place: int) -> ScoredWindow:
         rows, flags, rescores = self.rows, self.flags, self.rescores
         return ScoredWindow(
             asset=self.windows.assets[place],
             end_ms=self.ends[place] if self.listed else int(rows.end_ms[place]),
-            score=float(rows.score[place]),
+            score=self.score[place] if self.listed else float(rows.score[place]),
             scores=self.scores,
             row=self.row + place,
             model=self.models[place] if self.listed else int(rows.model[place]),
@@ -306,6 +306,8 @@ class _Batch:
         if scores.offset is not None and fresh.offset is not None:
             scores.offset[at] = fresh.offset
         rows.serial[places] = adaptation.serial
+        if self.score:
+            self.score = rows.score.tolist()
 
     def _trace(self, trace: Trace, place: int, step: Step) -> None:
         level = step.level

@@ -128,8 +128,23 @@ class Engine:
 
         `state`: the asset's after the window before, None for the first one. `controls`: what operators have set.
         """
-        draft = Draft.of(self._fresh[window.model] if state is None else state, window, controls)
-        draft.is_new = state is None
+        if state is None:
+            draft = Draft.of(self._fresh[window.model], window, controls)
+            draft.is_new = True
+        else:
+            draft = Draft(  # `Draft.of`, without the call
+                window=window,
+                controls=controls,
+                state=state,
+                threshold=state.threshold,
+                incident=state.incident,
+                sensors=state.sensors,
+                adaptation=state.adaptation,
+                applied=state.applied,
+                audited=state.audited,
+                budget=state.budget,
+                extra=state.extra,
+            )
         self._obey(draft)
         if window.serial is not None and window.serial != draft.adaptation.serial:
             return Step(state=draft.state, audits=draft.audits, rescore=True)

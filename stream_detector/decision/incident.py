@@ -108,7 +108,10 @@ class Incidents:
             return self._during(state, window, judgement)
         anomalous, rearm = judgement.anomalous, state.rearm
         if rearm is not None:
-            anomalous, rearm = self._rearmed(rearm, finite(window.score), judgement)
+            score = window.score
+            if not -_LARGEST <= score <= _LARGEST:
+                score = finite(score)
+            anomalous, rearm = self._rearmed(rearm, score, judgement)
         if not anomalous:
             if state.recent == 0 and state.rearm is rearm:
                 return state, None
@@ -190,9 +193,17 @@ class Incidents:
     def _rearmed(self, limit: float, score: float, judgement: Judgement) -> tuple[bool, float | None]:
         """Return whether a window after an exit by the peak's share is anomalous, and the limit after it."""
         level, anomalous = judgement.level, judgement.anomalous
-        if not anomalous and (level is None or score <= level - self._below * abs(level)):
-            return False, None
-        lower = self._limit(score, level)
+        if level is None or level == 0.0:
+            if not anomalous and score <= self.quiet_at(level):
+                return False, None
+            lower = self._limit(score, level)
+        else:  # as `_limit` and `quiet_at`, without the calls
+            size = abs(level)
+            if not anomalous and score <= level - self._below * size:
+                return False, None
+            lower = level + (self._rearm_factor * (1.0 + (score - level) / size) - 1.0) * size
+            if not -_LARGEST <= lower <= _LARGEST:
+                lower = finite(lower)
         return anomalous and score > limit, lower if lower < limit else limit
 
     def _limit(self, score: float, level: float | None) -> float:

@@ -23,27 +23,29 @@ class ThresholdPolicy:
     def __init__(self, rules: Rules) -> None:
         """Judge by these rules."""
         config = rules.config.threshold
-        self._rules = rules
+        self._method, self._adaptation = rules.method, rules.adaptation
         self._margin, self._learn_after, self._adapt = config.alarm_margin, config.learn_after, config.adapt
 
     def adopt(self, state: AssetState) -> AssetState:
         """Return the state with its threshold made fit for this configuration's risk and memory."""
         if state.applied.reset == OTHER_METHOD:
             return state  # calibrated again with its next window
-        adopted = self._rules.method.adopt(state.threshold)
+        adopted = self._method.adopt(state.threshold)
         return state if adopted is None or adopted is state.threshold else replace(state, threshold=adopted)
 
     def apply(self, draft: Draft) -> bool:
         """Judge the score, and learn it where it is normal and no incident is open."""
-        opened = draft.state.incident.opened_ms is not None
+        learns = self._adapt
+        if draft.state.incident.opened_ms is not None:
+            learns = learns and self._adaptation.creeps(draft.incident)
         draft.judgement, draft.threshold = judge(
-            self._rules.method,
+            self._method,
             draft.threshold,
             draft.window.score,
             pinned=draft.applied.pinned,
             margin=self._margin,
             learn_after=self._learn_after,
-            adapt=self._adapt and (not opened or self._rules.adaptation.creeps(draft.incident)),
+            adapt=learns,
         )
         return False
 
@@ -55,7 +57,7 @@ class IncidentPolicy:
 
     def __init__(self, rules: Rules) -> None:
         """Open, update and close by these rules."""
-        self._rules = rules
+        self._rules, self._incidents = rules, rules.incidents
 
     def adopt(self, state: AssetState) -> AssetState:
         """Return the state: an open incident stays open."""
@@ -63,10 +65,9 @@ class IncidentPolicy:
 
     def apply(self, draft: Draft) -> bool:
         """Take the incident one window further."""
-        incidents, window = self._rules.incidents, draft.window
-        draft.incident, event = incidents.step(draft.incident, window, draft.judgement)
+        draft.incident, event = self._incidents.step(draft.incident, draft.window, draft.judgement)
         if event is not None:
-            draft.alerts.append(incidents.alert(event, window, self._rules.basis(draft)))
+            draft.alerts.append(self._incidents.alert(event, draft.window, self._rules.basis(draft)))
         return False
 
 
@@ -88,16 +89,15 @@ class AdaptationPolicy:
     def apply(self, draft: Draft) -> bool:
         """Look at a window that is due; at one that opens or closes an incident, forget what was half learnt."""
         before, opened_ms = draft.state.incident.opened_ms, draft.incident.opened_ms
+        due = draft.window.due
         if opened_ms != before:
             self._turn(draft, before, opened_ms)
-        elif (opened_ms is not None or draft.incident.recent == 0) and self._due(draft):
+        elif due is not False and (opened_ms is not None or draft.incident.recent == 0) and (due or self._due(draft)):
             self._look(draft, opened_ms)
         return False
 
     def _due(self, draft: Draft) -> bool:
         window = draft.window
-        if window.due is not None:
-            return window.due
         return self._rules.follows and window.offset is not None and self._rules.adaptation.is_due(window.end_ms)
 
     def _turn(self, draft: Draft, before: int | None, opened_ms: int | None) -> None:
