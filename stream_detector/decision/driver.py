@@ -23,7 +23,6 @@ from stream_detector.decision.table import StateTable
 from stream_detector.decision.window import Floats, ScoredWindow
 from stream_detector.types import (
     Alert,
-    AssetState,
     Audit,
     Controls,
     LivenessEvent,

@@ -94,8 +94,7 @@ class Engine:
         """
         self.rules = rules = Rules(config, calibrations, profiles)
         self._model_of = model_of
-        gaps = [float(one["gap"].min()) for one in profiles if one is not None]
-        self.usual_gap_ms = max(gaps, default=0.0) * config.window.cell_ms
+        self.usual_gap_ms = self.usual_gap(config, profiles)
         """The longest pause of an asset in the training history."""
         self.auditor = Auditor(config.stream, config.numeric_columns, config.threshold.risk, config.audit)
         self.is_extended = bool(own := tuple(policies))
@@ -116,6 +115,12 @@ class Engine:
             AssetState(judged_ms=NEVER_MS, threshold=threshold, adaptation=rules.adaptation.fresh())
             for threshold in rules.fresh
         ]
+
+    @staticmethod
+    def usual_gap(config: Config, profiles: Sequence[ChannelProfile | None]) -> float:
+        """Return the longest pause of an asset in the training history, ms."""
+        gaps = [float(one["gap"].min()) for one in profiles if one is not None]
+        return max(gaps, default=0.0) * config.window.cell_ms
 
     def adopt(self, state: AssetState) -> AssetState:
         """Return a stored state made fit for this configuration; the same one where it was made under it."""

@@ -21,10 +21,9 @@ from stream_detector.decision.driver import Driver, Trace
 from stream_detector.decision.engine import Engine
 from stream_detector.decision.table import StateTable
 from stream_detector.evaluate.data import Recording, encoded
-from stream_detector.evaluate.offline import offline, windows
+from stream_detector.evaluate.offline import followed, offline
 from stream_detector.scoring.scorer import Scorer
-from stream_detector.types import Alert, Controls, ScoreBatch, WindowBatch
-from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.types import Alert, Controls, LivenessEvent, ScoreBatch, WindowBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,10 @@ class Scored:
 
     recording: Recording
     parts: tuple[tuple[WindowBatch, ScoreBatch], ...]
+    events: tuple[Sequence[LivenessEvent], ...]
+    """Of each part, what the messages before it say of who is heard."""
+    after: Sequence[LivenessEvent] = ()
+    """The same, after the last window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,50 +71,52 @@ class Live:
         self.config = offline(config)
         self.models = models
         self.scorer = Scorer(models, config.scorer)
-        self._calibrations = [artifact.calibration for artifact in models.artifacts]
         self._profiles = [artifact.profile for artifact in models.artifacts]
 
     def score(self, recording: Recording) -> Scored:
         """Cut a recording's windows and score them."""
-        stride = self.config.window.stride
-        parts = ((overlaid(part, stride), self.scorer.score(part)) for part in windows(self.config, encoded(recording)))
-        return Scored(recording, tuple(parts))
+        stride, usual = self.config.window.stride, Engine.usual_gap(self.config, self._profiles)
+        parts: list[tuple[WindowBatch, ScoreBatch]] = []
+        events: list[Sequence[LivenessEvent]] = []
+        for windows, before in followed(self.config, encoded(recording), usual):
+            if len(windows):
+                parts.append((overlaid(windows, stride), self.scorer.score(windows)))
+            events.append(before)
+        after = events.pop() if len(events) > len(parts) else ()
+        return Scored(recording, tuple(parts), tuple(events), after)
 
     def judges(self, margin_factor: float = 1.0) -> Judges:
         """Return the stages behind the scorer, `threshold.margin` multiplied by a factor."""
         threshold = self.config.threshold
         margin = {"margin": threshold.margin * margin_factor}
         config = self.config.model_copy(update={"threshold": threshold.model_copy(update=margin)})
-        return Judges(config, self._calibrations, self.scorer, self._profiles)
+        return Judges(config, self.models, self.scorer)
 
 
 class Judges:
     """Threshold and incidents, window by window. Holds no state of any recording."""
 
-    def __init__(
-        self,
-        config: Config,
-        calibrations: Sequence[NDArray[np.float64]],
-        scorer: Scorer,
-        profiles: Sequence[ChannelProfile | None] = (),
-    ) -> None:
-        """`calibrations`: by the scorer's model index, scores of normal windows the model wasn't trained on.
-
-        `profiles`: by the same index, what is usual for its channels.
-        """
+    def __init__(self, config: Config, models: ModelSet, scorer: Scorer) -> None:
+        """Judge scores of these models."""
+        calibrations = [artifact.calibration for artifact in models.artifacts]
+        profiles = [artifact.profile for artifact in models.artifacts]
         self._margin = config.threshold.alarm_margin
-        self._driver = Driver(Engine(config, calibrations, profiles), scorer.score)
+        self._driver = Driver(Engine(config, calibrations, profiles, models.ref_of), scorer.score)
 
     def follow(self, scored: Scored) -> Track:
         """Judge a recording's windows one after the other, from a fresh state, as the worker's own stage does."""
         table, controls = StateTable(), Controls()
         traces: list[Trace] = []
         alerts: list[Alert] = []
-        for batch, scores in scored.parts:
+        for (batch, scores), events in zip(scored.parts, scored.events, strict=True):
+            for event in events:
+                alerts += self._driver.on_liveness(table, event, controls)
             mine = copied(scores)  # of windows that nothing has moved; what something has moved is scored again
             trace = Trace(len(batch))
             alerts += self._driver.judge(table, batch, mine, controls=controls, trace=trace).alerts
             traces.append(trace)
+        for event in scored.after:
+            alerts += self._driver.on_liveness(table, event, controls)
         level = np.concatenate([np.empty(0), *(one.level for one in traces)])
         return Track(
             asset=scored.recording.asset,

@@ -16,12 +16,23 @@ from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config, InputConfig
 from stream_detector.errors import DataError
+from stream_detector.ports import TaskState
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import AssetState, MessageBatch, ModelRef, Partition, PlainMessage, WindowBatch
+from stream_detector.types import (
+    AssetState,
+    DeadLetter,
+    LivenessEvent,
+    MessageBatch,
+    ModelRef,
+    Partition,
+    PlainMessage,
+    WindowBatch,
+)
 from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.worker.batching import no_windows
 from stream_detector.worker.pipeline import Pipeline
 from stream_detector.worker.slices import Scores
-from stream_detector.worker.task import make_windower
+from stream_detector.worker.task import Task, make_windower
 
 log = logging.getLogger(__name__)
 
@@ -52,33 +63,74 @@ def offline(config: Config, batch: int = _CHUNK, as_sent: bool = False) -> Confi
 def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch]:
     """Yield the windows of recorded readings, cut as a worker would cut them.
 
-    Unusable readings are left out, and said in the log. Raises DataError, with the reasons, when most are unusable:
+    Unusable readings are left out, and the log says so. Raises DataError, with the reasons, when most are unusable:
     what is left then is no history to learn from.
     """
-    config = offline(config)
-    reasons: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    total = 0
+    config, unusable = offline(config), _Unusable()
     decoder = ReadingDecoder(config.inputs[0], config.channels)
     windower = make_windower(config, 0)
-    partition = Partition(TOPIC, 0)
     for chunk in _chunks(messages):
-        total += len(chunk)
-        readings, dead = decoder.decode(MessageBatch(partition, chunk))
+        readings, dead = decoder.decode(MessageBatch(Partition(TOPIC, 0), chunk))
         found = None
         if readings is not None:
             found, late = windower.push(readings)
             dead += late
-        for letter in dead:
-            reasons[letter.code] += 1
-            examples.setdefault(letter.code, letter.detail)
+        unusable.count(dead, len(chunk))
         if found is not None:
             yield found
-    if reasons:
-        said = "; ".join(f"{count} {code}, as: {examples[code]}" for code, count in reasons.most_common())
-        if reasons.total() > total / 2:
-            raise DataError(f"{reasons.total()} of {total} readings can't be used: {said}")
-        log.warning("%d of %d readings can't be used: %s", reasons.total(), total, said)
+    unusable.report()
+
+
+def followed(
+    config: Config, messages: Iterable[Encoded], usual_gap_ms: float = 0.0
+) -> Iterator[tuple[WindowBatch, list[LivenessEvent]]]:
+    """Yield windows as `windows` does, each batch with the liveness events that come before it, as a worker has them.
+
+    The last batch may be empty: events after the last window. `usual_gap_ms`: longest pause in the training history.
+    """
+    config, unusable = offline(config), _Unusable()
+    decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
+    task = Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders, usual_gap_ms)
+    events: list[LivenessEvent] = []
+    for chunk in _chunks(messages):
+        cut = task.take(MessageBatch(Partition(TOPIC, 0), chunk))
+        unusable.count(cut.dead, len(chunk))
+        for place, (batch, _) in enumerate(cut.windows):
+            events += [event for at, event, _ in cut.liveness if at == place]
+            yield batch, events
+            events = []
+        events += [event for at, event, _ in cut.liveness if at == len(cut.windows)]
+    if events:
+        yield no_windows(0), events
+    unusable.report()
+
+
+class _Unusable:
+    """Counts readings that can't be used, with their reasons."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+        self._total = 0
+
+    def count(self, dead: Iterable[DeadLetter], messages: int) -> None:
+        """Count the dead letters of some messages."""
+        self._total += messages
+        for letter in dead:
+            self._reasons[letter.code] += 1
+            self._examples.setdefault(letter.code, letter.detail)
+
+    def report(self) -> None:
+        """Say in the log what could not be used. Raises DataError when it was most of it."""
+        count, total = self._reasons.total(), self._total
+        if not count:
+            return
+        reasons = "; ".join(
+            f"{count} {code}, such as: {self._examples[code]}" for code, count in self._reasons.most_common()
+        )
+        if count > total / 2:
+            raise DataError(f"{count} of {total} readings can't be used: {reasons}")
+        log.warning("%d of %d readings can't be used: %s", count, total, reasons)
 
 
 class Backtest:

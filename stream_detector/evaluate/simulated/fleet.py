@@ -146,8 +146,7 @@ class Fleet:
     def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch, list[LivenessEvent]]]:
         """Yield windows, their scores, and what the messages had told before them."""
         profiles = [artifact.profile for artifact in self._models.artifacts]
-        gaps = [float(one["gap"].min()) for one in profiles if one is not None]
-        task = _task(self._config, max(gaps, default=0.0) * self._config.window.cell_ms)
+        task = _task(self._config, Engine.usual_gap(self._config, profiles))
         waiting: list[LivenessEvent] = []
         sent = heapq.merge(*(_sent(one, place) for place, one in enumerate(self.live)))
         messages = (
