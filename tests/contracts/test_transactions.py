@@ -13,7 +13,7 @@ from kafka import errors as kafka_errors
 
 from stream_detector.adapters.embedded.servers import Embedded
 from stream_detector.adapters.kafka import KafkaSource, TopicReader, TransactionalSink, make_sink, probe
-from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.log import MemoryLog, MemorySource, TransactionalMemorySink
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.ports import Sink, Source
@@ -27,7 +27,7 @@ class ExactlyInMemory(InMemory):
 
     def sink(self, source: Source) -> Sink:
         assert isinstance(source, MemorySource)
-        return MemorySink(self.log, source, exactly_once=True)
+        return TransactionalMemorySink(self.log, source)
 
     def soon(self) -> list[Message]:
         return self.alerts(0)
@@ -391,7 +391,7 @@ def test_a_memory_log_keeps_aborted_messages_out() -> None:
     log = MemoryLog({"in": 1})
     source = MemorySource(log, ["in"])
     source.open(Listener(source))
-    sink = MemorySink(log, source, exactly_once=True)
+    sink = TransactionalMemorySink(log, source)
     source.poll(0, 1)
     sink.write([alert()], [])
     sink.flush()
