@@ -28,7 +28,7 @@ from kafka.producer.transaction_manager import TransactionManager
 from stream_detector.__main__ import main
 from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, source, transactional
 from stream_detector.adapters.redis import RedisStore
-from stream_detector.worker import pipeline
+from stream_detector.worker.delivery import ExactlyOnce
 
 #: Alerts acknowledged and nothing saved; the first task's states saved and others not; all states saved; the offsets
 #: sent in the transaction; its end asked for, and the answer not there; all done.
@@ -50,10 +50,10 @@ def no_fencing() -> None:
 def no_epoch() -> None:
     """Let the newest states count."""
 
-    def newest(config: Any, store: Any, index: int, committed: Any) -> Any:
+    def newest(self: ExactlyOnce, store: Any, index: int, committed: Any) -> Any:
         return store.load(index), False
 
-    pipeline.counting_state = newest
+    ExactlyOnce.counting_state = newest  # type: ignore[method-assign]
 
 
 def no_transaction() -> None:
