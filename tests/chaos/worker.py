@@ -26,7 +26,7 @@ from kafka.consumer.group import ConsumerGroupMetadata
 from kafka.producer.transaction_manager import TransactionManager
 
 from stream_detector.__main__ import main
-from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, source, transactional
+from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, client_patches, source
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.worker.delivery import ExactlyOnce
 
@@ -63,7 +63,7 @@ def no_transaction() -> None:
     def readable(self: Any) -> None:
         flush(self)
         if self._begun:
-            self._wait(self._producer._transaction_manager.begin_commit())
+            client_patches.end_transaction(self._producer, commit=True, timeout_ms=self._timeout_ms)
             self._begun = False
             self._sent.clear()
 
@@ -74,7 +74,7 @@ def at_moments(reached: Callable[[str], None]) -> None:
     """Call it at each of MOMENTS of every commit with alerts, and with `alerts` before the first."""
     full = [False]
     flush, commit, save = TransactionalSink.flush, TransactionalSink.commit, RedisStore.save
-    end, wait = TransactionManager.begin_commit, transactional.wait_for
+    end, wait = TransactionManager.begin_commit, client_patches.wait_for
     asked = [False]
 
     def tell(moment: str) -> None:
@@ -114,7 +114,7 @@ def at_moments(reached: Callable[[str], None]) -> None:
 
     TransactionalSink.flush, TransactionalSink.commit = flushing, committing  # type: ignore[method-assign]
     RedisStore.save = saving  # type: ignore[method-assign]
-    TransactionManager.begin_commit, transactional.wait_for = ending, waiting
+    TransactionManager.begin_commit, client_patches.wait_for = ending, waiting
 
 
 def strike_at(moment: str, count: int, number: int) -> Callable[[str], None]:

@@ -1,22 +1,21 @@
 """Everything that talks to Kafka; the only package that imports the client.
 
-settings  connection settings of every client, and its errors in our words
-login     whether brokers let this client in: certificates, passwords, tokens; asked once
-oauth     tokens for SASL/OAUTHBEARER
-header_names  records whose headers are not what the client expects
-access    whether this user has the rights of a worker
-topics    partition counts, creation, end offsets
-source    the input topics as a group member (ports.Source)
-assignor  which worker gets which task: sticky, topics together
-cooperation  what the client lacks of cooperative rebalances
-turns     partitions far behind take turns with those that are not
-sink      alerts, dead letters, commits (ports.Sink): at least once
-transactional  the same in transactions: exactly once
-outgoing  alerts and dead letters as messages: what both sinks write
-leftovers transactions of dead workers, ended
-probe     whether a broker keeps what exactly-once needs
-reader    follow a topic without a group: monitor, demo, verification
-writer    send messages to a topic: producers
+client_patches  all that depends on the client's inside, and on its version
+settings        connection settings of every client, and its errors in our words
+login           whether brokers let this client in: certificates, passwords, tokens; asked once
+oauth           tokens for SASL/OAUTHBEARER
+access          whether this user has the rights of a worker
+topics          partition counts, creation, end offsets
+source          the input topics as a group member (ports.Source)
+assignor        which worker gets which task: sticky, topics together
+turns           partitions far behind take turns with those that are not
+sink            alerts, dead letters, commits (ports.Sink): at least once
+transactional   the same in transactions: exactly once
+outgoing        alerts and dead letters as messages: what both sinks write
+leftovers       transactions of dead workers, ended
+probe           whether a broker keeps what exactly-once needs
+reader          follow a topic without a group: monitor, demo, verification
+writer          send messages to a topic: producers
 """
 
 from stream_detector.adapters.kafka.access import require_rights
