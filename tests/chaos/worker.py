@@ -26,7 +26,7 @@ from kafka.consumer.group import ConsumerGroupMetadata
 from kafka.producer.transaction_manager import TransactionManager
 
 from stream_detector.__main__ import main
-from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, client_patches, source
+from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, client_patches, transactional
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.worker.delivery import ExactlyOnce
 
@@ -38,7 +38,7 @@ MOMENTS = ("flushed", "saving", "saved", "offsets", "ending", "committed")
 def no_fencing() -> None:
     """Send offsets without a membership, and states with whatever token the store wants."""
     KafkaSource.membership = lambda self, _: ConsumerGroupMetadata(self._config.group)  # type: ignore[method-assign]
-    source.end_leftovers = lambda *_: []
+    transactional.end_leftovers = lambda *_: []
     save = RedisStore.save
 
     def with_the_newest_token(self: Any, index: int, token: int, *rest: Any) -> int:

@@ -12,7 +12,14 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from stream_detector.adapters.embedded.servers import Embedded
-from stream_detector.adapters.kafka import KafkaSource, TopicReader, TransactionalSink, make_sink, probe
+from stream_detector.adapters.kafka import (
+    KafkaSource,
+    TopicReader,
+    TransactionalSink,
+    TransactionalSource,
+    make_sink,
+    probe,
+)
 from stream_detector.adapters.memory.log import MemoryLog, MemorySource, TransactionalMemorySink
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.errors import BrokerError, ConfigError, FencedError
@@ -38,6 +45,9 @@ class ExactlyOnBroker(OnBroker):
 
     def config(self, start_from: str = "earliest") -> Config:
         return super().config(start_from).model_copy(update={"delivery": "exactly_once"})
+
+    def member(self, start_from: str = "earliest") -> Source:
+        return TransactionalSource(self.config(start_from))
 
     def sink(self, source: Source) -> Sink:
         assert isinstance(source, KafkaSource)

@@ -10,7 +10,7 @@ source          the input topics as a group member (ports.Source)
 assignor        which worker gets which task: sticky, topics together
 turns           partitions far behind take turns with those that are not
 sink            alerts, dead letters, commits (ports.Sink): at least once
-transactional   the same in transactions: exactly once
+transactional   source and sink in transactions: exactly once
 outgoing        alerts and dead letters as messages: what both sinks write
 leftovers       transactions of dead workers, ended
 probe           whether a broker keeps what exactly-once needs
@@ -25,7 +25,7 @@ from stream_detector.adapters.kafka.settings import client_settings
 from stream_detector.adapters.kafka.sink import KafkaSink
 from stream_detector.adapters.kafka.source import KafkaSource
 from stream_detector.adapters.kafka.topics import end_offsets, ensure_topics, partition_counts, require_all_topics
-from stream_detector.adapters.kafka.transactional import TransactionalSink
+from stream_detector.adapters.kafka.transactional import TransactionalSink, TransactionalSource
 from stream_detector.adapters.kafka.writer import MessageWriter
 from stream_detector.config import Config
 
@@ -37,15 +37,22 @@ __all__ = [
     "MessageWriter",
     "TopicReader",
     "TransactionalSink",
+    "TransactionalSource",
     "client_settings",
     "end_offsets",
     "ensure_topics",
     "make_sink",
+    "make_source",
     "partition_counts",
     "require_all_topics",
     "require_rights",
     "require_transactions",
 ]
+
+
+def make_source(config: Config) -> KafkaSource:
+    """Return the source of the delivery that the set-up asks for; nothing connects before it is opened."""
+    return KafkaSource(config) if config.delivery == "at_least_once" else TransactionalSource(config)
 
 
 def make_sink(config: Config, source: KafkaSource, probe: bool = True) -> KafkaSink | TransactionalSink:

@@ -23,7 +23,6 @@ from stream_detector.adapters.kafka.client_patches import (
     put_out,
     unpark,
 )
-from stream_detector.adapters.kafka.leftovers import end_leftovers
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
 from stream_detector.adapters.kafka.topics import end_offsets, require_topics
 from stream_detector.adapters.kafka.turns import Turns
@@ -269,6 +268,9 @@ class KafkaSource:
                 consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
             self._owned = set()
 
+    def _prepare_takeover(self) -> None:
+        """Do what is needed before committed positions of newly assigned partitions are looked up."""
+
     def _rebalances(self) -> ThreadedListener:
         return ThreadedListener(
             self._consumer,
@@ -280,8 +282,7 @@ class KafkaSource:
     def _assigned(self, partitions: set[TopicPartition]) -> None:
         self._owned |= partitions
         self._membership = self._consumer.group_metadata()
-        if self._config.delivery == "exactly_once":
-            end_leftovers(self._kafka, self._config.group, self.transactional_id)
+        self._prepare_takeover()
         self._names.update({name: Partition(name.topic, name.partition) for name in partitions})
         if self._kafka.start_from == "latest":
             self._ends.clear()

@@ -12,6 +12,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
 from stream_detector.adapters.kafka.client_patches import begin_transaction, end_transaction, send_offsets
+from stream_detector.adapters.kafka.leftovers import end_leftovers
 from stream_detector.adapters.kafka.outgoing import TOO_LARGE, Outgoing, not_written, outgoing, send
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_producer, translated
 from stream_detector.adapters.kafka.source import KafkaSource
@@ -32,6 +33,13 @@ EARLY = 1_000
 _LOOK_S = 0.1  # how often a flush looks whether something failed
 # After a transaction the broker writes markers, and refuses the next one meanwhile: the client's 100 ms are long.
 _RETRY_BACKOFF_MS = 5
+
+
+class TransactionalSource(KafkaSource):
+    """The source of exactly-once delivery: who takes partitions over ends transactions that dead workers left open."""
+
+    def _prepare_takeover(self) -> None:
+        end_leftovers(self._kafka, self._config.group, self.transactional_id)
 
 
 class TransactionalSink:
