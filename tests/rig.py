@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource, TransactionalMemorySink
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.codec import encode_reading, encode_state
 from stream_detector.config import Config
@@ -130,7 +130,7 @@ class Faults:
 
 
 class FaultySink(MemorySink):
-    """A sink that tells of its steps."""
+    """A sink that tells of its steps; `FaultyTransactionalSink` too."""
 
     faults: Faults
 
@@ -149,6 +149,10 @@ class FaultySink(MemorySink):
         self.faults.at("commit")
         super().commit(positions)
         self.faults.at("committed")
+
+
+class FaultyTransactionalSink(FaultySink, TransactionalMemorySink):
+    """A sink that delivers exactly once and tells of its steps."""
 
 
 class FaultyStore(MemoryStore):
@@ -197,14 +201,9 @@ class Plant:
     def worker(self, batch: int | None = None) -> Worker:
         """Start a worker that takes at most `batch` messages a poll."""
         source = MemorySource(self.log, [entry.topic for entry in self.config.inputs], batch=batch)
-        sink = FaultySink(
-            self.log,
-            source,
-            self.config.alert_topic,
-            self.config.dead_letter_topic,
-            exactly_once=self.config.delivery == "exactly_once",
-            audit_topic=self.config.audit_topic,
-        )
+        sink_of = {"at_least_once": FaultySink, "exactly_once": FaultyTransactionalSink}[self.config.delivery]
+        topics = (self.config.alert_topic, self.config.dead_letter_topic)
+        sink = sink_of(self.log, source, *topics, audit_topic=self.config.audit_topic)
         store = FaultyStore(self.server)
         faults = sink.faults = store.faults = Faults()
         scorer, metrics = LastValue(), Metrics()

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.log import MemoryLog, MemorySource, make_memory_sink
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.feedback.stage import VerdictStage, verdict_config
 from stream_detector.telemetry.metrics import Metrics
@@ -62,7 +62,7 @@ def test_100_000_fuzzed_verdicts():
     for one in messages:
         log.append(here, one.key, one.value, one.headers, one.timestamp)
     source = MemorySource(log, [config.verdict_topic], group=verdict_config(config).group)
-    sink = MemorySink(log, source, config.alert_topic, config.dead_letter_topic, exactly_once=True)
+    sink = make_memory_sink(config, log, source)
     stage = VerdictStage(config, source, sink, MemoryStore(server), metrics)
     stage.open()
     while stage.step(0):

@@ -176,6 +176,7 @@ def test_a_restart_judges_no_record_twice():
     from stream_detector.codec import ReadingDecoder
     from stream_detector.ports import TaskState
     from stream_detector.types import AssetState, IncidentState, MessageBatch, Position, ThresholdState
+    from stream_detector.worker.resuming import Start
     from stream_detector.worker.task import Task
 
     setup = config()
@@ -185,7 +186,7 @@ def test_a_restart_judges_no_record_twice():
     state = AssetState(ThresholdState("spot", 1.0, 9), IncidentState(), TS + 9)
     loaded = TaskState({"card-1": state}, 1, {partition: Position(5, 5, 1)})
     decoders = {TOPIC: ReadingDecoder(setup.inputs[0], setup.channels)}
-    task = Task(setup, 0, 1, loaded, {partition: Position(2, 2, 1)}, decoders)
+    task = Task(setup, 0, 1, loaded, {partition: Start(2, 5)}, decoders)
     cut = task.take(MessageBatch(partition, messages[2:]))
     ((found, silent),) = cut.windows
     assert found.values[:, 0, 0].tolist() == [5, 6, 7]

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.log import MemoryLog, MemorySource, make_memory_sink
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.config import VerdictConfig
 from stream_detector.errors import BrokerError, DecodeError, StoreError
@@ -151,13 +151,7 @@ class Site:
         """One more member."""
         config = verdict_config(self.config)
         source = MemorySource(self.log, [TOPIC], group=config.group, batch=batch)
-        self.sink = MemorySink(
-            self.log,
-            source,
-            config.alert_topic,
-            config.dead_letter_topic,
-            exactly_once=config.delivery == "exactly_once",
-        )
+        self.sink = make_memory_sink(config, self.log, source)
         stage = VerdictStage(self.config, source, self.sink, MemoryStore(self.server), self.metrics)
         stage.open()
         return stage

@@ -64,9 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if args.messages and len(config.inputs) > 1:
         raise DataError(f"--messages: the set-up joins {len(config.inputs)} topics, a file has the messages of one")
     models = ModelSet.load(config)
-    logging.getLogger("stream_detector.worker.pipeline").setLevel(
-        logging.WARNING
-    )  # taking over a task in memory is no news
+    # Taking over a task in memory is no news.
+    logging.getLogger("stream_detector.worker.takeover").setLevel(logging.WARNING)
     backtest = Backtest(
         config,
         Scorer(models, config.scorer),

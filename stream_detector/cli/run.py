@@ -105,7 +105,7 @@ def _assemble(
     config: Config, partitions: int | None, closing: ExitStack, health: Health, start: Start | None = None
 ) -> Pipeline:
     """Wire the stages; torch and the clients are imported here, once the settings are known to be right."""
-    from stream_detector.adapters.kafka import KafkaSource, ensure_topics, make_sink, require_all_topics, require_rights
+    from stream_detector.adapters.kafka import ensure_topics, make_sink, make_source, require_all_topics, require_rights
     from stream_detector.adapters.redis import RedisStore
     from stream_detector.artifacts.model_set import ModelSet
     from stream_detector.scoring.scorer import Scorer
@@ -125,7 +125,7 @@ def _assemble(
         closing.callback(server.stop)
         where = {"host": server.host, "port": server.port}
         log.info("metrics and health on http://%s:%d", *where.values(), extra=event("metrics-served", **where))
-    source = KafkaSource(config)
+    source = make_source(config)
 
     def connect() -> KafkaSink | TransactionalSink:
         if partitions is not None:

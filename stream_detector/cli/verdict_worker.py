@@ -58,14 +58,14 @@ class VerdictWorker:
 
     def _read(self) -> bool:
         """Read until told to stop; False when there is no topic. Raises DetectorError."""
-        from stream_detector.adapters.kafka import KafkaSource, make_sink, partition_counts
+        from stream_detector.adapters.kafka import make_sink, make_source, partition_counts
         from stream_detector.feedback.stage import VerdictStage, verdict_config
 
         topic = self._config.verdict_topic
         if topic not in partition_counts(self._config.kafka, [topic]):
             return False
         config = verdict_config(self._config)
-        source = KafkaSource(config)
+        source = make_source(config)
         stage = VerdictStage(config, source, make_sink(config, source, probe=False), self._store, self._metrics)
         try:
             stage.open()

@@ -33,15 +33,17 @@ class Saved(Enum):
 class Saver:
     """Writes tasks' states to the store, and knows for how long it has missed some."""
 
-    def __init__(self, store: StateStore, clock_ms: Callable[[], float]) -> None:
-        """Nothing is missed yet."""
+    def __init__(
+        self, store: StateStore, clock_ms: Callable[[], float], on_controls: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Nothing is missed yet. `on_controls`: called after each `save` with the newest known version of controls."""
         self._store = store
         self._clock = clock_ms
+        self._on_controls = on_controls
         self._behind_since: float | None = None
         self._away = False
         self._rests_until: float = -math.inf
-        self.controls_version = 0
-        """Of the operators' settings, as the last save found it."""
+        self._controls_version = 0  # of the operators' settings, as the last save found it
 
     @property
     def behind_ms(self) -> float | None:
@@ -84,12 +86,13 @@ class Saver:
         if failed and self._behind_since is None:
             self._behind_since = self._clock()
             log.warning("state is not saved, alerts go on with the thresholds in memory", extra=event("store-behind"))
+        self._on_controls(self._controls_version)
         return saved
 
     def _save(self, task: Task) -> Saved:
         try:
             with self.asking():
-                self.controls_version = self._store.save(
+                self._controls_version = self._store.save(
                     task.index,
                     task.token,
                     task.epoch + 1,
@@ -120,7 +123,7 @@ class Saver:
                 self._store.save(task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), WHOLE)
         except StoreError:
             return Saved.MISSED
-        self.controls_version = -1  # whatever it was
+        self._controls_version = -1  # whatever it was
         return Saved.DONE
 
     def _note(self, error: StoreError | None) -> None:

@@ -27,7 +27,7 @@ from stream_detector.types import replace as replace_state
 from stream_detector.windowing.join import Join
 from stream_detector.windowing.records import RecordsWindower
 from stream_detector.windowing.windower import Windower, part
-from stream_detector.worker.resuming import last_epoch, resume_at
+from stream_detector.worker.resuming import Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,20 @@ class Task:
         index: int,
         token: int,
         loaded: TaskState,
-        committed: Mapping[Partition, Position],
+        starts: Mapping[Partition, Start],
         decoders: Mapping[str, ReadingDecoder],
         usual_gap_ms: float = 0.0,
+        epoch: int | None = None,
     ) -> None:
         """Take over a task whose state was loaded under the fencing `token`.
 
-        `usual_gap_ms`: the longest pause of an asset in the training history.
+        `starts`: where its committed partitions are read from. `usual_gap_ms`: the longest pause of an asset in the
+        training history. `epoch`: of the task's last commit (None: the one of the state).
         """
         self.index = index
         self.token = token
         self.partitions = [Partition(entry.topic, index) for entry in config.inputs]
-        self.epoch = last_epoch(config, loaded, committed)
+        self.epoch = loaded.epoch if epoch is None else epoch
         self.states = StateTable(loaded.assets)
         self.saved_epoch = loaded.epoch  # of the newest commit that the store has of this task's history
         self.moved = False  # messages were taken since the last commit
@@ -83,9 +85,8 @@ class Task:
         self._decoders = decoders
         self._published: dict[Partition, int] = {}
         self.start: dict[Partition, int | None] = dict.fromkeys(self.partitions)
-        for partition, position in committed.items():
-            start, published = resume_at(config, position, loaded, partition)
-            self.start[partition], self._published[partition] = start, published
+        for partition, start in starts.items():
+            self.start[partition], self._published[partition] = start.offset, start.published
         self._at = {partition: start for partition, start in self.start.items() if start is not None}
         self._dead: list[DeadLetter] = []  # those after a reading that waits: its position is not passed yet
         # Several topics: what was processed before is processed first, of all of them, whatever pace they are read at
@@ -166,7 +167,7 @@ class Task:
 
         The broker's may be further: up to there all is published, but not judged yet by these states. Where they stood
         when they were loaded they stand, too, while the messages before are read again; but never further than the
-        broker's, which would make them somebody's first try (`counting_state`).
+        broker's, which would make them somebody's first try (`ExactlyOnce.counting_state`).
         """
         return {
             partition: replace(

@@ -26,9 +26,9 @@ from kafka.consumer.group import ConsumerGroupMetadata
 from kafka.producer.transaction_manager import TransactionManager
 
 from stream_detector.__main__ import main
-from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, source, transactional
+from stream_detector.adapters.kafka import KafkaSource, TransactionalSink, client_patches, transactional
 from stream_detector.adapters.redis import RedisStore
-from stream_detector.worker import pipeline
+from stream_detector.worker.delivery import ExactlyOnce
 
 #: Alerts acknowledged and nothing saved; the first task's states saved and others not; all states saved; the offsets
 #: sent in the transaction; its end asked for, and the answer not there; all done.
@@ -38,7 +38,7 @@ MOMENTS = ("flushed", "saving", "saved", "offsets", "ending", "committed")
 def no_fencing() -> None:
     """Send offsets without a membership, and states with whatever token the store wants."""
     KafkaSource.membership = lambda self, _: ConsumerGroupMetadata(self._config.group)  # type: ignore[method-assign]
-    source.end_leftovers = lambda *_: []
+    transactional.end_leftovers = lambda *_: []
     save = RedisStore.save
 
     def with_the_newest_token(self: Any, index: int, token: int, *rest: Any) -> int:
@@ -50,10 +50,10 @@ def no_fencing() -> None:
 def no_epoch() -> None:
     """Let the newest states count."""
 
-    def newest(config: Any, store: Any, index: int, committed: Any) -> Any:
+    def newest(self: ExactlyOnce, store: Any, index: int, committed: Any) -> Any:
         return store.load(index), False
 
-    pipeline.counting_state = newest
+    ExactlyOnce.counting_state = newest  # type: ignore[method-assign]
 
 
 def no_transaction() -> None:
@@ -63,7 +63,7 @@ def no_transaction() -> None:
     def readable(self: Any) -> None:
         flush(self)
         if self._begun:
-            self._wait(self._producer._transaction_manager.begin_commit())
+            client_patches.end_transaction(self._producer, commit=True, timeout_ms=self._timeout_ms)
             self._begun = False
             self._sent.clear()
 
@@ -74,7 +74,7 @@ def at_moments(reached: Callable[[str], None]) -> None:
     """Call it at each of MOMENTS of every commit with alerts, and with `alerts` before the first."""
     full = [False]
     flush, commit, save = TransactionalSink.flush, TransactionalSink.commit, RedisStore.save
-    end, wait = TransactionManager.begin_commit, transactional.wait_for
+    end, wait = TransactionManager.begin_commit, client_patches.wait_for
     asked = [False]
 
     def tell(moment: str) -> None:
@@ -114,7 +114,7 @@ def at_moments(reached: Callable[[str], None]) -> None:
 
     TransactionalSink.flush, TransactionalSink.commit = flushing, committing  # type: ignore[method-assign]
     RedisStore.save = saving  # type: ignore[method-assign]
-    TransactionManager.begin_commit, transactional.wait_for = ending, waiting
+    TransactionManager.begin_commit, client_patches.wait_for = ending, waiting
 
 
 def strike_at(moment: str, count: int, number: int) -> Callable[[str], None]:

@@ -12,8 +12,15 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from stream_detector.adapters.embedded.servers import Embedded
-from stream_detector.adapters.kafka import KafkaSource, TopicReader, TransactionalSink, make_sink, probe
-from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.kafka import (
+    KafkaSource,
+    TopicReader,
+    TransactionalSink,
+    TransactionalSource,
+    make_sink,
+    probe,
+)
+from stream_detector.adapters.memory.log import MemoryLog, MemorySource, TransactionalMemorySink
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.ports import Sink, Source
@@ -27,7 +34,7 @@ class ExactlyInMemory(InMemory):
 
     def sink(self, source: Source) -> Sink:
         assert isinstance(source, MemorySource)
-        return MemorySink(self.log, source, exactly_once=True)
+        return TransactionalMemorySink(self.log, source)
 
     def soon(self) -> list[Message]:
         return self.alerts(0)
@@ -38,6 +45,9 @@ class ExactlyOnBroker(OnBroker):
 
     def config(self, start_from: str = "earliest") -> Config:
         return super().config(start_from).model_copy(update={"delivery": "exactly_once"})
+
+    def member(self, start_from: str = "earliest") -> Source:
+        return TransactionalSource(self.config(start_from))
 
     def sink(self, source: Source) -> Sink:
         assert isinstance(source, KafkaSource)
@@ -391,7 +401,7 @@ def test_a_memory_log_keeps_aborted_messages_out() -> None:
     log = MemoryLog({"in": 1})
     source = MemorySource(log, ["in"])
     source.open(Listener(source))
-    sink = MemorySink(log, source, exactly_once=True)
+    sink = TransactionalMemorySink(log, source)
     source.poll(0, 1)
     sink.write([alert()], [])
     sink.flush()

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped] # it ships no types
 
-from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySource
+from stream_detector.adapters.memory.log import MemoryLog, MemorySource, make_memory_sink
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.codec import encode_state
@@ -101,14 +101,7 @@ def workers(
     for place, config in enumerate(configs):
         models = ModelSet.load(config)
         source = MemorySource(log, topics, batch=batch)
-        sink = MemorySink(
-            log,
-            source,
-            config.alert_topic,
-            config.dead_letter_topic,
-            exactly_once=config.delivery == "exactly_once",
-            audit_topic=config.audit_topic,
-        )
+        sink = make_memory_sink(config, log, source)
         pipeline = Pipeline(
             config,
             source,

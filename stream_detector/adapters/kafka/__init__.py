@@ -1,22 +1,21 @@
 """Everything that talks to Kafka; the only package that imports the client.
 
-settings  connection settings of every client, and its errors in our words
-login     whether brokers let this client in: certificates, passwords, tokens; asked once
-oauth     tokens for SASL/OAUTHBEARER
-header_names  records whose headers are not what the client expects
-access    whether this user has the rights of a worker
-topics    partition counts, creation, end offsets
-source    the input topics as a group member (ports.Source)
-assignor  which worker gets which task: sticky, topics together
-cooperation  what the client lacks of cooperative rebalances
-turns     partitions far behind take turns with those that are not
-sink      alerts, dead letters, commits (ports.Sink): at least once
-transactional  the same in transactions: exactly once
-outgoing  alerts and dead letters as messages: what both sinks write
-leftovers transactions of dead workers, ended
-probe     whether a broker keeps what exactly-once needs
-reader    follow a topic without a group: monitor, demo, verification
-writer    send messages to a topic: producers
+client_patches  all that depends on the client's inside, and on its version
+settings        connection settings of every client, and its errors in our words
+login           whether brokers let this client in: certificates, passwords, tokens; asked once
+oauth           tokens for SASL/OAUTHBEARER
+access          whether this user has the rights of a worker
+topics          partition counts, creation, end offsets
+source          the input topics as a group member (ports.Source)
+assignor        which worker gets which task: sticky, topics together
+turns           partitions far behind take turns with those that are not
+sink            alerts, dead letters, commits (ports.Sink): at least once
+transactional   source and sink in transactions: exactly once
+outgoing        alerts and dead letters as messages: what both sinks write
+leftovers       transactions of dead workers, ended
+probe           whether a broker keeps what exactly-once needs
+reader          follow a topic without a group: monitor, demo, verification
+writer          send messages to a topic: producers
 """
 
 from stream_detector.adapters.kafka.access import require_rights
@@ -26,7 +25,7 @@ from stream_detector.adapters.kafka.settings import client_settings
 from stream_detector.adapters.kafka.sink import KafkaSink
 from stream_detector.adapters.kafka.source import KafkaSource
 from stream_detector.adapters.kafka.topics import end_offsets, ensure_topics, partition_counts, require_all_topics
-from stream_detector.adapters.kafka.transactional import TransactionalSink
+from stream_detector.adapters.kafka.transactional import TransactionalSink, TransactionalSource
 from stream_detector.adapters.kafka.writer import MessageWriter
 from stream_detector.config import Config
 
@@ -38,15 +37,22 @@ __all__ = [
     "MessageWriter",
     "TopicReader",
     "TransactionalSink",
+    "TransactionalSource",
     "client_settings",
     "end_offsets",
     "ensure_topics",
     "make_sink",
+    "make_source",
     "partition_counts",
     "require_all_topics",
     "require_rights",
     "require_transactions",
 ]
+
+
+def make_source(config: Config) -> KafkaSource:
+    """Return the source of the delivery that the set-up asks for; nothing connects before it is opened."""
+    return KafkaSource(config) if config.delivery == "at_least_once" else TransactionalSource(config)
 
 
 def make_sink(config: Config, source: KafkaSource, probe: bool = True) -> KafkaSink | TransactionalSink:

@@ -17,9 +17,8 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, RebalanceProtocol
-from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
-_VERSION = 2  # of the member's data: from 2 on it names the generation in which the member came to own what it owns
+from stream_detector.adapters.kafka.client_patches import member_assignment, member_data
 
 
 def deal(tasks: int, owned: Mapping[str, Iterable[int]], generations: Mapping[str, int]) -> dict[str, list[int]]:
@@ -80,14 +79,7 @@ class TaskAssignor(AbstractPartitionAssignor):
         found: dict[str, list[int]] = defaultdict(list)
         for partition in self._owned() if self._cooperative else ():
             found[partition.topic].append(partition.partition)
-        listed = ConsumerProtocolSubscription.TopicPartition
-        return ConsumerProtocolSubscription(
-            version=_VERSION,
-            topics=sorted(topics),
-            user_data=b"",
-            owned_partitions=[listed(topic=name, partitions=sorted(found[name])) for name in sorted(found)],
-            generation_id=self._generation,
-        )
+        return member_data(topics, found, self._generation)
 
     def on_assignment(self, assignment: Any, generation: int) -> None:
         """Note since when this member owns what it owns."""
@@ -119,4 +111,4 @@ class TaskAssignor(AbstractPartitionAssignor):
                     for topic, count in counts.items()
                     if (those := [task for task in tasks if task < count])
                 ]
-        return {name: ConsumerProtocolAssignment(_VERSION, given, b"") for name, given in dealt.items()}
+        return {name: member_assignment(given) for name, given in dealt.items()}

@@ -13,6 +13,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka import client_patches
 from stream_detector.adapters.kafka.settings import client_settings, connect_producer, translated
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerError
@@ -57,8 +58,7 @@ def end_leftovers(kafka: KafkaConfig, group: str, own: str) -> list[str]:
 def _leftovers(kafka: KafkaConfig, group: str, own: str) -> list[str]:
     with translated(kafka, "looking for open transactions"):
         client: Any = KafkaAdminClient(**client_settings(kafka))  # type: ignore[no-untyped-call]  # ships no types
-        # It asks for our rights, too, and can't read the answer of a broker that leaves them out; we don't need them.
-        client._process_acl_operations = lambda described: described
+        client_patches.ignore_permissions(client)
         try:
             listed = client.list_transactions(state_filters=_OPEN)
             names = {one.transactional_id for found in listed.values() for one in found}

@@ -13,10 +13,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from kafka import errors as kafka_errors
-from kafka.net.sasl import get_sasl_mechanism
-from kafka.protocol.parser import KafkaProtocol
-from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
+from stream_detector.adapters.kafka.client_patches import LoginDialogue
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerLoginError
 
@@ -98,28 +96,11 @@ def _secured(
 
 
 def _authenticate(stream: socket.socket, host: str, mechanism: str, settings: Mapping[str, Any]) -> None:
-    parser: Any = KafkaProtocol(client_id="stream-detector-login")  # type: ignore[no-untyped-call]  # ships no types
+    def exchange(request: bytes) -> bytes:
+        stream.sendall(request)
+        return _receive(stream)
 
-    def ask(request: Any) -> Any:
-        parser.send_request(request)
-        stream.sendall(parser.send_bytes())
-        return parser.receive_bytes(_receive(stream))[0][1]
-
-    offered = ask(SaslHandshakeRequest(version=1, mechanism=mechanism))
-    if mechanism not in offered.mechanisms:
-        raise kafka_errors.UnsupportedSaslMechanismError(
-            f"it doesn't offer {mechanism}, but {', '.join(offered.mechanisms) or 'none'}"
-        )
-    dialogue = get_sasl_mechanism(mechanism)(host=host, **settings)  # type: ignore[no-untyped-call]  # ships no types
-    while not dialogue.is_done():
-        answer = ask(SaslAuthenticateRequest(dialogue.auth_bytes(), version=1))
-        if answer.error_code:
-            raise kafka_errors.SaslAuthenticationFailedError(answer.error_message or "no reason given")
-        dialogue.receive(answer.auth_bytes)
-        if mechanism == "OAUTHBEARER" and not dialogue.is_done():
-            # The broker's refusal is the answer to an empty reply (RFC 7628, section 3.2.3).
-            refused = ask(SaslAuthenticateRequest(dialogue.auth_bytes(), version=1))
-            raise kafka_errors.SaslAuthenticationFailedError(refused.error_message or "the token is not accepted")
+    LoginDialogue(exchange, mechanism, host, settings).log_in()
 
 
 def _receive(stream: socket.socket) -> bytes:

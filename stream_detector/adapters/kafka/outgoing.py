@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from kafka import errors as kafka_errors
 
-from stream_detector.adapters.kafka.header_names import sendable
 from stream_detector.adapters.kafka.settings import plain, rights_translated, servers, translated
 from stream_detector.codec import (
     DEAD_LETTER_HEADERS,
@@ -73,9 +72,14 @@ def outgoing(
         written.append(Outgoing(config.audit_topic, audit.asset.encode(), encode_audit(audit), [], False))
     for letter in dead_letters:
         key, value = letter.message.key, letter.message.value
-        headers = sendable(dead_letter_headers(letter))
+        headers = _sendable(dead_letter_headers(letter))
         written.append(Outgoing(config.dead_letter_topic, key, value, headers, True))
     return written
+
+
+def _sendable(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
+    """Return headers as the client can send them: a null value is empty."""
+    return [(name, b"" if value is None else value) for name, value in headers]
 
 
 def send(config: Config, producer: Any, one: Outgoing) -> Any:

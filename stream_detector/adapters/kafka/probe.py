@@ -11,6 +11,7 @@ from typing import Any
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka.client_patches import end_transaction, send_offsets
 from stream_detector.adapters.kafka.settings import (
     client_settings,
     connect_consumer,
@@ -19,7 +20,6 @@ from stream_detector.adapters.kafka.settings import (
     rights_translated,
     servers,
 )
-from stream_detector.adapters.kafka.transactional import wait_for
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.errors import BrokerError, ConfigError
 
@@ -78,10 +78,8 @@ def _lacking(producer: Any, consumer: Any, group: str, place: TopicPartition, to
 
 
 def _finish(producer: Any, group: str, place: TopicPartition, offset: int, committed: bool) -> None:
-    manager = producer._transaction_manager
-    offsets = {place: OffsetAndMetadata(offset, _METADATA, -1)}
-    wait_for(producer, manager.send_offsets_to_transaction(offsets, group), _STEP_MS)
-    wait_for(producer, manager.begin_commit() if committed else manager.begin_abort(), _STEP_MS)
+    send_offsets(producer, {place: OffsetAndMetadata(offset, _METADATA, -1)}, group, _STEP_MS)
+    end_transaction(producer, commit=committed, timeout_ms=_STEP_MS)
 
 
 def _readable(consumer: Any, partition: TopicPartition, offset: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
-from stream_detector.adapters.kafka import header_names, login
+from stream_detector.adapters.kafka import client_patches, login
 from stream_detector.adapters.kafka.oauth import provider
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import (
@@ -24,7 +24,7 @@ from stream_detector.errors import (
 
 T = TypeVar("T")
 
-header_names.install()
+client_patches.read_any_header_name()
 
 #: Longest wait for the first answer of any broker when a client starts.
 BOOTSTRAP_TIMEOUT_MS = 10_000
@@ -104,15 +104,6 @@ def connect_producer(kafka: KafkaConfig, **settings: Any) -> Any:
     merged = {**client_settings(kafka), **common, **settings}
     with translated(kafka, "connecting"):
         return KafkaProducer(**merged)  # type: ignore[no-untyped-call]  # the client ships no types
-
-
-def track_topic(producer: Any, topic: str) -> None:
-    """Keep the topic in the producer's metadata; call once for each before the first message to it.
-
-    The client does so itself only for topics it had to look up. A broker that answers the first request with all
-    topics (Tansu) makes it forget them at the next lookup, and messages to them wait until they expire.
-    """
-    producer._sender.add_topic(topic)
 
 
 def _ssl_context(kafka: KafkaConfig) -> ssl.SSLContext:

@@ -8,8 +8,9 @@ from typing import Any
 
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka.client_patches import track_topic
 from stream_detector.adapters.kafka.outgoing import TOO_LARGE, Outgoing, not_written, outgoing, send
-from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_producer, track_topic
+from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_producer
 from stream_detector.adapters.kafka.source import KafkaSource
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError

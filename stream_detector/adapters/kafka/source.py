@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from kafka import AsyncConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.net.wakeup_notifier import WakeupNotifier
+from kafka.structs import MemberState
 
 from stream_detector.adapters.kafka.assignor import TaskAssignor
-from stream_detector.adapters.kafka.cooperation import cooperate, joining, keep_joins, put_out
-from stream_detector.adapters.kafka.leftovers import end_leftovers
+from stream_detector.adapters.kafka.client_patches import (
+    ThreadedListener,
+    cooperate,
+    heartbeat_age_s,
+    joining,
+    keep_joins,
+    put_out,
+    unpark,
+)
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
 from stream_detector.adapters.kafka.topics import end_offsets, require_topics
 from stream_detector.adapters.kafka.turns import Turns
@@ -105,7 +111,7 @@ class KafkaSource:
         self._listener = listener
         try:
             with translated(self._kafka, "subscribing"):
-                self._consumer.subscribe(topics=self._topics, listener=_Bridge(self, self._consumer._net))
+                self._consumer.subscribe(topics=self._topics, listener=self._rebalances())
                 for topic in self._topics:  # known before joining: a leader that doesn't know one hands out none of it
                     self._consumer.partitions_for_topic(topic)
         except BaseException:
@@ -131,7 +137,7 @@ class KafkaSource:
         """
         self._look_for_ends()
         with translated(self._kafka, "reading"):
-            self._turns.unpark(self._consumer)
+            unpark(self._consumer)
             polled = self._turns.poll(self._consumer, self._lag(), max_messages) if self._turns.due() else {}
             if not polled and self._failure is None:
                 polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
@@ -223,15 +229,13 @@ class KafkaSource:
         consumer = self._consumer
         if consumer is None:
             return "it has not joined its group yet"
-        coordinator = consumer._coordinator
-        if not coordinator.stable():
+        if consumer.group_metadata().state != MemberState.STABLE:
             since = time.monotonic() - (self._joining_since or time.monotonic())
             reads_on = self._cooperative and self._owned and not put_out(consumer)
             if reads_on and since * 1000 < self._kafka.session_timeout_ms:
                 return None
             return "its group is being joined, or is handing out partitions anew"
-        beat = coordinator.heartbeat
-        silent = time.monotonic() - max(beat.last_receive, beat.last_reset)
+        silent = heartbeat_age_s(consumer)
         return f"no broker has answered for {silent:.0f} s" if silent > _SILENT_S else None
 
     def settled(self) -> bool:
@@ -264,11 +268,21 @@ class KafkaSource:
                 consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
             self._owned = set()
 
+    def _prepare_takeover(self) -> None:
+        """Do what is needed before committed positions of newly assigned partitions are looked up."""
+
+    def _rebalances(self) -> ThreadedListener:
+        return ThreadedListener(
+            self._consumer,
+            assigned=lambda partitions: self._guarded(self._assigned, partitions),
+            revoked=lambda partitions: self._guarded(self._revoked, partitions),
+            lost=lambda partitions: self._guarded(self._lost, partitions),
+        )
+
     def _assigned(self, partitions: set[TopicPartition]) -> None:
         self._owned |= partitions
         self._membership = self._consumer.group_metadata()
-        if self._config.delivery == "exactly_once":
-            end_leftovers(self._kafka, self._config.group, self.transactional_id)
+        self._prepare_takeover()
         self._names.update({name: Partition(name.topic, name.partition) for name in partitions})
         if self._kafka.start_from == "latest":
             self._ends.clear()
@@ -298,40 +312,3 @@ class KafkaSource:
             call(partitions)
         except BaseException as error:
             self._failure = self._failure or error
-
-
-class _Bridge(AsyncConsumerRebalanceListener):
-    """Runs the source's callbacks off the client's I/O thread.
-
-    The client calls listeners on the thread that also carries heartbeats and answers, where a commit would wait for
-    itself for ever. Here that thread goes on, and the rebalance goes on when the callback is done.
-    """
-
-    def __init__(self, source: KafkaSource, net: Any) -> None:
-        self._source = source
-        self._net = net
-
-    async def _call(self, callback: Callable[[set[TopicPartition]], None], partitions: Iterable[Any]) -> None:
-        names = set(partitions)
-        if not names:
-            return
-        done: Any = WakeupNotifier(self._net)  # type: ignore[no-untyped-call]  # the client ships no types
-
-        def work() -> None:
-            self._source._guarded(callback, names)
-            done.notify()
-
-        threading.Thread(target=work, name="stream-detector-rebalance", daemon=True).start()
-        await done()
-
-    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        """Forward."""
-        await self._call(self._source._assigned, assigned)
-
-    async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
-        """Forward."""
-        await self._call(self._source._revoked, revoked)
-
-    async def on_partitions_lost(self, lost: Iterable[Any]) -> None:
-        """Forward."""
-        await self._call(self._source._lost, lost)

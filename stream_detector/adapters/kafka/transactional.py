@@ -11,6 +11,8 @@ from typing import Any
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
+from stream_detector.adapters.kafka.client_patches import begin_transaction, end_transaction, send_offsets
+from stream_detector.adapters.kafka.leftovers import end_leftovers
 from stream_detector.adapters.kafka.outgoing import TOO_LARGE, Outgoing, not_written, outgoing, send
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_producer, translated
 from stream_detector.adapters.kafka.source import KafkaSource
@@ -31,6 +33,13 @@ EARLY = 1_000
 _LOOK_S = 0.1  # how often a flush looks whether something failed
 # After a transaction the broker writes markers, and refuses the next one meanwhile: the client's 100 ms are long.
 _RETRY_BACKOFF_MS = 5
+
+
+class TransactionalSource(KafkaSource):
+    """The source of exactly-once delivery: who takes partitions over ends transactions that dead workers left open."""
+
+    def _prepare_takeover(self) -> None:
+        end_leftovers(self._kafka, self._config.group, self.transactional_id)
 
 
 class TransactionalSink:
@@ -127,9 +136,8 @@ class TransactionalSink:
         membership = self._source.membership(positions)
         with self._asking("committing"):
             self._begin()
-            manager = self._producer._transaction_manager
-            self._wait(manager.send_offsets_to_transaction(offsets, membership))
-            self._wait(manager.begin_commit())
+            send_offsets(self._producer, offsets, membership, self._timeout_ms)
+            end_transaction(self._producer, commit=True, timeout_ms=self._timeout_ms)
         self._begun = False
         self._sent.clear()
         self._size = 0
@@ -145,7 +153,7 @@ class TransactionalSink:
         if self._producer is not None and self._begun:
             try:
                 with self._asking("aborting"):
-                    self._wait(self._producer._transaction_manager.begin_abort())
+                    end_transaction(self._producer, commit=False, timeout_ms=self._timeout_ms)
                 self._begun = False
             except BrokerError as error:
                 log.info("a transaction is ended by a new producer: %s", error, extra=event("producer-renewed"))
@@ -193,10 +201,7 @@ class TransactionalSink:
         if self._producer is None:
             self._connect()
         if not self._begun:
-            # The client (kafka-python 3.0.12) keeps offsets that were refused, through the abort, and sends them with
-            # the next transaction's: under the membership of now, over what their new owner has committed since.
-            self._producer._transaction_manager._pending_txn_offset_commits.clear()
-            self._producer.begin_transaction()
+            begin_transaction(self._producer)
             self._begun = True
 
     def _send(self) -> None:
@@ -212,9 +217,6 @@ class TransactionalSink:
             self._sent.append((one, future))
         self._waiting.clear()
 
-    def _wait(self, result: Any) -> None:
-        wait_for(self._producer, result, self._timeout_ms)
-
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:
         with translated(self._config.kafka, doing):
@@ -222,13 +224,3 @@ class TransactionalSink:
                 yield
             except AttributeError as error:  # a broker that lacks a request makes the client trip over itself
                 raise kafka_errors.KafkaError(f"the broker doesn't answer as Apache Kafka does: {error}") from error
-
-
-def wait_for(producer: Any, result: Any, timeout_ms: int) -> None:
-    """Wait for what was asked of the producer's transaction; the client's own methods would wait for ever.
-
-    Raises KafkaError: its answer, or that none came in time.
-    """
-    producer._sender.wakeup()
-    if not result.wait(timeout_ms=timeout_ms):
-        raise kafka_errors.KafkaTimeoutError(f"no answer within {timeout_ms / 1000:g} s")

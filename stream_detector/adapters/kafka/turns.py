@@ -25,17 +25,6 @@ class Turns:
         """Everybody's."""
         self._count = 0
 
-    @staticmethod
-    def unpark(consumer: Any) -> None:
-        """Let the client (3.0.12) hand out what it kept of partitions that were paused; call before each poll.
-
-        It looks for that only while no partition is in line, and forgets that one whose messages are all handed out is
-        in line no more: such a partition's messages would be kept for ever, and none fetched.
-        """
-        fetcher = consumer._fetcher
-        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
-            fetcher._next_partition_records = None
-
     def due(self) -> bool:
         """Whether this poll is for partitions that are not far behind, if there are both kinds."""
         self._count = (self._count + 1) % EVERY

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from stream_detector.adapters.kafka.client_patches import track_topic
 from stream_detector.adapters.kafka.settings import (
     REQUEST_TIMEOUT_MS,
     connect_producer,
     plain,
     servers,
-    track_topic,
     translated,
 )
 from stream_detector.config import KafkaConfig

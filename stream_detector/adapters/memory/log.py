@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert, encode_audit
+from stream_detector.config import Config
 from stream_detector.errors import BrokerError, ConfigError, FencedError
 from stream_detector.ports import RebalanceListener
 from stream_detector.types import Alert, Audit, DeadLetter, Message, MessageBatch, Partition, PlainMessage, Position
@@ -262,10 +263,7 @@ class MemorySource:
 
 
 class MemorySink:
-    """`ports.Sink` on a MemoryLog: alerts and dead letters go to topics of it.
-
-    At least once they are there when flushed; exactly once (`exactly_once`) with the commit that follows.
-    """
+    """`ports.Sink` on a MemoryLog, at least once: alerts and dead letters are on topics of it when flushed."""
 
     def __init__(
         self,
@@ -274,7 +272,6 @@ class MemorySink:
         alert_topic: str = "alerts",
         dead_letter_topic: str = "dead-letter",
         now_ms: int = -1,
-        exactly_once: bool = False,
         audit_topic: str = "audit",
     ) -> None:
         """Make the topics when they are missing; `now_ms` stands in for the wall clock in the alerts' headers."""
@@ -287,7 +284,6 @@ class MemorySink:
         self._audits = Partition(audit_topic, 0)
         log.create(dead_letter_topic)
         log.create(audit_topic)
-        self._exactly_once = exactly_once
         self._buffer: list[tuple[Partition, Message]] = []
         self._size = 0
 
@@ -328,8 +324,7 @@ class MemorySink:
     def flush(self) -> None:
         """Append all that was written. Raises BrokerError while the log is away; what was written is kept."""
         self._log.check()
-        if not self._exactly_once:
-            self._append()
+        self._append()
 
     def _append(self) -> None:
         for partition, message in self._buffer:
@@ -340,15 +335,34 @@ class MemorySink:
     def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Make positions durable. Raises FencedError when another member owns the partitions."""
         self._source.commit(positions)
-        self._append()  # exactly-once: with the positions, for nothing comes between
 
     def abort(self) -> None:
-        """Forget what was written since the last commit (at least once: since the last flush)."""
+        """Forget what was written and is not on the topics yet."""
         self._log.check()
         self._buffer.clear()
         self._size = 0
 
     def close(self) -> None:
-        """Flush what can be flushed; exactly-once, forget what isn't committed."""
+        """Flush what can be flushed."""
         if self._log.available:
             self.flush()
+
+
+class TransactionalMemorySink(MemorySink):
+    """`ports.Sink` on a MemoryLog, exactly once: alerts and dead letters are on the topics with the commit."""
+
+    def flush(self) -> None:
+        """Raise BrokerError while the log is away. What was written stays unreadable."""
+        self._log.check()
+
+    def commit(self, positions: Mapping[Partition, Position]) -> None:
+        """Make positions durable, and what was written readable. Raises FencedError as the other sink does."""
+        super().commit(positions)
+        self._append()  # nothing comes between the two
+
+
+def make_memory_sink(config: Config, log: MemoryLog, source: MemorySource, now_ms: int = -1) -> MemorySink:
+    """Return the sink of the configured delivery, on the configured topics; `now_ms` as for a `MemorySink`."""
+    sinks = {"at_least_once": MemorySink, "exactly_once": TransactionalMemorySink}
+    topics = (config.alert_topic, config.dead_letter_topic)
+    return sinks[config.delivery](log, source, *topics, now_ms=now_ms, audit_topic=config.audit_topic)
