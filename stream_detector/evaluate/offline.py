@@ -15,6 +15,7 @@ from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySou
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config, InputConfig
+from stream_detector.decision.engine import Watch
 from stream_detector.errors import DataError
 from stream_detector.telemetry.metrics import Metrics
 from stream_detector.types import AssetState, MessageBatch, ModelRef, Partition, PlainMessage, WindowBatch
@@ -94,8 +95,11 @@ class Backtest:
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
         partitions: int = 1,
         as_sent: bool = False,
+        watch: Watch | None = None,
     ) -> None:
-        """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`.
+        """`batch`: most messages in a poll; results don't depend on it.
+
+        `profiles`, `model_of`, `watch`: as for a `Pipeline`.
 
         `partitions` of the topic that is read; `as_sent`: its messages are those of the first configured topic.
         """
@@ -120,6 +124,7 @@ class Backtest:
             wall_ms=lambda: -1.0,
             profiles=profiles,
             model_of=model_of,
+            watch=watch,
         )
         self.pipeline.open()
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
+from stream_detector.decision.engine import Watch
 from stream_detector.errors import BrokerError, DetectorError, FencedError, StoreError
 from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.telemetry.logs import event
@@ -57,17 +58,21 @@ class Pipeline:
         wall_ms: Callable[[], float] = lambda: time.time() * 1000,
         profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        watch: Watch | None = None,
     ) -> None:
         """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on.
 
         `norms`: by the same index, what is usual for its channels; sensor faults are told where there are any.
         `model_of`: an asset's detector, for sensor faults that show in the messages only.
+        `watch` is called with each window that is judged.
         """
         self._config = config
         self._source, self._sink, self._store = source, sink, store
         self._metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
-        self._scoring = Scoring(config, scorer, calibrations, self._metrics, clock_ms, wall_ms, profiles, model_of)
+        self._scoring = Scoring(
+            config, scorer, calibrations, self._metrics, clock_ms, wall_ms, profiles, model_of, watch
+        )
         self._metrics.waiting_windows.set_function(lambda: self._scoring.waiting)
         self._metrics.paused_partitions.set_function(lambda: len(self._paused))
         self._metrics.unsent_bytes.set_function(sink.waiting_bytes)

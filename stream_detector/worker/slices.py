@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import Config
-from stream_detector.decision.engine import Judging
+from stream_detector.decision.engine import Judging, Watch
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
 from stream_detector.types import Alert, Audit, Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
@@ -65,13 +65,15 @@ class Scoring:
         wall_ms: Callable[[], float],
         profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        watch: Watch | None = None,
     ) -> None:
-        """`calibrations`, `norms`, `model_of`: as for a `Pipeline`."""
+        """`calibrations`, `norms`, `model_of`, `watch`: as for a `Pipeline`."""
         self._config = config
         self._scorer = scorer
         self._metrics = metrics
         self._clock, self._wall = clock_ms, wall_ms
         self.judging = Judging(config, calibrations, profiles, model_of)
+        self._watch = watch
         self._queue = Queue(config.scorer)
         self._throughput = Throughput()
         self._density = 0.0  # windows a message
@@ -156,7 +158,9 @@ class Scoring:
                 said = self.judging.on_liveness(one.task, liveness_event, controls)
                 alerts += [] if replayed_too else said
             if scores is not None and len(one.windows):
-                judged = self.judging.judge(one.task, one.windows, scores, row, controls, shifts, self._scorer.score)
+                judged = self.judging.judge(
+                    one.task, one.windows, scores, row, controls, shifts, self._scorer.score, self._watch
+                )
                 row += len(one.windows)
                 alerts += [] if one.replayed else judged
             audits = self.judging.take_audits()
