@@ -141,12 +141,20 @@ class Artifact:
         )
         return draft._named(digest(draft.content(), draft.tensors()))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the file atomically: after a crash there is the old file or the new one, nothing between.
 
         Raises ArtifactError when it can't be written.
         """
-        write_file(path, self.content(), self.tensors(), self.ref.version)
+        write_file(Path(path), self.content(), self.tensors(), self.ref.version)
+
+    @classmethod
+    def load(cls, path: Path | str, max_bytes: int = MAX_BYTES, sha256: str | None = None) -> Artifact:
+        """Read and verify a file that `save` wrote; with `sha256`, only if the file has that SHA-256.
+
+        Raises ArtifactError naming the file, what is wrong with it and what to do.
+        """
+        return load(Path(path), max_bytes, sha256)
 
     def mismatches(self, config: Config) -> list[str]:
         """Say where `config` asks for other windows than this detector was trained on: one `key: ...` each."""

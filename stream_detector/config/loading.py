@@ -33,12 +33,15 @@ Schema = dict[str, Any]
 Steps = tuple[Hashable, ...]
 
 
-def load(path: Path, env: Mapping[str, str] = os.environ, overrides: Mapping[str, object] | None = None) -> Config:
+def load(
+    path: Path | str, env: Mapping[str, str] = os.environ, overrides: Mapping[str, object] | None = None
+) -> Config:
     """Read, complete and check a set-up.
 
     `overrides` maps dotted paths to values, e.g. `{"kafka.bootstrap_servers": ["127.0.0.1:9092"]}`.
     Raises ConfigError that lists every problem found as `path: got VALUE, expected …`; secrets are never repeated.
     """
+    path = Path(path)
     document = strict_yaml.read(path)
     data = document.data
     if not isinstance(data, dict):
