@@ -17,36 +17,36 @@ from stream_detector.simulation.simulate import CHANNELS, DEFAULT_CHANNELS
 
 _EXAMPLES = """\
 examples:
-  replay a folder of recordings, a minute a second, as many assets as files:
+  replay a folder of recordings, one minute per second, one asset per file:
     python -m producers replay data/skab/valve1 --format skab --topic pump.readings --speed 60
-  the same into the topic, brokers and field names of a set-up, as fast as it goes:
+  the same with the topic, brokers and field names of a set-up, as fast as possible:
     python -m producers replay data/skab/valve1 --format skab --config configs/pump.yaml --speed max
-  your own table as a live stream, again and again, its times moved to now:
+  replay your own table in a loop as a live stream, with its times moved to now:
     python -m producers replay line3.csv --format csv --topic line3.readings --times now --loop forever
-  write two hours of four simulated machines, with faults and labels:
+  write two hours of four simulated machines, with faults and labels, to files:
     python -m producers simulate --machines 4 --hours 2 --out machines/
-  one simulated machine live, with an outer-race fault after ten minutes:
+  send one simulated machine live, with an outer-race fault after ten minutes:
     python -m producers simulate --machines 1 --hours 1 --faults bearing-outer@10m+5m:0.8 --topic pump.readings
 
 Each command has its own --help.
 """
 
 _REPLAY = """\
-formats (a folder stands for all its files of the format):
+formats (a folder means all its files of the format):
 {formats}
 
-Assets are named after their files: valve1/0.csv is valve1-0, pump.csv is pump. Every reading's key is its asset.
-Labels are never sent. Times without an offset are taken as UTC.
+Assets are named after their files: valve1/0.csv is valve1-0, pump.csv is pump. The key of each reading is its
+asset. Labels are never sent. Times without an offset are read as UTC.
 """
 
 _SIMULATE = """\
-faults: default (two of different kinds a machine; one in less than an hour), none, or a list of
+faults: default (two of different kinds per machine; one in runs of less than an hour), none, or a list of
   {syntax}
-with times as 90s, 45m, 1.5h or 40% (of the run) and a severity of more than 0, up to 1. What a sensor fault
-spoils is a channel; machine-2=sensor-stuck/current@1h+10m is one in one machine. Names:
+with times such as 90s, 45m, 1.5h or 40% (of the run) and a severity above 0, up to 1. A sensor fault affects one
+channel; machine-2=sensor-stuck/current@1h+10m names the channel and the machine. Names:
 {faults}
 
-scenarios, instead of faults; the first 40 % of the run are healthy, so give them --hours enough (a week is 168):
+scenarios, instead of faults; the first 40 % of the run are healthy, so choose --hours long enough (a week is 168):
 {scenarios}
 
 channels: {channels}
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m producers`."""
     parser = argparse.ArgumentParser(
         prog="python -m producers",
-        description="Send readings to a topic: recorded data replayed, or machines simulated from physics.",
+        description="Send readings to a topic: replay recorded data, or simulate machines from physics.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -75,16 +75,16 @@ def _add_replay(commands: Any) -> None:
         "replay",
         allow_abbrev=False,
         help="send recorded data",
-        description="Send recordings, side by side from the same moment on, at a multiple of their own pace.",
+        description="Send recordings side by side, all from the same moment on, at a multiple of their original speed.",
         epilog=_REPLAY.format(formats=formats),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, or folders of them")
     parser.add_argument("--format", required=True, choices=list(FORMATS), help="format of the files")
     parser.add_argument("--limit", type=_at_least(1), metavar="ROWS", help="send the first ROWS of each recording only")
-    parser.add_argument("--skip", type=_at_least(1), metavar="ROWS", help="leave out the first ROWS of each recording")
+    parser.add_argument("--skip", type=_at_least(1), metavar="ROWS", help="skip the first ROWS of each recording")
     reading = parser.add_argument_group("reading")
-    reading.add_argument("--asset", help="name of the asset, for a single file; its file's name when left out")
+    reading.add_argument("--asset", help="name of the asset, for a single file (default: the file's name)")
     reading.add_argument("--asset-column", metavar="NAME", help="column that names the asset (csv, parquet: asset)")
     reading.add_argument(
         "--ts-column", metavar="NAME", help="time column (csv, parquet: timestamp, ts, time, datetime or date)"
@@ -94,12 +94,14 @@ def _add_replay(commands: Any) -> None:
         "--label-column", metavar="NAME", help="label column, not sent (csv, parquet: anomaly, is_anomaly or label)"
     )
     reading.add_argument("--columns", type=_names, metavar="A,B", help="send these channels only")
-    reading.add_argument("--rate-hz", type=_positive, metavar="HZ", help="sample rate of waveforms without one")
     reading.add_argument(
-        "--block", type=_at_least(1), default=1_024, metavar="N", help="samples in a message, cwru (default: 1024)"
+        "--rate-hz", type=_positive, metavar="HZ", help="sample rate of waveforms whose files don't contain it"
     )
     reading.add_argument(
-        "--start", type=_time, metavar="TIME", help="when undated recordings begin (default: 2000-01-01T00:00:00Z)"
+        "--block", type=_at_least(1), default=1_024, metavar="N", help="cwru: samples per message (default: 1024)"
+    )
+    reading.add_argument(
+        "--start", type=_time, metavar="TIME", help="start of recordings without times (default: 2000-01-01T00:00:00Z)"
     )
     _add_sending(parser, times="keep")
 
@@ -111,22 +113,28 @@ def _add_simulate(commands: Any) -> None:
     parser = commands.add_parser(
         "simulate",
         allow_abbrev=False,
-        help="simulate machines: to files, to a topic, or both",
+        help="simulate machines and write files, send readings, or both",
         description="Simulate machines with speed and load profiles and labelled faults.",
         epilog=_SIMULATE.format(syntax=SYNTAX, faults=faults, scenarios=scenarios, channels=channels),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--machines", type=_at_least(1), default=4, metavar="N", help="how many (default: 4)")
-    parser.add_argument("--hours", type=_positive, default=2.0, metavar="H", help="how long (default: 2)")
-    parser.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="readings a second (default: 1)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, metavar="S", help="seed of all chance (default: 0)")
+    parser.add_argument("--machines", type=_at_least(1), default=4, metavar="N", help="number of machines (default: 4)")
+    parser.add_argument(
+        "--hours", type=_positive, default=2.0, metavar="H", help="length of the run in hours (default: 2)"
+    )
+    parser.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="readings per second (default: 1)")
+    parser.add_argument(
+        "--seed", type=_at_least(0), default=0, metavar="S", help="seed of the random numbers (default: 0)"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--faults", default="default", metavar="LIST", help="see below (default: default)")
-    what.add_argument("--scenario", choices=list(SCENARIOS), metavar="NAME", help="see below")
+    what.add_argument(
+        "--faults", default="default", metavar="LIST", help="faults and events, see below (default: default)"
+    )
+    what.add_argument("--scenario", choices=list(SCENARIOS), metavar="NAME", help="name of a scenario, see below")
     parser.add_argument(
         "--profile",
         choices=list(PROFILES),
-        help="what the machines do: one operating point, production cycles, or two shifts a day (default: the "
+        help="operation of the machines: one operating point, production cycles, or two shifts a day (default: the "
         "scenario's, else shift)",
     )
     parser.add_argument("--name", default="machine", help="machines are called NAME-1, NAME-2, … (default: machine)")
@@ -135,27 +143,37 @@ def _add_simulate(commands: Any) -> None:
         type=_names,
         default=list(DEFAULT_CHANNELS),
         metavar="A,B",
-        help=f"channels to have (default: {','.join(DEFAULT_CHANNELS)})",
+        help=f"channels to simulate (default: {','.join(DEFAULT_CHANNELS)})",
     )
     parser.add_argument(
-        "--start", type=_time, metavar="TIME", help="when simulated time begins (default: 2025-01-06T14:00:00Z)"
+        "--start", type=_time, metavar="TIME", help="start of simulated time (default: 2025-01-06T14:00:00Z)"
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--out", type=Path, metavar="DIR", help="write <machine>.csv, faults.json and events.json there")
-    files.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the files (default: csv)")
+    files.add_argument(
+        "--out", type=Path, metavar="DIR", help="write <machine>.csv, faults.json and events.json to DIR"
+    )
+    files.add_argument("--format", choices=["csv", "parquet"], default="csv", help="format of the files (default: csv)")
     waves = parser.add_argument_group("waveforms")
-    waves.add_argument("--waveform", action="store_true", help="vibration as blocks of samples (files: parquet only)")
-    waves.add_argument("--waveform-every", type=_positive, default=10.0, metavar="S", help="seconds (default: 10)")
-    waves.add_argument("--block", type=_at_least(1), default=2_048, metavar="N", help="samples (default: 2048)")
-    waves.add_argument("--sample-rate", type=_positive, default=12_800.0, metavar="HZ", help="(default: 12800)")
+    waves.add_argument(
+        "--waveform", action="store_true", help="vibration as blocks of samples (in files: parquet only)"
+    )
+    waves.add_argument(
+        "--waveform-every", type=_positive, default=10.0, metavar="S", help="seconds between blocks (default: 10)"
+    )
+    waves.add_argument(
+        "--block", type=_at_least(1), default=2_048, metavar="N", help="samples per block (default: 2048)"
+    )
+    waves.add_argument(
+        "--sample-rate", type=_positive, default=12_800.0, metavar="HZ", help="sample rate (default: 12800)"
+    )
     _add_sending(parser, times="now")
 
 
 def _add_sending(parser: argparse.ArgumentParser, times: str) -> None:
     group = parser.add_argument_group("sending")
-    group.add_argument("--topic", help="topic to send to; the first input topic of --config when left out")
+    group.add_argument("--topic", help="topic to send to (default: the first input topic of --config)")
     group.add_argument(
-        "--config", type=Path, metavar="YAML", help="set-up that says brokers, security, topic, field names and format"
+        "--config", type=Path, metavar="YAML", help="set-up with brokers, security, topic, field names and format"
     )
     group.add_argument(
         "--bootstrap-servers",
@@ -164,23 +182,33 @@ def _add_sending(parser: argparse.ArgumentParser, times: str) -> None:
         help="brokers (default: those of --config, else 127.0.0.1:9092)",
     )
     group.add_argument(
-        "--speed", type=_speed, default=1.0, metavar="X", help="recorded seconds a second, or max (default: 1)"
+        "--speed", type=_speed, default=1.0, metavar="X", help="recorded seconds per second, or max (default: 1)"
     )
     group.add_argument(
         "--times",
         choices=get_args(Times),
         default=times,
-        help="event times: as recorded, or moved so that the first (now) or the last (until-now) reading is now "
+        help="event times: as recorded (keep), or moved so that the first (now) or last (until-now) reading is now "
         f"(default: {times})",
     )
     group.add_argument(
-        "--loop", type=_loops, default=1, metavar="N", help="so many times, or forever; later loops have later times"
+        "--loop",
+        type=_loops,
+        default=1,
+        metavar="N",
+        help="how often to send the recordings, or forever; repetitions have later times (default: 1)",
     )
     group.add_argument(
-        "--message-format", choices=["json", "msgpack"], help="of the messages (default: that of --config, else json)"
+        "--message-format",
+        choices=["json", "msgpack"],
+        help="format of the messages (default: that of --config, else json)",
     )
     group.add_argument(
-        "--partitions", type=_at_least(1), default=4, metavar="N", help="of the topic, where it is new (default: 4)"
+        "--partitions",
+        type=_at_least(1),
+        default=4,
+        metavar="N",
+        help="partitions of the topic if it is created (default: 4)",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
 

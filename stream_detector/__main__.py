@@ -13,17 +13,17 @@ from stream_detector.errors import ArtifactError, ConfigError, DataError, Detect
 from stream_detector.telemetry.logs import Output
 
 _EPILOG = """\
-from nothing to alerts:
-  stream-detector demo                                     all of it on this machine, with simulated machines
-  stream-detector check configs/machine.yaml               is the set-up right?
+typical use:
+  stream-detector demo                                     everything on this machine, with simulated machines
+  stream-detector check configs/machine.yaml               validate the set-up
   stream-detector train configs/machine.yaml --data normal.csv
   stream-detector backtest configs/machine.yaml --data last-week.csv
   stream-detector run configs/machine.yaml                 the worker; start as many as you like
   stream-detector monitor configs/machine.yaml             watch the alerts
-  stream-detector thresholds list configs/machine.yaml     what each asset's threshold has learnt
+  stream-detector thresholds list configs/machine.yaml     the adaptive threshold of each asset
   stream-detector verdict configs/machine.yaml ALERT false-alarm --note 'hose was moved'
 
-Exit status: 0 done, 2 a setting, file or option is wrong, 1 anything else.
+Exit status: 0 success, 2 wrong setting, file or option, 1 any other error.
 """
 
 
@@ -40,11 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
     )
     parser.add_argument(
-        "--log-format",
-        choices=["text", "json"],
-        default="text",
-        help="json: one object a line (docs/operations.md); default: text",
-    )
+        "--log-format", choices=["text", "json"], default="text",
+        help="json: one object per line (docs/operations.md); default: text",
+    )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict):
         command.add_parser(commands)

@@ -367,7 +367,9 @@ def test_an_environment_that_is_current_is_not_installed_again(tmp_path):
 def test_make_uses_programs_that_exist():
     """Modules and commands in the Makefile can be found."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert set(re.findall(r"\$\(BIN\)/([\w-]+)", MAKEFILE)) - {"python", "ruff", "mypy", "lint-imports"} == set(declared)
+    assert set(re.findall(r"\$\(BIN\)/([\w-]+)", MAKEFILE)) - {"python", "ruff", "mypy", "lint-imports"} == set(
+        declared
+    )
     for module in set(re.findall(r"-m (tests\.[\w.]+)", MAKEFILE)):
         place = ROOT / Path(*module.split("."))
         assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()

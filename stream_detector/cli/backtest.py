@@ -25,24 +25,29 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "backtest",
-        help="run a recording through the very stages of a worker, in memory",
-        description="Run recorded data through the very stages of a worker, without broker or store, and print the "
-        "alerts: with --json the very bytes a worker would publish, an alert a line. A summary goes to standard error. "
-        "Files are run one after the other; --messages takes what lay on a topic, in its order.",
+        help="run a recording through the stages of a worker, in memory",
+        description="Run recorded data through the same stages as a worker, without broker or store, and print the "
+        "alerts; with --json they are the same bytes that a worker would publish, one alert per line. A summary goes "
+        "to standard error. Files are run one after the other; --messages reads the messages of a topic, in log order.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
     data.add_options(parser, messages=True)
-    parser.add_argument("--model", type=Path, metavar="ARTIFACT", help="file or folder (default: artifact)")
     parser.add_argument(
-        "--states", type=Path, metavar="FILE", help="write each asset's final state there, as a worker would keep it"
+        "--model", type=Path, metavar="ARTIFACT", help="trained detector, a file or folder (default: the set-up's)"
     )
     parser.add_argument(
-        "--audit", type=Path, metavar="FILE", help="write the audit topic's entries there, as published, one a line"
+        "--states", type=Path, metavar="FILE", help="write each asset's final state to FILE, as a worker would save it"
     )
     parser.add_argument(
-        "--dead-letters", type=Path, metavar="FILE", help="write what can't be used there, with its reason, one a line"
+        "--audit", type=Path, metavar="FILE", help="write the audit topic's entries to FILE, as published, one per line"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, as published")
+    parser.add_argument(
+        "--dead-letters",
+        type=Path,
+        metavar="FILE",
+        help="write unusable messages to FILE, with the reason, one per line",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line, as published")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     parser.set_defaults(run=run)
 

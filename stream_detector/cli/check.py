@@ -30,8 +30,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "check",
         help="validate a set-up and print its effective settings",
         description="Validate a set-up: its file, the STREAM_DETECTOR__… environment and the defaults together. Print "
-        "the settings a worker would run with, without secrets. Exit status 2 when something is wrong, with every "
-        "problem on standard error.",
+        "the settings that a worker would use, without secrets. If something is wrong, print every problem on standard "
+        "error and end with status 2.",
     )
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of the set-up")
     what = parser.add_mutually_exclusive_group()
@@ -39,10 +39,13 @@ def add_parser(subparsers: Subparsers) -> None:
     what.add_argument("--schema", action="store_true", help="print the JSON Schema of set-up files, for editors")
     what.add_argument("--reference", action="store_true", help="print the documentation of every key as Markdown")
     what.add_argument(
-        "--rights", action="store_true", help="print the least rights on Kafka and Redis, as commands to paste"
+        "--rights", action="store_true", help="print the minimum permissions on Kafka and Redis, as commands to paste"
     )
     parser.add_argument(
-        "--principal", default="User:detector", metavar="KIND:NAME", help="for --rights (default: User:detector)"
+        "--principal",
+        default="User:detector",
+        metavar="KIND:NAME",
+        help="for --rights: who gets the permissions (default: User:detector)",
     )
     parser.add_argument("--role", choices=ROLES, default="worker", help="for --rights: which program (default: worker)")
     parser.set_defaults(run=run)

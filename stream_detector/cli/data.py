@@ -20,21 +20,20 @@ def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None
     which.add_argument("--data", type=Path, nargs="+", required=not messages, metavar="FILE", help="files or folders")
     if messages:
         which.add_argument(
-            "--messages",
-            type=Path,
-            nargs="+",
-            metavar="FILE",
-            help="values of an input topic instead, one a line in the log's order, a partition a file: what Kafka's "
-            "kafka-console-consumer.sh --partition N --from-beginning prints",
-        )
+            "--messages", type=Path, nargs="+", metavar="FILE",
+            help="instead of recordings, the values of an input topic: one file per partition, one value per line in "
+            "log order, as kafka-console-consumer.sh --partition N --from-beginning prints them",
+        )  # fmt: skip
     group.add_argument("--format", choices=sorted(FORMATS), default="csv", help="format of the files (default: csv)")
     group.add_argument("--rows", type=int, metavar="N", help="use only the first N rows of each file")
-    group.add_argument("--ts-column", metavar="NAME", help="csv, parquet: the column of times (default: looked for)")
+    group.add_argument("--ts-column", metavar="NAME", help="csv, parquet: the time column (default: detected)")
     group.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="csv, parquet: unit of numeric times")
-    group.add_argument("--asset-column", metavar="NAME", help="csv, parquet: a column that names the asset")
-    group.add_argument("--label-column", metavar="NAME", help="csv, parquet: a column of labels; never sent")
+    group.add_argument("--asset-column", metavar="NAME", help="csv, parquet: the column that names the asset")
+    group.add_argument("--label-column", metavar="NAME", help="csv, parquet: the label column; never sent")
     group.add_argument("--columns", type=lambda text: text.split(","), metavar="A,B", help="use these channels only")
-    group.add_argument("--rate-hz", type=float, metavar="HZ", help="sample rate of waveforms that don't say theirs")
+    group.add_argument(
+        "--rate-hz", type=float, metavar="HZ", help="sample rate of waveforms whose files don't contain it"
+    )
 
 
 def recordings(args: argparse.Namespace, config: Config) -> list[Recording]:

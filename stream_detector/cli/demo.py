@@ -45,27 +45,27 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "demo",
-        help="all of it on this machine: data, training, replay, alerts, a summary",
+        help="run everything on this machine: data, training, replay, alerts, a summary",
         description="Simulate machines with faults (or take a recording), train a detector on the healthy beginning, "
-        "replay the whole through a broker to a worker, and show alerts as they come. Starts a broker and a "
-        "Redis-compatible server of its own unless told where yours are.",
+        "replay everything through a broker to a worker, and show alerts as they arrive. Starts its own broker and "
+        "Redis-compatible server, unless --kafka and --redis name yours.",
     )
-    parser.add_argument("--kafka", metavar="HOST:PORT", help="use this broker (topics demo-….readings and so on)")
+    parser.add_argument("--kafka", metavar="HOST:PORT", help="use this broker (topics demo-….readings and others)")
     parser.add_argument("--redis", metavar="URL", help="use this Redis")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a recording instead of simulated machines")
     parser.add_argument("--format", choices=sorted(FORMATS), help="format of --data")
     parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="CONFIG",
-        help="default: configs/machine.yaml; with --data configs/FORMAT.yaml, where there is one",
+        "--config", type=Path, metavar="CONFIG",
+        help="set-up (default: configs/machine.yaml; with --data configs/FORMAT.yaml, if it exists)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--train-rows", type=_at_least_1, default=400, metavar="N", help="rows of each file to train on (default: 400)"
     )
-    parser.add_argument("--train-rows", type=_at_least_1, default=400, metavar="N", help="of each file (default: 400)")
-    parser.add_argument("--machines", type=_at_least_1, default=4, help="simulated machines (default: 4)")
-    parser.add_argument("--hours", type=float, default=2.0, help="simulated hours (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
-    parser.add_argument("--speed", type=_speed, default="max", help="60 is a minute a second (default: max)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep recording and model here")
+    parser.add_argument("--machines", type=_at_least_1, default=4, help="number of simulated machines (default: 4)")
+    parser.add_argument("--hours", type=float, default=2.0, help="number of simulated hours (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
+    parser.add_argument("--speed", type=_speed, default="max", help="60 is one minute per second (default: max)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="save the recording and the model in DIR")
     parser.add_argument("--headless", action="store_true", help="plain lines, no colours")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, as the last line")
     parser.set_defaults(run=run)

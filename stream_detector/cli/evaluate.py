@@ -54,34 +54,44 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a detector on labelled recordings",
-        description="Train a detector on the part of a public data set that its protocol says, run the rest through "
-        "the stages of a worker and hold the alarms against the labels. The decision for a row uses the rows up to it "
-        "and no others. Simple detectors are measured beside it. What the figures mean: docs/evaluation.md.",
+        description="Train a detector on the part of a public data set that its protocol prescribes, run the rest "
+        "through the stages of a worker and compare the alarms with the labels. The decision for a row uses only the "
+        "rows up to it. Simple detectors are measured for comparison. docs/evaluation.md explains the figures.",
     )
     parser.add_argument("protocol", choices=PROTOCOL_NAMES, metavar="PROTOCOL", help=", ".join(PROTOCOL_NAMES))
-    parser.add_argument("--data", type=Path, metavar="DIR", help="in the data set's own layout; simulated needs none")
-    parser.add_argument("--detector", metavar="KIND", help="model.kind, with its shipped settings (default: config's)")
-    parser.add_argument("--config", type=Path, metavar="CONFIG", help="YAML file (default: the one shipped)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder in the data set's own layout; not for simulated"
+    )
+    parser.add_argument(
+        "--detector", metavar="KIND", help="model.kind, with its shipped settings (default: the set-up's)"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="CONFIG", help="YAML file of the set-up (default: the shipped one)"
+    )
     parser.add_argument(
         "--seeds",
         type=int,
         default=1,
         metavar="N",
-        help="train with so many seeds (default: 1); simulated: so many times other machines",
+        help="number of seeds to train with (default: 1); simulated: each seed gives other machines",
     )
     parser.add_argument(
-        "--baselines", metavar="KIND,…", help=f"detectors beside it; none for none (default: {','.join(BASELINES)})"
+        "--baselines",
+        metavar="KIND,…",
+        help=f"detectors to compare with; none for none (default: {','.join(BASELINES)})",
     )
     parser.add_argument(
         "--train",
         type=_amount,
         metavar="N",
-        help=f"{', '.join(OPEN_SPLIT)}: the first N rows train, or a share below 1",
+        help=f"{', '.join(OPEN_SPLIT)}: train on the first N rows or, below 1, on this share of them",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write signal, score and alarms of every file")
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="write the first seed's detectors, set-up and alerts, to run them live"
+        "--report", type=Path, metavar="FILE.html", help="plot signals, scores and alarms of every file"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="save the first seed's detectors, set-up and alerts, to run them live"
     )
     parser.add_argument(
         "--live",
@@ -90,10 +100,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     table = parser.add_argument_group("csv")
-    table.add_argument("--label-column", metavar="NAME", help="(default: anomaly, is_anomaly or label)")
-    table.add_argument("--ts-column", metavar="NAME", help="the column of times (default: looked for)")
+    table.add_argument(
+        "--label-column", metavar="NAME", help="the label column (default: anomaly, is_anomaly or label)"
+    )
+    table.add_argument("--ts-column", metavar="NAME", help="the time column (default: detected)")
     table.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="unit of numeric times")
-    table.add_argument("--asset-column", metavar="NAME", help="a column that names the asset")
+    table.add_argument("--asset-column", metavar="NAME", help="the column that names the asset")
     evaluate_simulated.add_options(parser)
     parser.set_defaults(run=run)
 

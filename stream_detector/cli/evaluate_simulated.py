@@ -20,10 +20,10 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "simulated.yaml"
 #: Shortest run of a suite with faults or events: some of them take days.
 LEAST_DAYS = 6.0
 SUITES = {
-    "healthy": "does the risk, or the alert budget, mean what it says? (no fault, no change)",
-    "nuisance": "what do changes cost that are no fault?",
-    "faults": "are slow, intermittent and double faults caught, and not learnt away?",
-    "kinds": "are point, contextual, collective and sensor faults told apart?",
+    "healthy": "whether the measured risk and alert budget match the set ones (no fault, no change)",
+    "nuisance": "how many false incidents harmless changes cause",
+    "faults": "whether slow, intermittent and double faults are caught, and not learnt as normal",
+    "kinds": "whether point, contextual, collective and sensor faults get the right kind",
 }
 
 
@@ -31,8 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `simulated` to those of `evaluate`."""
     group = parser.add_argument_group("simulated")
     group.add_argument("--suite", choices=list(SUITES), help="; ".join(f"{n}: {about}" for n, about in SUITES.items()))
-    group.add_argument("--machines", type=_at_least_1, metavar="N", help="healthy: machines a seed (default: 100)")
-    group.add_argument("--days", type=_days, metavar="D", help="of a run; healthy: those judged (default: 7)")
+    group.add_argument(
+        "--machines", type=_at_least_1, metavar="N", help="healthy: number of machines per seed (default: 100)"
+    )
+    group.add_argument(
+        "--days", type=_days, metavar="D", help="length of a run in days; healthy: of its judged part (default: 7)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

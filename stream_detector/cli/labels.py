@@ -21,17 +21,14 @@ from stream_detector.training.labels import Labels, from_intervals, from_rows
 def add_option(parser: argparse.ArgumentParser) -> None:
     """Add `--truth` and `--normal-only`."""
     parser.add_argument(
-        "--truth",
-        type=Path,
-        metavar="FILE",
-        help="list of faults, for detectors that learn from labels: JSON as the simulator's faults.json, or CSV with "
-        "the columns asset, start, end; instead of the files' label columns",
-    )
+        "--truth", type=Path, metavar="FILE",
+        help="list of faults, for detectors that learn from labels: JSON like the simulator's faults.json, or CSV "
+        "with the columns asset, start, end; it replaces the files' label columns",
+    )  # fmt: skip
     parser.add_argument(
-        "--normal-only",
-        action="store_true",
-        help="leave windows labelled faulty out of the training of a detector that doesn't learn from labels",
-    )
+        "--normal-only", action="store_true",
+        help="for a detector that doesn't learn from labels: leave windows labelled faulty out of training",
+    )  # fmt: skip
 
 
 def labels(args: argparse.Namespace, recordings: Sequence[Recording], config: Config) -> Labels | None:

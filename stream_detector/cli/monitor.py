@@ -22,11 +22,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "monitor",
         help="follow the alert topic",
-        description="Follow the alert topic: a line an alert for people, or with --json the alerts as published.",
+        description="Follow the alert topic: one readable line per alert, or with --json the alerts as published.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, as published")
-    parser.add_argument("--from-beginning", action="store_true", help="begin with the oldest alert kept")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line, as published")
+    parser.add_argument("--from-beginning", action="store_true", help="start with the oldest alert on the topic")
     parser.add_argument("--asset", metavar="NAME", help="only this asset's alerts")
     parser.add_argument("--count", type=int, metavar="N", help="end after N alerts")
     parser.set_defaults(run=run)

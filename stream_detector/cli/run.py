@@ -23,12 +23,14 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "run",
-        help="the worker: read, score, judge, alert",
-        description="Run a worker: a member of the set-up's consumer group. Start as many as the topics have "
-        "partitions; they share the work. SIGTERM or Ctrl-C commits and ends it.",
+        help="run a worker: read, score, judge, alert",
+        description="Run a worker: a member of the set-up's consumer group. Start up to one per partition; "
+        "workers share the partitions. On SIGTERM or Ctrl-C the worker commits and ends.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
-    parser.add_argument("--model", type=Path, metavar="ARTIFACT", help="file or folder (default: artifact)")
+    parser.add_argument(
+        "--model", type=Path, metavar="ARTIFACT", help="trained detector, a file or folder (default: the set-up's)"
+    )
     parser.add_argument(
         "--create-topics", type=int, metavar="N", help="create missing topics, inputs with N partitions each"
     )

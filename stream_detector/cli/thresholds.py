@@ -29,27 +29,27 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command and its own subcommands."""
     parser = subparsers.add_parser(
         "thresholds",
-        help="list, show, pin, unpin, reset, accept and roll back adaptive thresholds; their history",
-        description="Look at the adaptive thresholds in Redis and set them by hand. Running workers take a change up "
-        "within a second.",
+        help="list, show, pin, unpin, reset, accept and roll back adaptive thresholds; show their history",
+        description="Show the adaptive thresholds in Redis and set them by hand. Running workers apply a change within "
+        "a second.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _action(actions, "list", "one row an asset")
-    _asset(_action(actions, "show", "all that is known of one asset"))
+    _action(actions, "list", "print one row per asset")
+    _asset(_action(actions, "show", "print the full state of one asset"))
     pin = _action(actions, "pin", "alarm above a fixed level instead of the adaptive one")
     _asset(pin)
     pin.add_argument("level", type=float, metavar="LEVEL", help="alarm above this score; finite and above 0")
-    pin.add_argument("--force", action="store_true", help="also for an asset that no worker has judged yet")
+    pin.add_argument("--force", action="store_true", help="pin even if no worker has judged the asset yet")
     _asset(_action(actions, "unpin", "go back to the adaptive level"))
-    reset = _action(actions, "reset", "forget what was learnt; start from the model's calibration again")
+    reset = _action(actions, "reset", "discard what was learnt and start again from the model's calibration")
     which = reset.add_mutually_exclusive_group(required=True)
     which.add_argument("asset", nargs="?", metavar="ASSET", help="the asset")
     which.add_argument("--all", action="store_true", help="all assets")
-    _asset(_action(actions, "accept", "take an asset's flat incident for its new normal (adaptation.policy: ask)"))
-    past = _action(actions, "history", "what changed an asset's level, and when, from the audit topic")
+    _asset(_action(actions, "accept", "accept an asset's flat incident as its new normal (adaptation.policy: ask)"))
+    past = _action(actions, "history", "print what changed an asset's level, and when, from the audit topic")
     _asset(past)
     past.add_argument("--last", type=int, metavar="N", help="only the newest N entries")
-    back = _action(actions, "rollback", "go back to what an entry of the history says the asset was held against")
+    back = _action(actions, "rollback", "restore an asset's level and shift as they were after an entry of the history")
     _asset(back)
     back.add_argument("--to", required=True, metavar="ID", help="the entry's id, or its beginning")
     parser.set_defaults(run=run)

@@ -37,18 +37,23 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Train the set-up's detector on recorded normal operation. Scaler and weights come from the first "
         "part of each asset's windows; the tail (train.holdout) is kept for early stopping and calibration. The same "
         "data, settings and seed give the same file. The detectors classifier and deep-sad also learn from labelled "
-        "faults: a label column, labels of the public formats, or --truth; no other looks at them.",
+        "faults: a label column, labels of the public formats, or --truth. Other detectors ignore labels.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
     data.add_options(parser)
     labels.add_option(parser)
-    parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder with --per-asset (default: artifact)")
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH",
+        help="file to write, or with --per-asset a folder (default: the set-up's artifact)",
+    )  # fmt: skip
     parser.add_argument(
         "--per-asset",
         action="store_true",
-        help="one detector an asset: all in one file when --out ends with .safetensors, else a file each in a folder",
+        help="one detector per asset: in one file if --out ends with .safetensors, else one file per asset in a folder",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object about what was trained")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object that describes the trained detectors"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 

@@ -25,15 +25,15 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add both commands."""
     send = subparsers.add_parser(
         "verdict",
-        help="say what an alert was worth",
-        description="Send a verdict on an alert to the verdict topic, where workers take it to Redis. The topic is "
-        "made when it is missing.",
+        help="send a verdict on an alert",
+        description="Send a verdict on an alert to the verdict topic, from which workers store it in Redis. A missing "
+        "topic is created.",
     )
     send.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
     send.add_argument("alert", metavar="ALERT", help="the alert's id, as `monitor --json` shows it")
     send.add_argument("verdict", metavar="VERDICT", choices=KINDS, help=" or ".join(KINDS))
-    send.add_argument("--by", metavar="NAME", help="who says so (default: your login name)")
-    send.add_argument("--note", default="", metavar="TEXT", help="why")
+    send.add_argument("--by", metavar="NAME", help="who gives the verdict (default: your login name)")
+    send.add_argument("--note", default="", metavar="TEXT", help="reason for the verdict")
     send.set_defaults(run=run)
     show = subparsers.add_parser(
         "verdicts",
@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="List the verdicts kept in Redis, oldest first.",
     )
     show.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
-    show.add_argument("--alerts", action="store_true", help="with asset, time and incident, from the alert topic")
+    show.add_argument("--alerts", action="store_true", help="add asset, time and incident from the alert topic")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=run_list)
 

@@ -1,7 +1,7 @@
 """The settings: one typed tree, every key documented. `settings.load` reads it from YAML and the environment.
 
-Frozen: what a worker runs with can't change under it. Secrets never stand in the tree; `{env: NAME}` or
-`{file: PATH}` says where they are, and `Secret.reveal` fetches them when a connection is made.
+The tree is frozen, so a running worker's settings can't change. It never contains secrets: `{env: NAME}` or
+`{file: PATH}` names their place, and `Secret.reveal` reads them when a connection is made.
 """
 
 from __future__ import annotations
@@ -37,59 +37,67 @@ from stream_detector.config.windows import WindowConfig as WindowConfig
 
 
 class Config(Section):
-    """One set-up: a stream of readings, its detector, its thresholds and where it all lives."""
+    """One set-up: a stream of readings, its detector, its thresholds and the servers it uses."""
 
     stream: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
-    """Name of the stream; the default topics, group and keys derive from it."""
+    """Name of the stream. The default names of topics and consumer group and the Redis keys derive from it, so keep it
+    once workers run."""
     channels: dict[str, ChannelConfig] = Field(min_length=1)
-    """Channels by name, in the order of the model's inputs."""
+    """The channels by name, in the order of the model's inputs. Retrain the detector after changing them."""
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
-    """What a crash may cost. `at_least_once`: alerts may repeat, with the same id. `exactly_once`: nothing, for
-    consumers that read with `read_committed`; needs a broker with transactions (docs/delivery.md)."""
+    """What a crash may cost. `at_least_once`: alerts may be repeated, with the same id. `exactly_once`: nothing is
+    repeated for consumers that read with `read_committed`; choose it where duplicates do harm and the brokers support
+    transactions (docs/delivery.md)."""
     alert_delay_ms: float = Field(default=100.0, ge=0)
-    """exactly_once: longest an alert waits for the commit that makes it readable; commits are that frequent while there
-    are alerts, and no more frequent."""
+    """`exactly_once` only: longest time, ms, that an alert waits for the commit that makes it readable. While there are
+    alerts, commits are this frequent and not more frequent; lower it for faster alerts."""
     on_store_outage: Literal["continue", "pause"] = "continue"
-    """While Redis is away: `continue` with the thresholds in memory, or `pause` until it is back."""
+    """What a worker does while Redis is away: `continue` with the thresholds in memory, or `pause` until Redis is back.
+    Choose `pause` if alerts must never rely on unsaved thresholds."""
     on_state_lost: Literal["replay", "recalibrate"] = "replay"
-    """When Redis holds no state of a task that Kafka says has one: `replay` the topics from their oldest message, in
-    silence, or `recalibrate`: begin again from the model's calibration. exactly_once only."""
+    """`exactly_once` only: what a worker does when Redis has no state for a task that Kafka says has one. `replay`:
+    replay the topics from their oldest message without publishing again; `recalibrate`: start from the model's
+    calibration, where a replay would take too long."""
     commit_interval_ms: float = Field(default=1_000.0, gt=0)
-    """Longest time between commits of alerts, state and offsets."""
+    """Longest time, ms, between commits of alerts, state and offsets. Raise it for fewer commits; after a crash more
+    work is then repeated."""
     kafka: KafkaConfig = KafkaConfig()
-    """Brokers, topics, consumer group."""
+    """The brokers to connect to, their topics and the consumer group."""
     window: WindowConfig = WindowConfig()
-    """Event-time grid and windows."""
+    """The event-time grid and the windows on it."""
     features: FeatureConfig = FeatureConfig()
-    """From window to model input."""
+    """How a window becomes the model's input."""
     model: ModelConfig = AEConfig()
-    """The detector."""
+    """The detector; `kind` chooses its family (docs/detectors.md)."""
     artifact: Path | None = None
-    """Trained detector: a file for all assets, or a folder of `<asset>.safetensors` and perhaps
-    `default.safetensors`."""
+    """Path of the trained detector: a file for all assets, or a folder of `<asset>.safetensors` and optionally
+    `default.safetensors` for all other assets."""
     artifact_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Pins the artifact: what `sha256sum FILE` prints of it, for a folder
-    `LC_ALL=C sha256sum *.safetensors | sha256sum` in it. Anything else is refused before it is looked into."""
+    """Checksum that the artifact must have; any other is refused before it is parsed. It is what `sha256sum FILE`
+    prints, or for a folder `LC_ALL=C sha256sum *.safetensors | sha256sum` in it. Set it where others can write the
+    artifact."""
     train: TrainConfig = TrainConfig()
-    """Fitting."""
+    """How the detector is trained."""
     scorer: ScorerConfig = ScorerConfig()
     """Batching and device."""
     threshold: ThresholdConfig = ThresholdConfig()
-    """Adaptive thresholds."""
+    """How each asset's threshold adapts."""
     incident: IncidentConfig = IncidentConfig()
-    """Hysteresis and severity."""
+    """When incidents open and close, and their severity."""
     sensors: SensorsConfig = SensorsConfig()
-    """Broken sensors told from broken machines."""
+    """How sensor faults are distinguished from machine faults."""
     adaptation: AdaptationConfig = AdaptationConfig()
-    """The way back to normal. Of streams of records (`window.mode: records`) nothing is followed."""
+    """How an asset's baseline follows drift and accepted regime changes. Streams of records (`window.mode: records`)
+    have no adaptation."""
     audit: bool = True
-    """Write every change of an asset's level, shift and settings to the audit topic (docs/thresholds.md)."""
+    """Whether every change of an asset's level, shift and settings is written to the audit topic, which
+    `stream-detector thresholds history` and `rollback` read (docs/thresholds.md)."""
     redis: RedisConfig = RedisConfig()
-    """Threshold store."""
+    """The store of states and thresholds."""
     verdicts: VerdictConfig = VerdictConfig()
-    """Verdicts on alerts."""
+    """How people's verdicts on alerts are accepted."""
     metrics: MetricsConfig = MetricsConfig()
-    """Metrics and health."""
+    """Where metrics and health checks are served."""
 
     @field_validator("model", mode="before")
     @classmethod
@@ -142,12 +150,12 @@ class Config(Section):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the window columns, in order: one a channel, several of a waveform."""
+        """Names of the window columns, in order: one per channel, several per waveform."""
         return [column for name, channel in self.channels.items() for column in channel.columns(name)]
 
     @property
     def numeric_columns(self) -> list[str]:
-        """Names of the window columns that hold numbers, in order."""
+        """Names of the numeric window columns, in order."""
         return [c for name, channel in self.channels.items() if channel.kind == "number" for c in channel.columns(name)]
 
     @property

@@ -1,4 +1,4 @@
-"""The settings of the way back to normal."""
+"""The settings of adaptation: how an asset's baseline follows drift and accepted regime changes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from stream_detector.config.base import Section
 
 
 class AdaptationConfig(Section):
-    """How a machine that has changed becomes normal again: quiet drift is followed, a flat alarm is a regime change.
+    """How an asset's baseline follows drift, and when an incident that stays flat becomes the new normal.
 
     Distances are in training spreads, of the last cell from what the model expects there.
     """
 
     follow: float | None = Field(default=0.0, ge=0, le=1_000)
-    """How far quiet windows may carry a channel from where training, or the last regime change, had it. null: any
-    distance, for histories too short to show how far a healthy machine wanders; a fault as slow as that is followed
-    too. 0: quiet windows move nothing."""
+    """How far, in training spreads, quiet windows may move a channel's baseline away from where training, or the last
+    regime change, had it. 0: quiet windows move nothing. null: any distance, for histories too short to show how far a
+    healthy machine wanders; a fault that grows as slowly is then followed too."""
     block: int = Field(default=60, ge=8, le=10_000)
-    """Windows averaged at a time. What a quiet block says is learnt once another quiet block has followed it."""
+    """Number of windows averaged at a time. A quiet block is learnt once another quiet block has followed it; lower the
+    number to follow drift sooner."""
     policy: Literal["adapt", "ask"] = "adapt"
-    """Of a regime change: `adapt`: the new state is normal and the incident closes; `ask`: it is told, and the incident
-    stays open until it ends or `stream-detector thresholds accept` says it is normal."""
+    """What happens at a regime change. `adapt`: the new state becomes normal and the incident closes. `ask`: it is
+    reported, and the incident stays open until it ends or an operator runs `stream-detector thresholds accept`; choose
+    this where a lasting fault must not become normal by itself."""
     flat_ms: float | None = Field(default=3_600_000.0, gt=0)
-    """An incident is a regime change once it was flat for so long, and for twice as long as it took to come. null:
-    never."""
+    """Time, ms of event time, that an incident must be flat to be a regime change; it must also be flat for twice as
+    long as it took to develop. Set it longer than it takes somebody to look. null: never."""
     flat_within: float = Field(default=2.0, gt=0)
-    """Flat: no channel's mean over a block differs by more than this, and a tenth of its distance from normal, and the
-    scores' mean logarithm by no more than 0.4, from where the flat stretch began."""
+    """Largest change within a flat stretch, in training spreads: no channel's mean over a block differs by more than
+    this plus a tenth of its distance from normal, nor the mean logarithm of the scores by more than 0.4, from where the
+    stretch began. Raise it for machines that vary much in a stable state."""

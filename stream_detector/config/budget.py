@@ -13,16 +13,17 @@ PERIOD_MS = {"day": 86_400_000.0, "week": 604_800_000.0, "month": 2_592_000_000.
 
 
 class BudgetConfig(Section):
-    """How many incidents a healthy plant may cost: a controller turns it into each asset's risk."""
+    """How many incidents a healthy plant may cost: a controller turns this into each asset's risk."""
 
     incidents: float = Field(gt=0, le=10_000)
-    """At most so many incidents ..."""
+    """Most incidents in each period `per`. Set it to what your operators can look at."""
     per: Literal["day", "week", "month"] = "week"
-    """... in so long, event time (a month has 30 days) ..."""
+    """Period of the budget, in event time; a month has 30 days."""
     of: Literal["asset", "fleet"] = "asset"
-    """... of each asset, or of all together. Tasks share no state: the fleet's budget is divided by `assets`."""
+    """Whether the budget is for each asset or for the whole fleet. Tasks share no state, so a fleet's budget is divided
+    by `assets`."""
     assets: int | None = Field(default=None, ge=1)
-    """`of: fleet` only: how many assets the fleet has."""
+    """`of: fleet` only: number of assets in the fleet. Change it when assets are added or removed."""
 
     @model_validator(mode="after")
     def _fits(self) -> BudgetConfig:
@@ -32,5 +33,5 @@ class BudgetConfig(Section):
 
     @property
     def rate(self) -> float:
-        """Incidents an asset may have, per ms of event time."""
+        """Incidents allowed per asset and ms of event time."""
         return self.incidents / (self.assets or 1) / PERIOD_MS[self.per]

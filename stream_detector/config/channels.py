@@ -1,4 +1,4 @@
-"""The settings of the channels: what is measured, and what becomes of it in a window."""
+"""The settings of the channels: what is measured, and how a window represents it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ class ChannelConfig(Section):
     """One measured quantity (or field of a record)."""
 
     kind: Literal["number", "category"] = "number"
-    """`category` takes strings (record streams): they travel as codes and are encoded as `encoding` says."""
+    """`number` for measured values; `category` for strings in streams of records, which travel as codes and are encoded
+    as `encoding` says."""
     encoding: Literal["one-hot", "hash"] = "one-hot"
-    """Category only. `one-hot`: a feature for each category of the training part and one for all others; `hash`: a
-    feature for each of `buckets`, shared by whatever categories come, for sets that are open or large."""
+    """`category` only. `one-hot`: one feature for each category of the training part and one for all others; `hash`:
+    one feature for each of `buckets`, shared by whatever categories occur, for sets that are open or large."""
     buckets: int = Field(default=16, ge=2, le=1024)
-    """Category with `hash` only: features."""
+    """`category` with `hash` only: number of features. Raise it if unrelated categories share a bucket too often."""
     log: bool = False
-    """Number only: the model sees log(1 + |x|) with x's sign, for amounts, counts and sizes."""
+    """`number` only: whether the model sees log(1 + |x|) with the sign of x. Set it for amounts, counts and sizes."""
     unit: str = ""
-    """Unit, shown in alerts and dashboards."""
+    """Unit of the values, such as `g` or `°C`, shown in alerts and dashboards."""
     cell: Literal["mean", "last", "min", "max", "waveform"] = "mean"
-    """What becomes of the readings in one grid cell; `waveform`: the features below of its samples."""
+    """How the readings in one grid cell are combined: `mean`, `last`, `min`, `max`, or `waveform` for the features
+    below of a block of samples."""
     valid: tuple[float, float] | None = None
-    """Readings outside [low, high] are dead letters (`out-of-range`)."""
+    """Range [low, high] of valid values, in the channel's unit; a reading outside is a dead letter (`out-of-range`).
+    Set it to the sensor's measuring range."""
     features: list[WaveformFeature] = Field(default=["rms", "peak", "crest", "kurtosis"])
-    """Waveform only: features of a cell's samples. Kurtosis is Pearson's (3 for a Gaussian)."""
+    """`waveform` only: features of a cell's samples. Kurtosis is Pearson's (3 for a Gaussian)."""
     bands: int = Field(default=0, ge=0, le=64)
-    """Waveform only: so many log band energies, evenly spaced from 0 to half the sample rate."""
+    """`waveform` only: number of log band energies, evenly spaced from 0 to half the sample rate. Set it where faults
+    change the spectrum, as in bearings."""
     max_gap_ms: float | None = Field(default=None, ge=0)
-    """Longest gap filled in this channel; `window.max_gap_ms` when left out. A slow sensor needs a longer one."""
+    """Longest gap, ms, that is filled in this channel; default: `window.max_gap_ms`. Set it for a slow sensor, which
+    needs a longer one."""
 
     @field_validator("valid")
     @classmethod
@@ -54,7 +59,7 @@ class ChannelConfig(Section):
         return self
 
     def columns(self, name: str) -> list[str]:
-        """Names of the window columns this channel becomes."""
+        """Return the names of the window columns that this channel becomes."""
         if self.cell != "waveform":
             return [name]
         return [f"{name}.{feature}" for feature in self.features] + [f"{name}.band{i}" for i in range(self.bands)]

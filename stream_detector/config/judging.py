@@ -1,4 +1,4 @@
-"""The settings from score to incident: the adaptive threshold and the hysteresis."""
+"""The settings from score to incident: the adaptive threshold and its hysteresis."""
 
 from __future__ import annotations
 
@@ -9,67 +9,73 @@ from pydantic import Field, model_validator
 from stream_detector.config.base import Section
 from stream_detector.config.budget import BudgetConfig
 
-#: Scores kept of an asset: its state has 4 kB ...
+#: Most scores that an asset's state of 4 kB can hold ...
 MOST_SCORES = 720
-#: ... of which each numeric column takes as much as so many scores (see adaptation.py).
+#: ... less the space, in scores, that each numeric column needs (see adaptation.py).
 SCORES_A_COLUMN = 5
 
 
 def most_scores(columns: int) -> int:
-    """Return how many scores an asset's state can hold beside so many numeric columns."""
+    """Return the number of scores that an asset's state can hold with this number of numeric columns."""
     return MOST_SCORES - SCORES_A_COLUMN * columns
 
 
-#: So many scores at most may wait beyond `learn_after`, to be learnt together, ...
+#: Most scores that may wait beyond `learn_after`, so that several are learnt together.
 MOST_SPARE = 15
 
 
 def spare(learn_after: int) -> int:
-    """... and not more than a quarter as many."""
+    """Return how many scores may wait beyond `learn_after`: a quarter of it, MOST_SPARE at most."""
     return min(learn_after // 4, MOST_SPARE)
 
 
 class ThresholdConfig(Section):
-    """How scores are judged. The threshold adapts with every normal score and lives in Redis, per asset."""
+    """How scores are judged. The threshold adapts with every normal score and is kept in Redis, per asset."""
 
     method: Literal["spot", "dspot", "quantile", "mad"] = "spot"
-    """`spot`: extreme value theory (Siffer et al. 2017); `dspot`: the same around the scores' own recent mean, for
-    scores that drift; `quantile`: rolling quantile; `mad`: median + k·MAD."""
+    """`spot`: extreme value theory (Siffer et al. 2017), for most scores; `dspot`: the same around the scores' own
+    recent mean, for scores that drift; `quantile`: rolling quantile, for risks of 1e-3 and more; `mad`: median + k·MAD,
+    for scores that are nearly Gaussian."""
     risk: float = Field(default=1e-4, gt=0, lt=0.5)
-    """Wanted probability that a normal window's score exceeds the adaptive level."""
+    """Wanted probability that a normal window's score exceeds the adaptive level. Lower it for fewer false alarms,
+    raise it to detect weaker faults."""
     budget: BudgetConfig | None = None
-    """spot, dspot: at most so many incidents in so long, instead of a risk: each asset's risk is set by what its
-    scores do, beginning with `risk`'s place taken by the budget at once. `margin` counts as 1 then."""
+    """`spot`, `dspot`: a number of incidents per period instead of a risk. Each asset's risk is then set from its
+    scores, the budget replaces `risk` from the start, and `margin` counts as 1."""
     margin: float = Field(default=1.7, ge=1, le=100)
-    """Alarm only above margin times the adaptive level: room for conditions that a short history did not show. Scores
-    between the two neither alarm nor are learnt."""
+    """A window is anomalous only above `margin` times the adaptive level, which leaves room for conditions that a short
+    history did not show. Scores between the two neither alarm nor are learnt. Raise it for fewer false alarms."""
     learn_after: int = Field(default=60, ge=0, le=400)
-    """A normal score is learnt once so many more were normal, and up to a quarter as many again (15 at most): a slow
-    rise must not pull the level up with it. 0: at once."""
+    """Number of further normal scores after which a normal score is learnt (and up to a quarter more, 15 at most), so
+    that a slow rise doesn't pull the level up with it. 0: at once. Raise it where faults develop slowly."""
     learn_told: bool = False
-    """Learn the scores of an incident, too, once it has ended by itself: the same again is no news, only worse is. For
-    figures that leap and come back as a matter of course; a fault that comes back no worse is not told again."""
+    """Whether the scores of an incident are also learnt once it has ended by itself, so that only higher ones raise an
+    alarm again. Set it for figures that jump and return regularly; a fault that returns no worse is then not reported
+    again."""
     adapt: bool = True
-    """Learn from normal scores. false: the level stays as the calibration set it, for streams that may be mostly
-    anomalies for a time."""
+    """Whether normal scores are learnt. false: the level stays as the calibration set it, for streams that may be
+    mostly anomalous for a time."""
     tail: float = Field(default=0.02, gt=0, lt=0.5)
-    """spot, dspot: share of normal scores taken as the tail the generalised Pareto law is fitted to."""
+    """`spot`, `dspot`: share of normal scores that form the tail, to which the generalised Pareto distribution is
+    fitted. Raise it if a short history leaves few scores in the tail."""
     max_peaks: int = Field(default=200, ge=10, le=800)
-    """spot, dspot: most recent tail excesses kept."""
+    """`spot`, `dspot`: number of most recent tail excesses kept. Raise it for a steadier level, lower it to forget
+    sooner."""
     depth: int = Field(default=200, ge=2, le=100_000)
-    """dspot: normal scores that the recent mean is taken of."""
+    """`dspot`: number of normal scores in the recent mean. Lower it to follow drift sooner."""
     memory: int = Field(default=500, ge=20, le=900)
-    """quantile, mad: recent normal scores kept."""
+    """`quantile`, `mad`: number of recent normal scores kept. Raise it for a steadier level, lower it to forget
+    sooner."""
 
     @property
     def kept(self) -> tuple[str, int]:
-        """The key that says how many scores are kept, and how many."""
+        """The key that sets the number of scores kept, and that number."""
         key = "max_peaks" if self.method in ("spot", "dspot") else "memory"
         return key, getattr(self, key)
 
     @property
     def alarm_margin(self) -> float:
-        """`margin`, or 1 under a budget: that says how tolerant the alarm is."""
+        """`margin`, or 1 under a budget, which replaces it."""
         return 1.0 if self.budget is not None else self.margin
 
     @model_validator(mode="after")
@@ -80,32 +86,37 @@ class ThresholdConfig(Section):
 
 
 class IncidentConfig(Section):
-    """From verdicts to incidents."""
+    """How anomalous windows become incidents."""
 
     open_after: int = Field(default=2, ge=1, le=64)
-    """Open when so many ..."""
+    """An incident opens when `open_after` of the last `open_of` windows are anomalous. Raise it if single odd windows
+    open incidents."""
     open_of: int = Field(default=3, ge=1, le=64)
-    """... of the last so many windows were anomalous ..."""
+    """Number of latest windows among which `open_after` must be anomalous to open an incident."""
     min_duration_ms: float = Field(default=0.0, ge=0)
-    """... and the first anomalous one of the run is so long ago, event time."""
+    """Time, ms of event time, that must also have passed since the first anomalous window of the run before an incident
+    opens. Raise it to ignore short disturbances."""
     close_after: int = Field(default=25, ge=1)
-    """Close after so many quiet windows in a row."""
+    """An incident closes after this number of quiet windows in a row. Raise it if one fault causes several
+    incidents."""
     exit_ratio: float = Field(default=0.2, gt=0, le=1)
-    """A window of an open incident is quiet when its score is at most exit_ratio times the alarm level ..."""
+    """A window of an open incident is quiet when its score is at most `exit_ratio` times the alarm level. Raise it to
+    close incidents sooner."""
     exit_peak_share: float = Field(default=0.2, ge=0, lt=1)
-    """... or below this share of the incident's highest score, even above the level: what went wrong is over, though
-    the machine is not as it was. 0: never."""
+    """A window of an open incident is also quiet below this share of the incident's highest score, even above the
+    level: the fault is over, although the machine is not as it was before. 0: never."""
     rearm_factor: float = Field(default=4.0, ge=1)
-    """After an incident that ended by its peak's share, alarm only above so many times the score it ended at, a limit
-    that falls with the score and is gone once the score is quiet by exit_ratio."""
+    """After an incident that closed by `exit_peak_share`, windows are anomalous only above `rearm_factor` times the
+    score at which it closed. This limit falls with the score and is removed once the score is quiet by `exit_ratio`.
+    Lower it to detect a second fault sooner."""
     warning_ratio: float = Field(default=1.5, ge=1)
-    """Score over level from which an incident is a warning (below: info)."""
+    """Ratio of score to level from which an incident has severity `warning`; below it is `info`."""
     critical_ratio: float = Field(default=4.0, ge=1)
-    """Score over level from which an incident is critical."""
+    """Ratio of score to level from which an incident has severity `critical`."""
     point_windows: int = Field(default=3, ge=1)
-    """An incident of at most so many anomalous windows is of kind `point`."""
+    """An incident with at most this number of anomalous windows is of kind `point`."""
     collective_windows: int = Field(default=60, ge=2)
-    """An incident of at least so many windows is of kind `collective`."""
+    """An incident with at least this number of windows is of kind `collective`."""
 
     @model_validator(mode="after")
     def _fits(self) -> IncidentConfig:

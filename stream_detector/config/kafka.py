@@ -1,4 +1,4 @@
-"""The settings of the connection to Kafka."""
+"""The settings of Kafka: brokers, topics, consumer group, security."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ class InputConfig(Section):
     topic: str = Field(min_length=1)
     """Name of the topic."""
     format: Literal["auto", "json", "msgpack"] = "auto"
-    """Format of the values. `auto`: the `content-type` header decides, JSON without one."""
+    """Format of the message values. `auto`: the `content-type` header decides, JSON without one; set the format where
+    that header is wrong."""
     fields: dict[str, str] = Field(default={})
-    """Names in this topic: `asset`, `ts`, `interval_ms`, `values` or a channel -> the field's name there."""
+    """Field names in this topic: a mapping of `asset`, `ts`, `interval_ms`, `values` or a channel to the field's name
+    there. Set it to read an existing topic as it is."""
     max_message_bytes: int = Field(default=1_048_576, ge=64)
-    """A larger value goes to the dead-letter topic as `too-large`."""
+    """Largest message value, bytes; a larger one goes to the dead-letter topic as `too-large`. Raise it for large
+    blocks of samples."""
 
 
 class OAuthConfig(Section):
     """Tokens for mechanism OAUTHBEARER, by the client credentials grant (RFC 6749, section 4.4)."""
 
     token_url: str
-    """Token endpoint, https:// (http:// only on this machine)."""
+    """URL of the token endpoint, https:// (http:// only on this machine)."""
     client_id: str = Field(min_length=1)
-    """Who asks."""
+    """Id of the client that requests tokens."""
     client_secret: Secret
-    """The client's secret."""
+    """Secret of that client."""
     scope: str | None = None
-    """Scopes to ask for, separated by spaces; the endpoint's default when left out."""
+    """Scopes to request, separated by spaces; default: the endpoint's."""
     ca_file: Path | None = None
-    """Certificate authority of the endpoint; the system's when left out."""
+    """Certificate authority of the endpoint; default: the system's."""
     timeout_ms: float = Field(default=5_000.0, gt=0)
-    """Longest wait for the endpoint's answer."""
+    """Longest wait, ms, for the endpoint's answer."""
 
     @field_validator("token_url")
     @classmethod
@@ -54,28 +57,29 @@ class OAuthConfig(Section):
 
 
 class KafkaSecurity(Section):
-    """How to talk to the brokers."""
+    """Transport, authentication and certificates of connections to the brokers."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """Transport and authentication."""
+    """Transport and authentication: `SSL` is encrypted, `SASL_PLAINTEXT` authenticates, `SASL_SSL` does both."""
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
-    """SASL mechanism."""
+    """SASL mechanism; required by `SASL_PLAINTEXT` and `SASL_SSL`."""
     username: str | None = None
     """SASL user; not for OAUTHBEARER."""
     password: Secret | None = None
     """SASL password; not for OAUTHBEARER."""
     oauth: OAuthConfig | None = None
-    """Where OAUTHBEARER has its tokens from."""
+    """Where OAUTHBEARER gets its tokens; required by that mechanism."""
     ca_file: Path | None = None
-    """Certificate authority the brokers' certificates are checked against; the system's when left out."""
+    """Certificate authority that the brokers' certificates are checked against; default: the system's."""
     cert_file: Path | None = None
-    """Client certificate (PEM) for mutual TLS; may hold its key too."""
+    """Client certificate (PEM) for mutual TLS; the file may also contain its key."""
     key_file: Path | None = None
-    """Private key of the client certificate (PEM)."""
+    """Private key of the client certificate (PEM), if it is in another file."""
     key_password: Secret | None = None
     """Password of an encrypted private key."""
     verify_hostname: bool = True
-    """Whether a broker's certificate must name the host it was reached under. The authority is checked in any case."""
+    """Whether a broker's certificate must name the host it was reached under; the authority is checked in any case. Set
+    it to false only where certificates name other hosts."""
 
     @model_validator(mode="after")
     def _complete(self) -> KafkaSecurity:
@@ -87,7 +91,7 @@ class KafkaSecurity(Section):
                 raise ValueError("mechanism OAUTHBEARER needs oauth, and neither username nor password")
         elif sasl and (self.username is None or self.password is None or self.oauth is not None):
             raise ValueError(f"mechanism {self.mechanism} needs username and password, and no oauth")
-        # What is not used is said, not passed over: who sets a password believes that it is asked for.
+        # An unused setting is an error: whoever sets a password expects it to be required.
         if not sasl and (
             unused := [key for key in ("mechanism", "username", "password", "oauth") if getattr(self, key) is not None]
         ):
@@ -110,41 +114,44 @@ class KafkaConfig(Section):
     """Brokers, topics and the consumer group."""
 
     bootstrap_servers: list[Annotated[str, AfterValidator(_address)]] = Field(default=["127.0.0.1:9092"], min_length=1)
-    """Brokers to start from, `host:port`."""
+    """Brokers to contact first, as `host:port`. Name several, because one may be away."""
     group: str | None = None
-    """Consumer group of the workers; `<stream>-detector` when left out."""
+    """Consumer group of the workers; default: `<stream>-detector`."""
     inputs: list[InputConfig] = Field(default=[], validate_default=True)
-    """Input topics; `<stream>.readings` when left out. Topics that are joined have equally many partitions."""
+    """Input topics; default: `<stream>.readings`. Topics that are joined must have the same number of partitions."""
     alert_topic: str | None = None
-    """Where alerts go; `<stream>.alerts` when left out."""
+    """Topic that alerts are written to; default: `<stream>.alerts`."""
     dead_letter_topic: str | None = None
-    """Where unusable messages go; `<stream>.dead-letter` when left out."""
+    """Topic that unusable messages are written to; default: `<stream>.dead-letter`."""
     verdict_topic: str | None = None
-    """Where people's verdicts on alerts come from; `<stream>.verdicts` when left out. Not read while it isn't there."""
+    """Topic that people's verdicts on alerts are read from; default: `<stream>.verdicts`. It is not read while it
+    doesn't exist."""
     audit_topic: str | None = None
-    """Where changes of thresholds go; `<stream>.audit` when left out."""
+    """Topic that changes of thresholds are written to; default: `<stream>.audit`."""
     start_from: Literal["earliest", "latest"] = "earliest"
-    """Where a group without committed offsets starts."""
+    """Where a group without committed offsets starts: at the oldest message (`earliest`) or after the newest
+    (`latest`)."""
     instance_id: str | None = Field(default=None, pattern=r"^[a-zA-Z0-9._-]{1,100}$")
-    """Static membership: a name of this worker's own (its pod's, say) that it keeps from start to start. Back within
-    the session timeout it finds its partitions as it left them, and nobody else's work is interrupted."""
+    """Static membership: a name that this worker (for example its pod) keeps from start to start, unique within the
+    group. A worker that is back within the session timeout gets its partitions without a rebalance."""
     rebalance: Literal["cooperative", "eager"] = "cooperative"
-    """What becomes of partitions when a worker comes or goes. `cooperative`: those that move are taken from one and
-    given to the other, all others are read on. `eager`: every worker gives up all it has; also the step between, when
-    workers of an older version are replaced one by one (docs/delivery.md)."""
+    """What happens to partitions when a worker joins or leaves. `cooperative`: only those that move are interrupted,
+    all others continue. `eager`: every worker gives up all of its partitions; use it while workers of an older version
+    are replaced one by one (docs/delivery.md)."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
-    """A worker silent for so long loses its partitions."""
+    """Time, ms, without a heartbeat after which a worker loses its partitions. Lower it for faster failover, raise it
+    if busy machines lose their partitions."""
     start_timeout_ms: float = Field(default=300_000.0, ge=0)
-    """A worker that starts while no broker answers tries on for so long, then ends with exit status 1; 0: it ends at
-    once."""
+    """Time, ms, that a worker which starts while no broker answers keeps retrying before it ends with exit status 1. 0:
+    it ends at once."""
     max_poll_interval_ms: int = Field(default=300_000, ge=10_000)
-    """A worker whose loop hasn't turned for so long leaves the group. Work between two polls is cut to about a second,
-    whatever the detector costs, so this is for a machine that stands still."""
+    """Time, ms, without a poll after which a worker leaves the group. Work between two polls is limited to about a
+    second, whatever the detector costs, so this only covers a machine that stands still."""
     max_poll_records: int = Field(default=4_000, ge=1)
-    """Most messages taken in one poll."""
+    """Most messages taken in one poll. Lower it for large messages."""
     max_fetch_mb: float = Field(default=16.0, gt=0)
-    """Most that is fetched ahead from each broker, MiB."""
+    """Most data fetched ahead from each broker, MiB. Lower it where memory is short."""
     max_unsent_mb: float = Field(default=16.0, gt=0)
-    """Alerts and dead letters that may wait for their commit, MiB; when they are more, it is done at once."""
+    """Alerts and dead letters that may wait for their commit, MiB; above this the worker commits at once."""
     security: KafkaSecurity = KafkaSecurity()
     """Transport, authentication and certificates."""

@@ -1,11 +1,11 @@
 """Settings from a YAML file, the environment and the command line into one checked `Config`.
 
-Later ones win: the defaults, the file, `STREAM_DETECTOR__…` variables, overrides from the command line.
+Sources in order of increasing priority: the defaults, the file, `STREAM_DETECTOR__…` variables, command-line overrides.
 
-Environment: `STREAM_DETECTOR__WINDOW__STRIDE=4` sets `window.stride`. Two underscores separate the steps of the path;
-upper and lower case are the same, and an underscore stands for any character a variable's name can't hold
-(`STREAM_DETECTOR__CHANNELS__FLOW_RATE__UNIT` finds the channel `Flow Rate`). A number is a place in a list; the next
-free number appends. Values are read as YAML (`[a, b]`, `null`, `1e-3`). Channels can be changed so, but not added.
+Environment: `STREAM_DETECTOR__WINDOW__STRIDE=4` sets `window.stride`. Two underscores separate the parts of the path;
+case is ignored, and an underscore stands for any character that a variable's name can't contain
+(`STREAM_DETECTOR__CHANNELS__FLOW_RATE__UNIT` finds the channel `Flow Rate`). A number is an index into a list; the next
+free number appends. Values are read as YAML (`[a, b]`, `null`, `1e-3`). Variables can change channels, but not add any.
 
 Paths: a relative path in the file is relative to the file's folder; one from the environment or the command line is
 relative to the working directory.

@@ -1,4 +1,4 @@
-"""The settings of Redis, where the thresholds live."""
+"""The settings of Redis, which keeps states and thresholds."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from stream_detector.config.secret import Secret
 
 
 class RedisConfig(Section):
-    """Where thresholds live."""
+    """The server that keeps states and thresholds."""
 
     url: str = "redis://127.0.0.1:6379/0"
-    """redis://, rediss:// (TLS) or unix:// without a password."""
+    """Address of the server: redis://, rediss:// (TLS) or unix://, without a password."""
     username: str | None = None
     """ACL user."""
     password: Secret | None = None
-    """ACL or server password."""
+    """Password of the ACL user or the server."""
     ca_file: Path | None = None
-    """Certificate authority of a TLS server; the system's when left out."""
+    """Certificate authority of a TLS server; default: the system's."""
     cert_file: Path | None = None
-    """Client certificate (PEM), for a TLS server that asks for one; may hold its key too."""
+    """Client certificate (PEM), for a TLS server that asks for one; the file may also contain its key."""
     key_file: Path | None = None
-    """Private key of the client certificate (PEM)."""
+    """Private key of the client certificate (PEM), if it is in another file."""
     key_password: Secret | None = None
     """Password of an encrypted private key."""
     verify_hostname: bool = True
-    """Whether a TLS server's certificate must name the host it was reached under."""
+    """Whether a TLS server's certificate must name the host it was reached under. Set it to false only where
+    certificates name other hosts."""
     prefix: str = "stream-detector"
-    """All keys start with this and the stream's name."""
+    """All keys start with this prefix and the stream's name. Change it if other programs use it on the same server."""
     timeout_ms: float = Field(default=2_000.0, gt=0)
-    """Longest wait for an answer."""
+    """Longest wait, ms, for an answer. Raise it if the server is far away."""
 
     @field_validator("url")
     @classmethod

@@ -1,4 +1,4 @@
-"""Where a secret is kept, and how it is fetched when a connection is made."""
+"""Where a secret is kept, and how it is read when a connection is made."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Secret(Section):
         return self
 
     def reveal(self) -> str:
-        """Return the secret; from now on it is blotted out in all that is logged (`redaction`).
+        """Return the secret; from now on the logs show `[hidden]` instead of it (`redaction`).
 
-        Raises ConfigError when its place is empty or can't be read.
+        Raises ConfigError if its place is empty or can't be read.
         """
         if self.env is not None:
             if not (value := os.environ.get(self.env)):

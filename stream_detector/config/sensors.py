@@ -1,4 +1,4 @@
-"""The settings of telling broken sensors from broken machines."""
+"""The settings that distinguish sensor faults from machine faults."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from stream_detector.config.base import Section
 
 
 class SensorsConfig(Section):
-    """Sensor faults: stuck, dropout, out of range, saturated, clock wrong, silent. What is usual for a channel was
-    learnt in training and lies in the artifact; a set-up of records has no such checks."""
+    """Sensor faults: stuck, dropout, out of range, saturated, clock wrong, silent. What is usual for a channel comes
+    from training and is part of the artifact; streams of records have no such checks."""
 
     check: bool = True
-    """Tell sensor faults. false: what a broken sensor does is judged as the machine's doing."""
+    """Whether sensor faults are reported. false: what a broken sensor does is judged as the machine's behaviour."""
     checks: list[Literal["stuck", "dropout", "out-of-range", "saturated"]] = Field(
         default=["stuck", "dropout", "out-of-range", "saturated"]
     )
-    """Of the faults that windows show, those that are told. A figure that is counted, not measured, does without
-    `out-of-range` and `saturated`: a utilisation of 100 % is a state of the machine, and a leap is what to look for."""
+    """Which of the faults that show in windows are reported. Leave `out-of-range` and `saturated` out for a figure that
+    is counted, not measured: a utilisation of 100 % is a state of the machine, and a jump is what to look for."""
     silent_after_ms: float | None = Field(default=None, gt=0)
-    """An asset that has sent nothing for so long, while others of its partition went on, is silent. Left out: ten
-    cells, the longest max_gap_ms or five times the longest gap of the training history, whichever is longest."""
+    """Time, ms of event time, without a message after which an asset is silent, while others of its partition continue;
+    default: ten cells, the longest max_gap_ms or five times the longest gap of the training history, whichever is
+    longest."""
     silent: bool = True
-    """Expect every asset to go on sending. false: an asset may fall silent, as one that is switched off does."""
+    """Whether every asset is expected to keep sending. false: an asset may fall silent, for example because it is
+    switched off."""
     refused_after: int = Field(default=5, ge=1, le=1_000)
-    """So many readings of an asset in a row that can't be used for one reason (out of range, or times off) are a fault
-    of the sensor or clock."""
+    """Number of readings of an asset in a row, all unusable for the same reason (out of range, or a wrong time), after
+    which a fault of the sensor or clock is reported. Raise it if single bad readings are common."""

@@ -1,4 +1,4 @@
-"""The settings of what people and their tools ask of a worker: verdicts, metrics, health."""
+"""The settings of verdicts, metrics and health checks."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from stream_detector.config.base import Section
 
 
 class VerdictConfig(Section):
-    """What is taken of people's verdicts on alerts."""
+    """Which of people's verdicts on alerts are accepted."""
 
     enabled: bool = True
-    """Whether workers read the verdict topic, where there is one."""
+    """Whether workers read the verdict topic, if it exists."""
     per_sender: int = Field(default=60, ge=1)
-    """Most verdicts of one sender (`by`) in a minute of message time; more are dead letters (`rate-limited`)."""
+    """Most verdicts of one sender (`by`) in a minute of message time; further ones are dead letters (`rate-limited`).
+    Raise it for tools that send many."""
     in_all: int = Field(default=600, ge=1)
-    """Most verdicts in a minute of message time, of a partition."""
+    """Most verdicts of a partition in a minute of message time; further ones are dead letters (`rate-limited`)."""
     keep: int = Field(default=10_000, ge=1, le=1_000_000)
-    """Verdicts kept in Redis, the newest ones."""
+    """Number of verdicts kept in Redis, the newest ones."""
 
 
 class MetricsConfig(Section):
-    """Prometheus metrics and health."""
+    """Prometheus metrics and health checks."""
 
     port: int | None = Field(default=None, ge=0, le=65_535)
-    """Serve /metrics, /healthz and /readyz here; not at all when left out. 0 takes a free port (named in the log)."""
+    """Port that serves /metrics, /healthz and /readyz; default: none is served. 0 takes a free port, which the log
+    names."""
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on. Set it to `0.0.0.0` if Prometheus runs on another machine."""

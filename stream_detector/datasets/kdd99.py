@@ -32,4 +32,4 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     return [kdd.recording(path, asset, options, read_records(path, _NAMES, (*kdd.CATEGORIES, "label")))]
 
 
-FORMAT = Format("kddcup.data_10_percent.gz, corrected.gz: 42 fields a line, no header", _find, _load)
+FORMAT = Format("kddcup.data_10_percent.gz, corrected.gz: 42 fields per line, no header", _find, _load)

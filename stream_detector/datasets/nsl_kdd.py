@@ -33,4 +33,4 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     return [kdd.recording(path, asset, options, read_records(path, _NAMES, (*kdd.CATEGORIES, "label")))]
 
 
-FORMAT = Format("KDDTrain+.txt, KDDTest+.txt: 43 fields a line, no header", _find, _load)
+FORMAT = Format("KDDTrain+.txt, KDDTest+.txt: 43 fields per line, no header", _find, _load)

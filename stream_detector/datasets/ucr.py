@@ -62,4 +62,4 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     ]
 
 
-FORMAT = Format("NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt, a value a line", _find, _load)
+FORMAT = Format("NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt, one value per line", _find, _load)

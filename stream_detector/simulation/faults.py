@@ -128,7 +128,7 @@ KINDS: Mapping[str, FaultKind] = {
         FaultKind("unbalance", "mass lost or gained: more vibration at shaft speed", 10.0, 0.6, _unbalance),
         FaultKind("misalignment", "coupling out of line: vibration at twice shaft speed", 10.0, 0.6, _misalignment),
         FaultKind("overheating", "cooling lost; labelled until the excess heat is gone", 5.0, 0.7, _overheating),
-        FaultKind("overload", "more torque than the work needs", 10.0, 0.7, _overload),
+        FaultKind("overload", "more torque than normal for the load", 10.0, 0.7, _overload),
         FaultKind("supply-dip", "supply voltage too low: more slip and current", 1.0, 0.8, _supply_dip),
         FaultKind("wear", "a bearing wears: impacts, friction and heat grow for hours", 86_400.0, 0.8, _wear),
         FaultKind("knock", "one hard blow: seconds of impacts and torque", 0.0, 0.8, _knock),
@@ -142,10 +142,10 @@ KINDS: Mapping[str, FaultKind] = {
             every_s=1_800.0,
         ),
         FaultKind("sensor-stuck", "a sensor repeats its last reading", 0.0, 1.0, None, sensors.stuck, "temperature"),
-        FaultKind("sensor-dropout", "a sensor says nothing", 0.0, 1.0, None, sensors.dropout, "vibration"),
+        FaultKind("sensor-dropout", "a sensor sends nothing", 0.0, 1.0, None, sensors.dropout, "vibration"),
         FaultKind("sensor-offset", "a sensor reads too high", 0.0, 0.6, None, sensors.offset, "temperature"),
         FaultKind(
-            "sensor-out-of-range", "a sensor says what can't be", 0.0, 0.8, None, sensors.out_of_range, "current"
+            "sensor-out-of-range", "a sensor sends impossible values", 0.0, 0.8, None, sensors.out_of_range, "current"
         ),
         FaultKind("sensor-saturated", "a sensor clips at full scale", 0.0, 0.8, None, sensors.saturated, "vibration"),
         FaultKind("silent", "the machine sends nothing at all", 0.0, 1.0, None, sensors.dropout, EVERY),
@@ -153,7 +153,7 @@ KINDS: Mapping[str, FaultKind] = {
         FaultKind("clock-behind", "the machine's clock is behind, by up to an hour", 0.0, 0.5, clock=sensors.behind),
         FaultKind(
             "load-step",
-            "no fault: other work, more torque from now on",
+            "no fault: the load changes, more torque from then on",
             20.0,
             0.6,
             _load_step,
@@ -162,7 +162,7 @@ KINDS: Mapping[str, FaultKind] = {
         ),
         FaultKind(
             "season",
-            "no fault: the air around grows warmer for days, by up to 15 K",
+            "no fault: the ambient temperature rises for days, by up to 15 K",
             259_200.0,
             0.6,
             _season,
@@ -171,7 +171,7 @@ KINDS: Mapping[str, FaultKind] = {
         ),
         FaultKind(
             "maintenance",
-            "no fault: runs smoother and cooler from now on",
+            "no fault: runs smoother and cooler from then on",
             0.0,
             0.6,
             _maintenance,
@@ -180,7 +180,7 @@ KINDS: Mapping[str, FaultKind] = {
         ),
         FaultKind(
             "sensor-replaced",
-            "no fault: the new sensor reads a little higher",
+            "no fault: a new sensor reads slightly higher",
             0.0,
             0.15,
             None,

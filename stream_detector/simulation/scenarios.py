@@ -110,12 +110,12 @@ def _sensors(asset: str, place: int, rng: np.random.Generator, channels: Sequenc
 
 SCENARIOS: Mapping[str, Scenario] = {
     "healthy": Scenario("nothing happens", _healthy),
-    "load-steps": Scenario("no fault: other work, twice", _load_steps),
-    "season": Scenario("no fault: two shifts a day, and the air around grows warmer", _season, "day"),
+    "load-steps": Scenario("no fault: two permanent changes of load", _load_steps),
+    "season": Scenario("no fault: two shifts a day, and the ambient temperature rises", _season, "day"),
     "maintenance": Scenario("no fault: runs smoother and cooler from one moment on", _maintenance),
-    "sensor-replaced": Scenario("no fault: a new sensor, which reads a little higher", _replaced),
+    "sensor-replaced": Scenario("no fault: a new sensor reads slightly higher", _replaced),
     "slow-wear": Scenario("a bearing wears for more than a day", _wear),
     "intermittent": Scenario("a rub that comes and goes", _intermittent),
-    "two-faults": Scenario("a second fault while the first is there", _two),
+    "two-faults": Scenario("a second fault during the first", _two),
     "sensor-faults": Scenario("stuck, dropout, out of range, saturated, clock, silent: in turn", _sensors),
 }

@@ -232,6 +232,10 @@ _PLANS = (
     "machine-1=load-step@45%:0.7, machine-1=load-step@75%:0.5, "
     "machine-2=bearing-outer@50%+40m:0.9, machine-2=knock@80%+60s:0.9, machine-2=bearing-inner@90%+15m:0.9, "
     "machine-3=season@42%~15000s:1, machine-3=unbalance@85%+10m:0.6, "
+    "machine-3=sensor-stuck/vibration@22200s+700s, machine-3=sensor-stuck/temperature@22200s+700s, "
+    "machine-3=sensor-stuck/current@22200s+700s, machine-3=sensor-dropout/vibration@22800s+700s, "
+    "machine-3=sensor-dropout/temperature@22800s+700s, "
+    "machine-4=load-step@68%:0.9, machine-4=sensor-dropout/vibration@68%+20m, "
     "machine-4=sensor-replaced/temperature@55%:0.3, machine-4=overload@80%+15m:0.8, "
     "machine-5=sensor-stuck/temperature@45%+25m, machine-5=sensor-dropout/vibration@57%+20m, "
     "machine-5=sensor-saturated/vibration@69%+15m, machine-5=sensor-out-of-range/current@80%+15m:0.9, "
@@ -240,8 +244,8 @@ _PLANS = (
     "machine-8=maintenance@50%:0.9, machine-8=supply-dip@75%+10m:0.9, machine-8=sensor-offset/temperature@88%+20m:0.9"
 )
 
-#: Machine (from 0), row and vibration that no machine can have: within float32, beyond what squares well.
-_EXTREMES = ((6, 200, 1e20), (6, 300, 3e38), (1, 40, 1e9), (0, 1_200, 3e38))
+#: Machine (from 0), first row, rows and vibration that no machine can have: within float32, beyond what squares well.
+_EXTREMES = ((6, 200, 2, 1e20), (6, 300, 2, 3e38), (6, 400, 30, 3e38), (1, 40, 2, 1e9), (0, 1_200, 2, 3e38))
 
 
 @cache
@@ -254,10 +258,10 @@ def fleet() -> list[Recording]:
 def fleet_messages() -> tuple[Sent, ...]:
     """Return what is judged of the fleet, side by side, with values that no machine can have and a stranger."""
     judged = [one.rows(round(0.36 * len(one))) for one in fleet()]
-    for machine, row, value in _EXTREMES:
+    for machine, row, rows, value in _EXTREMES:
         values = judged[machine].values
         values["vibration"] = values["vibration"].copy()
-        values["vibration"][row : row + 2] = value
+        values["vibration"][row : row + rows] = value
     judged.append(_stranger())
     return tuple(replace(one, timestamp=-1) for one in side_by_side(judged))
 

@@ -64,6 +64,9 @@ POLICIES: dict[str, Sections] = {
     "spot-roams-never-flat": _with(adaptation={"follow": None, "flat_ms": None, "block": 40}),
     "spot-roams": _with(adaptation={"follow": None, "flat_within": 4.0, "block": 8}),
     "no-sensors": _with(sensors={"check": False}),
+    "no-sensors-late-close": _with(
+        sensors={"check": False}, incident={"close_after": 60}, adaptation={"block": 8, "flat_ms": 300_000}
+    ),
     "no-silence": _with(sensors={"silent": False, "refused_after": 2}),
     "few-checks": _with(sensors={"checks": ["stuck", "dropout"], "silent_after_ms": None, "refused_after": 50}),
     "incident-at-once": _with(
