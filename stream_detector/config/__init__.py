@@ -17,7 +17,9 @@ from stream_detector.config.budget import BudgetConfig as BudgetConfig
 from stream_detector.config.channels import ChannelConfig as ChannelConfig
 from stream_detector.config.fitting import ScorerConfig as ScorerConfig
 from stream_detector.config.fitting import TrainConfig as TrainConfig
+from stream_detector.config.judging import AnyThresholdConfig
 from stream_detector.config.judging import IncidentConfig as IncidentConfig
+from stream_detector.config.judging import PluginThresholdConfig as PluginThresholdConfig
 from stream_detector.config.judging import ThresholdConfig as ThresholdConfig
 from stream_detector.config.judging import most_scores as most_scores
 from stream_detector.config.judging import spare as spare
@@ -27,6 +29,7 @@ from stream_detector.config.kafka import KafkaSecurity as KafkaSecurity
 from stream_detector.config.kafka import OAuthConfig as OAuthConfig
 from stream_detector.config.model import AEConfig as AEConfig
 from stream_detector.config.model import ModelConfig as ModelConfig
+from stream_detector.config.model import PluginModelConfig as PluginModelConfig
 from stream_detector.config.redis import RedisConfig as RedisConfig
 from stream_detector.config.secret import Secret as Secret
 from stream_detector.config.sensors import SensorsConfig as SensorsConfig
@@ -80,7 +83,7 @@ class Config(Section):
     """How the detector is trained."""
     scorer: ScorerConfig = ScorerConfig()
     """Batching and device."""
-    threshold: ThresholdConfig = ThresholdConfig()
+    threshold: AnyThresholdConfig = ThresholdConfig()
     """How each asset's threshold adapts."""
     incident: IncidentConfig = IncidentConfig()
     """When incidents open and close, and their severity."""

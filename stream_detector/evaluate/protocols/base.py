@@ -33,6 +33,7 @@ class Request:
     seeds: Sequence[int] = (0,)
     tell: Tell = silent
     options: Mapping[str, Any] = field(default_factory=dict)  # how to read a csv: ts_column, label_column, …
+    format: str = "csv"  # of the files, for the protocol csv
     train: float | None = None  # rows (1 or more) or share of rows that train, where the protocol leaves it open
     own_config: bool = False  # the set-up is the user's, not one shipped
 
