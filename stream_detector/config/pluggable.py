@@ -93,10 +93,14 @@ def properties(part: Mapping[str, Any], data: object) -> Mapping[str, Any]:
     if PLUG_INS not in part or not isinstance(data, Mapping):
         return {}
     (key,) = part["required"]
+    name = str(data.get(key))
+    if name in part["properties"][key]["not"]["enum"]:
+        return {}
     try:
-        return _properties(plugins.load(part[PLUG_INS], str(data.get(key))))
+        found = plugins.load(part[PLUG_INS], name)
     except (KeyError, ConfigError):
         return {}
+    return _properties(found) if isinstance(found, type) and issubclass(found, BaseModel) else {}
 
 
 @cache
