@@ -129,6 +129,7 @@ class Artifact:
         detector: Detector,
         preprocess: Preprocess,
         calibration: NDArray[np.float64],
+        *,
         config: Snapshot,
         assets: tuple[str, ...] | None,
         data: DataFingerprint,

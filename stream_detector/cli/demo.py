@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         config = settings.load(plan.config_path, env={**os.environ, **environment})
         processes.create(config, PARTITIONS)
         _train(plan, config, console)
-        alerts, counts = _replay(args, plan, config, environment, exits, console)
+        alerts, counts = _replay(args, plan, config, environment=environment, exits=exits, console=console)
         summary = _summary(plan, config, alerts, counts)
     summary["seconds"] = round(time.monotonic() - started, 1)
     _print(summary, plan, console, as_json=args.json)
@@ -170,6 +170,7 @@ def _replay(
     args: argparse.Namespace,
     plan: _Plan,
     config: Config,
+    *,
     environment: dict[str, str],
     exits: ExitStack,
     console: Console,

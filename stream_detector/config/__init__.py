@@ -108,10 +108,14 @@ class Config(Section):
         return {"kind": "ae", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _whole(self) -> Config:
+    def _kept_cells_are_there(self) -> Config:
         keep, length = self.features.keep, self.window.length
         if keep is not None and keep > length:
             raise ValueError(f"features.keep must be in 1..{length} (window.length), got {keep}")
+        return self
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Config:
         for index, entry in enumerate(self.kafka.inputs):
             known = {"asset", "ts", "interval_ms", "values", *self.channels}
             if unknown := sorted(set(entry.fields) - known):
@@ -130,6 +134,10 @@ class Config(Section):
                 raise ValueError(f"kafka.{key}: {topic!r} is an output topic too; expected a topic of its own")
             if topic in topics:
                 raise ValueError(f"kafka.{key}: {topic!r} is an input topic too; expected a topic of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _channels_fit_the_windows(self) -> Config:
         if self.window.mode == "records":
             if len(self.kafka.inputs) > 1:
                 raise ValueError("kafka.inputs: records come from one topic (window.mode is records)")
@@ -139,6 +147,10 @@ class Config(Section):
             for key in ("smoothing", "difference"):
                 if getattr(self.features, key):
                     raise ValueError(f"features.{key}: categories have none, and channels.{categories[0]} is one")
+        return self
+
+    @model_validator(mode="after")
+    def _states_stay_small(self) -> Config:
         key, kept = self.threshold.kept
         columns = len(self.numeric_columns) if self.window.mode == "grid" else 0
         waiting = self.threshold.learn_after + spare(self.threshold.learn_after)
@@ -146,6 +158,10 @@ class Config(Section):
         if kept + waiting > most:
             where = f"threshold: {key} and 1.25 learn_after must sum to at most {most} with {columns} columns"
             raise ValueError(f"{where}, so that an asset's state stays below 4 kB, got {kept} + {waiting}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Config:
         reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
         if reserved:
             raise ValueError(f"channels: {sorted(reserved)[0]!r} is a field of every reading; choose another name")

@@ -90,6 +90,7 @@ class Backtest:
         config: Config,
         scorer: Scores,
         calibrations: list[NDArray[np.float64]],
+        *,
         batch: int = _CHUNK,
         profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,

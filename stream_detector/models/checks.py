@@ -121,7 +121,7 @@ def fit(
         for x, bad in ((one, faulty(one[: len(one) // 5], seed)) for seed, one in enumerate((x_train, x_val)))
     ]
     (x, y), (later, later_y) = parts
-    return detector.fit_labelled(x, y, later, later_y, config, progress)
+    return detector.fit_labelled(x, y, later, later_y, config, progress=progress)
 
 
 def seeds(detector: Detector, count: int) -> Tensor | None:

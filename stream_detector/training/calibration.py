@@ -145,7 +145,7 @@ class HoldOutLabelled:
         x_train, x_val = (_scaled(self.preprocess, part).float() for part in (parts.train, parts.held_out))
         try:
             report = self._detector.fit_labelled(
-                x_train, parts.faulty_train, x_val, parts.faulty_held_out, self.config.train, self._progress
+                x_train, parts.faulty_train, x_val, parts.faulty_held_out, self.config.train, progress=self._progress
             )
         except DataError as error:
             raise DataError(f"{self._place}{error}") from error
@@ -166,7 +166,13 @@ class CrossFitted:
         if members(detector_class(config.model.kind), config.train) > 1:
             numbers, x = self._numbers(), _scaled(self.preprocess, blocks.windows)
             self._making = CrossFitting.of(
-                self._build, x, blocks.fold, blocks.seeds, config.train, numbers, config.features.scaling
+                self._build,
+                x,
+                blocks.fold,
+                blocks.seeds,
+                config=config.train,
+                numbers=numbers,
+                scaling=config.features.scaling,
             )
             own = self._making.windows
             self.nets = Nets(self._making.members, own, own, self._making.seeds)
@@ -181,9 +187,9 @@ class CrossFitted:
                 _scaled(self.preprocess, self.blocks.windows),
                 self.blocks.fold,
                 self.blocks.seeds,
-                self.config.train,
-                self._numbers(),
-                self.config.features.scaling,
+                config=self.config.train,
+                numbers=self._numbers(),
+                scaling=self.config.features.scaling,
             )
         scores = round_mantissa(fitted.scores.numpy(), SCORE_BITS)
         return Fitted(self.preprocess, fitted.detector, scores, fitted.report, self.blocks.split)

@@ -129,7 +129,7 @@ def _way(config: Config, histories: list[History], place: str, progress: Progres
 
 
 def _fit(config: Config, nets: Nets, progress: Progress | None = None) -> list[FitReport]:
-    return fit_all(nets.detectors, nets.x_train, nets.x_val, nets.seeds, config.train, progress)
+    return fit_all(nets.detectors, nets.x_train, nets.x_val, nets.seeds, config.train, progress=progress)
 
 
 def _train_together(config: Config, histories: list[History]) -> dict[str, Artifact]:

@@ -95,7 +95,7 @@ class Saver:
                     task.epoch + 1,
                     task.changed_states(),
                     task.saved_positions(),
-                    task.saved_epoch,
+                    since=task.saved_epoch,
                 )
         except StoreLostError as error:  # what it lost is all in memory
             log.warning(
@@ -117,7 +117,9 @@ class Saver:
         try:
             with self.asking():
                 task.token = self._store.acquire(task.index)
-                self._store.save(task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), WHOLE)
+                self._store.save(
+                    task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), since=WHOLE
+                )
         except StoreError:
             return Saved.MISSED
         self.controls_version = -1  # whatever it was

@@ -60,7 +60,9 @@ def cut(recording: Recording, train_rows: int, name: str, config: Config, fit: F
             f"{recording.source}: {len(recording)} rows, of which the first {train_rows} train: none is left to judge; "
             "leave the file out"
         )
-    return Case.of(name, recording.rows(0, train_rows), recording.rows(train_rows), config, train_rows, fit)
+    return Case.of(
+        name, recording.rows(0, train_rows), recording.rows(train_rows), config, first_row=train_rows, fit=fit
+    )
 
 
 def sweep(
