@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos soak backlog lint bench check-configs reference clean
+.PHONY: help install demo test chaos soak backlog lint bench check-configs check-workflows reference clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -52,6 +52,9 @@ bench: install ## Measure messages per second from poll to alert beside a bare p
 
 check-configs: install ## Validate every set-up in configs/
 	@for config in configs/*.yaml; do $(BIN)/stream-detector check $$config >/dev/null || exit; echo "$$config: valid"; done
+
+check-workflows: ## Check .github/workflows with actionlint, which Go builds on first use
+	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 -color=false .github/workflows/*.yml
 
 reference: install ## Make docs/configuration.md and the JSON Schema anew from stream_detector/config
 	$(BIN)/stream-detector check --reference > docs/configuration.md

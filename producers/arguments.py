@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from stream_detector import plugins
 from stream_detector.datasets import FORMATS
 from stream_detector.datasets.replay import Times
 from stream_detector.datasets.times import TsUnit, iso_to_ms
@@ -71,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_replay(commands: Any) -> None:
     formats = "\n".join(f"  {name:9} {format.layout}" for name, format in FORMATS.items())
+    formats += "".join(
+        f"\n  {name:9} of the package {plugins.origin('readers', name)}" for name in plugins.names("readers")
+    )
     parser = commands.add_parser(
         "replay",
         allow_abbrev=False,
@@ -80,7 +84,7 @@ def _add_replay(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, or folders of them")
-    parser.add_argument("--format", required=True, choices=list(FORMATS), help="format of the files")
+    parser.add_argument("--format", required=True, metavar="FORMAT", help="format of the files; see below")
     parser.add_argument("--limit", type=_at_least(1), metavar="ROWS", help="send the first ROWS of each recording only")
     parser.add_argument("--skip", type=_at_least(1), metavar="ROWS", help="skip the first ROWS of each recording")
     reading = parser.add_argument_group("reading")

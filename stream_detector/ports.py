@@ -139,6 +139,7 @@ class StateStore(Protocol):
         epoch: int,
         states: Mapping[str, AssetState],
         positions: Mapping[Partition, Position],
+        *,
         since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.

@@ -160,9 +160,9 @@ class FaultyStore(MemoryStore):
 
     faults: Faults
 
-    def save(self, *args: Any) -> int:
+    def save(self, *args: Any, **options: Any) -> int:
         self.faults.at("save")
-        version = super().save(*args)
+        version = super().save(*args, **options)
         self.faults.at("saved")
         return version
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -373,6 +374,37 @@ def test_make_uses_programs_that_exist():
     for module in set(re.findall(r"-m (tests\.[\w.]+)", MAKEFILE)):
         place = ROOT / Path(*module.split("."))
         assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+
+
+@pytest.mark.slow
+def test_the_workflow_is_valid():
+    """As actionlint sees it."""
+    if shutil.which("go") is None:
+        pytest.skip("actionlint is built by Go, and there is no `go` on the path")
+    make("check-workflows")
+
+
+def test_the_workflow_runs_what_runs_here():
+    """CI on GitHub is `.ci/run` on a fresh machine, with the oldest Python that is supported among others."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert oldest in job["strategy"]["matrix"]["python"]
+
+
+def test_pre_commit_runs_the_linters_of_make_lint():
+    """The same programs from the same environment; nothing is fetched."""
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repo["repo"] == "local"
+    linters = re.findall(r"^\t\$\(BIN\)/(\S+(?: (?:check|format))?)", recipe_of("lint"), re.MULTILINE)
+    entries = [hook["entry"].removeprefix(".venv/bin/") for hook in repo["hooks"]]
+    assert [linter for linter in linters if not any(entry.startswith(linter) for entry in entries)] == []
+
+
+def recipe_of(target: str) -> str:
+    """The lines below a target of the Makefile."""
+    return MAKEFILE[MAKEFILE.index(f"\n{target}:") + 1 :].split("\n\n")[0]
 
 
 def test_ci_lints_before_it_tests():

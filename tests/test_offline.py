@@ -41,7 +41,9 @@ def test_a_backtest_does_not_depend_on_its_batches(batch):
     """Alerts are the same; each asset's come in the same order, too."""
     messages = encoded(recorded(2, 120, partitions=1))
     expected = Backtest(make_config(), LastValue(), [CALIBRATION]).run(messages)
-    assert by_asset(expected) == by_asset(Backtest(make_config(), LastValue(), [CALIBRATION], batch).run(messages))
+    assert by_asset(expected) == by_asset(
+        Backtest(make_config(), LastValue(), [CALIBRATION], batch=batch).run(messages)
+    )
 
 
 def test_recordings_may_come_one_after_the_other():

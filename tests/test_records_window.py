@@ -158,7 +158,7 @@ def test_a_backtest_judges_every_record():
     artifact = train(setup, windows(setup, usual))
     alerts = {}
     for size in (1, 1000):
-        test = Backtest(setup, Scorer(ModelSet(artifact), setup.scorer), [artifact.calibration], size)
+        test = Backtest(setup, Scorer(ModelSet(artifact), setup.scorer), [artifact.calibration], batch=size)
         paid = [(20.0, "FR"), (1e9, "FR"), (20.0, "XX"), (20.0, "DE")]
         strange = [payment(700, amount, country) for amount, country in paid]
         alerts[size] = list(test.run(strange))

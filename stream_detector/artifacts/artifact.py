@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_detector import plugins
 from stream_detector.artifacts.file import (
     DAMAGED,
     FORMAT,
@@ -42,7 +43,7 @@ from stream_detector.config import (
     WindowConfig,
 )
 from stream_detector.errors import ArtifactError
-from stream_detector.models import Detector, FitReport, build_whole
+from stream_detector.models import DETECTORS, Detector, FitReport, build_whole
 from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.types import ModelRef
 from stream_detector.windowing.channel_profile import ChannelProfile
@@ -120,6 +121,7 @@ class Artifact:
     packages: Mapping[str, str]  # package -> version at training
     ref: ModelRef
     profile: ChannelProfile | None = None  # what is usual for each channel by itself; None in files of earlier versions
+    plugin: str | None = None  # the distribution that the detector came with; None for those built in
 
     @classmethod
     def create(
@@ -127,6 +129,7 @@ class Artifact:
         detector: Detector,
         preprocess: Preprocess,
         calibration: NDArray[np.float64],
+        *,
         config: Snapshot,
         assets: tuple[str, ...] | None,
         data: DataFingerprint,
@@ -136,17 +139,29 @@ class Artifact:
     ) -> Artifact:
         """Return the artifact of a training that has just ended, its version set from its content."""
         unnamed = ModelRef(config.model.kind, "")
+        packages, plugin = _package_versions(), None
+        if config.model.kind not in DETECTORS:
+            origin = plugins.origin("detectors", config.model.kind)
+            packages, plugin = {**packages, origin.name: origin.version}, origin.name
         draft = cls(
-            detector, preprocess, calibration, config, assets, data, split, fit, _package_versions(), unnamed, profile
+            detector, preprocess, calibration, config, assets, data, split, fit, packages, unnamed, profile, plugin
         )
         return draft._named(digest(draft.content(), draft.tensors()))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the file atomically: after a crash there is the old file or the new one, nothing between.
 
         Raises ArtifactError when it can't be written.
         """
-        write_file(path, self.content(), self.tensors(), self.ref.version)
+        write_file(Path(path), self.content(), self.tensors(), self.ref.version)
+
+    @classmethod
+    def load(cls, path: Path | str, max_bytes: int = MAX_BYTES, sha256: str | None = None) -> Artifact:
+        """Read and verify a file that `save` wrote; with `sha256`, only if the file has that SHA-256.
+
+        Raises ArtifactError naming the file, what is wrong with it and what to do.
+        """
+        return load(Path(path), max_bytes, sha256)
 
     def mismatches(self, config: Config) -> list[str]:
         """Say where `config` asks for other windows than this detector was trained on: one `key: ...` each."""
@@ -197,6 +212,7 @@ class Artifact:
             "split": asdict(self.split),
             "fit": asdict(self.fit),
             "packages": dict(self.packages),
+            **({} if self.plugin is None else {"plugin": self.plugin}),
         }
 
     def _named(self, digest: str) -> Artifact:
@@ -228,9 +244,21 @@ def _parse(blob: bytes) -> Artifact:
     return artifact
 
 
+def snapshot(content: Mapping[str, Any]) -> Snapshot:
+    """Return the configuration in a file's content. Raises UnusableError when its detector's plug-in is missing."""
+    plugin, kind = content.get("plugin"), content["config"]["model"]["kind"]
+    if plugin is not None and kind not in plugins.names("detectors"):
+        number = content["packages"].get(plugin, "")
+        raise UnusableError(
+            f"its detector {kind!r} is of the package {plugin} {number}, which is not installed here; install it: "
+            f"pip install {plugin}=={number}"
+        )
+    return Snapshot.model_validate_json(canonical(content["config"]), strict=False)
+
+
 def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snapshot | None = None) -> Artifact:
     """Make an artifact of a file's content; `known` is its configuration where that was read before."""
-    config = known or Snapshot.model_validate_json(canonical(content["config"]), strict=False)
+    config = known or snapshot(content)
     channels = column_channels(config.channels)
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
     preprocess.load_state_dict(_under("preprocess.", tensors))  # first: it knows how many features there are
@@ -262,6 +290,7 @@ def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snaps
         packages={str(name): str(number) for name, number in content["packages"].items()},
         ref=ModelRef(config.model.kind, ""),
         profile=profile,
+        plugin=content.get("plugin"),
     )
     return draft if known else draft._named(digest(content, tensors))
 

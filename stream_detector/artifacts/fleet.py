@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stream_detector.artifacts.artifact import Artifact, Snapshot, rebuilt
+from stream_detector.artifacts.artifact import Artifact, rebuilt, snapshot
 from stream_detector.artifacts.file import (
     FORMAT,
     MAX_BYTES,
     UnusableError,
-    canonical,
     described,
     digest,
     read_file,
@@ -40,6 +39,8 @@ from stream_detector.types import ModelRef
 #: Most assets of one file: with small models a hundred thousand reach the largest size that is read.
 MOST_ASSETS = 100_000
 _SHARED = "shared."
+#: What is the same in all of a file's artifacts.
+_OF_ALL = ("format", "kind", "columns", "config", "packages", "plugin")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Fleet:
             tensors[f"fit.{name}"] = torch.tensor(values, dtype=torch.float64)
         fits = [{k: v for k, v in asdict(one.fit).items() if not k.endswith("losses")} for one in some]
         head = some[0].content()
-        content = {name: head[name] for name in ("format", "kind", "columns", "config", "packages")} | {
+        content = {name: head[name] for name in _OF_ALL if name in head} | {
             "fleet": {
                 "assets": list(self.artifacts),
                 "data": [asdict(one.data) for one in some],
@@ -132,7 +133,7 @@ def _fleet(content: dict[str, Any], tensors: dict[str, Tensor], version: str) ->
     if not 0 < len(assets) <= MOST_ASSETS or len(set(assets)) < len(assets):
         raise ValueError(f"its {len(assets)} assets are none, too many or not all different")
     shared = {name.removeprefix(_SHARED): tensors.pop(name) for name in list(tensors) if name.startswith(_SHARED)}
-    config = Snapshot.model_validate_json(canonical(content["config"]), strict=False)
+    config = snapshot(content)
     special = ("calibration", "calibration.count", "fit.losses", "fit.val_losses")
     calibration, counts, losses, val_losses = (tensors.pop(name) for name in special)
     if wrong := [name for name, tensor in tensors.items() if tensor.ndim == 0 or len(tensor) != len(assets)]:
@@ -149,6 +150,7 @@ def _fleet(content: dict[str, Any], tensors: dict[str, Tensor], version: str) ->
             "data": data,
             "split": split,
             "packages": content["packages"],
+            "plugin": content.get("plugin"),
             "fit": fit | {"losses": loss.tolist(), "val_losses": val_loss.tolist()},
         }
         made = rebuilt(one, own, config)

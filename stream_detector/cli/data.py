@@ -12,6 +12,9 @@ from stream_detector.datasets.recording import Recording
 from stream_detector.errors import DataError
 from stream_detector.evaluate.offline import Encoded
 
+#: Help of --format, behind what its files are.
+FORMATS_HELP = f"{', '.join(FORMATS)}, or a plug-in's (default: csv)"
+
 
 def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None:
     """Add `--data` and what belongs to it; `messages`: and `--messages`, of which one is to be given."""
@@ -24,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None
             help="instead of recordings, the values of an input topic: one file per partition, one value per line in "
             "log order, as kafka-console-consumer.sh --partition N --from-beginning prints them",
         )  # fmt: skip
-    group.add_argument("--format", choices=sorted(FORMATS), default="csv", help="format of the files (default: csv)")
+    group.add_argument("--format", metavar="FORMAT", default="csv", help=f"format of the files: {FORMATS_HELP}")
     group.add_argument("--rows", type=int, metavar="N", help="use only the first N rows of each file")
     group.add_argument("--ts-column", metavar="NAME", help="csv, parquet: the time column (default: detected)")
     group.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="csv, parquet: unit of numeric times")

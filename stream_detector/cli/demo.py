@@ -23,7 +23,7 @@ from stream_detector.cli import data, processes
 from stream_detector.cli.show import alert_line
 from stream_detector.config import Config
 from stream_detector.config import loading as settings
-from stream_detector.datasets import FORMATS, read
+from stream_detector.datasets import format_names, read
 from stream_detector.datasets.ground_truth import Interval, incidents, runs, tally
 from stream_detector.datasets.output import write
 from stream_detector.datasets.recording import Recording
@@ -53,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--kafka", metavar="HOST:PORT", help="use this broker (topics demo-….readings and others)")
     parser.add_argument("--redis", metavar="URL", help="use this Redis")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a recording instead of simulated machines")
-    parser.add_argument("--format", choices=sorted(FORMATS), help="format of --data")
+    parser.add_argument("--format", metavar="FORMAT", help="format of --data, as for train")
     parser.add_argument(
         "--config", type=Path, metavar="CONFIG",
         help="set-up (default: configs/machine.yaml; with --data configs/FORMAT.yaml, if it exists)",
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         config = settings.load(plan.config_path, env={**os.environ, **environment})
         processes.create(config, PARTITIONS)
         _train(plan, config, console)
-        alerts, counts = _replay(args, plan, config, environment, exits, console)
+        alerts, counts = _replay(args, plan, config, environment=environment, exits=exits, console=console)
         summary = _summary(plan, config, alerts, counts)
     summary["seconds"] = round(time.monotonic() - started, 1)
     _print(summary, plan, console, as_json=args.json)
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, exits: ExitStack) -> _Plan:
     if args.data is not None and args.format is None:
-        raise ConfigError(f"--data needs --format; expected one of {', '.join(sorted(FORMATS))}")
+        raise ConfigError(f"--data needs --format; expected one of {', '.join(format_names())}")
     out = args.out or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="stream-detector-demo-")))
     out = out.resolve()
     default = CONFIGS / ("machine.yaml" if args.data is None else f"{args.format}.yaml")
@@ -170,6 +170,7 @@ def _replay(
     args: argparse.Namespace,
     plan: _Plan,
     config: Config,
+    *,
     environment: dict[str, str],
     exits: ExitStack,
     console: Console,

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stream_detector.cli import evaluate_live, evaluate_simulated
+from stream_detector.cli.data import FORMATS_HELP
 from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
 
@@ -100,6 +101,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     table = parser.add_argument_group("csv")
+    table.add_argument("--format", metavar="FORMAT", help=f"format of the files: {FORMATS_HELP}")
     table.add_argument(
         "--label-column", metavar="NAME", help="the label column (default: anomaly, is_anomaly or label)"
     )
@@ -126,16 +128,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--suite is for the protocol simulated, not for {args.protocol}")
     from stream_detector.datasets import read
     from stream_detector.evaluate.protocols import PROTOCOLS, Request  # torch comes with it
-    from stream_detector.models import DETECTORS, Labelled
+    from stream_detector.models import Labelled, detector_class, kinds
 
     protocol = PROTOCOLS[args.protocol]
     config = _config(protocol, args.config, args.detector)
-    by_labels = issubclass(DETECTORS[config.model.kind], Labelled)
+    by_labels = issubclass(detector_class(config.model.kind), Labelled)
     usual = (*BESIDE_LABELLED, *BASELINES) if by_labels else BASELINES
     wanted = usual if args.baselines is None else _names(args.baselines)
-    known = [kind for kind in wanted if kind in DETECTORS]
-    if args.baselines is not None and (missing := [kind for kind in wanted if kind not in DETECTORS]):
-        raise ConfigError(f"--baselines: {missing[0]!r} is no detector; expected of {', '.join(sorted(DETECTORS))}")
+    known = [kind for kind in wanted if kind in kinds()]
+    if args.baselines is not None and (missing := [kind for kind in wanted if kind not in known]):
+        raise ConfigError(f"--baselines: {missing[0]!r} is no detector; expected of {', '.join(kinds())}")
     baselines = {kind: _config(protocol, args.config, kind) for kind in known if kind != config.model.kind}
     with Progress(
         TextColumn("{task.description}"),
@@ -158,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
             seeds=range(args.seeds),
             tell=tell,
             options=_csv_options(args),
+            format=args.format or "csv",
             train=args.train,
             own_config=args.config is not None,
         )
@@ -185,10 +188,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(protocol: Protocol, given: Path | None, kind: str | None) -> Config:
     """Return the set-up asked for with the detector asked for, in that family's shipped settings."""
-    from stream_detector.models import DETECTORS
+    from stream_detector.models import kinds
 
-    if kind is not None and kind not in DETECTORS:
-        raise ConfigError(f"--detector must be one of {', '.join(sorted(DETECTORS))}, got {kind!r}")
+    if kind is not None and kind not in kinds():
+        raise ConfigError(f"--detector must be one of {', '.join(kinds())}, got {kind!r}")
     path = given or CONFIGS / f"{protocol.config}.yaml"
     if given is None and kind is not None and (own := CONFIGS / f"{protocol.config}-{kind}.yaml").is_file():
         path = own
@@ -203,8 +206,8 @@ def _config(protocol: Protocol, given: Path | None, kind: str | None) -> Config:
 def _csv_options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("label_column", "ts_column", "ts_unit", "asset_column")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    if given and args.protocol != "csv":
-        option = "--" + next(iter(given)).replace("_", "-")
+    if (given or args.format) and args.protocol != "csv":
+        option = "--" + next(iter(given), "format").replace("_", "-")
         raise ConfigError(f"{option} is for the protocol csv; {args.protocol} files say it themselves")
     return given
 

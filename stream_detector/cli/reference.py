@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 
 from stream_detector.config import loading as settings
+from stream_detector.config.pluggable import PLUG_INS
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
 
@@ -39,7 +40,8 @@ def _section(path: str, part: settings.Schema) -> Iterator[str]:
     inner: list[tuple[str, settings.Schema]] = []
     required = part.get("required", [])
     named = part["properties"].get("kind", {}).get("const")  # one of several sections that may stand here
-    yield f"## {f'`{path}`' if path else 'Top level'}{f' of kind `{named}`' if named else ''}"
+    which = f" of kind `{named}`" if named else " of a plug-in" if PLUG_INS in part else ""
+    yield f"## {f'`{path}`' if path else 'Top level'}{which}"
     yield ""
     yield from (part.get("description", "").split("\n\n")[0].replace("\n", " "), "")
     yield "| key | value | default | meaning |"

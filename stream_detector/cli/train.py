@@ -115,10 +115,10 @@ def _history(
     args: argparse.Namespace, config: Config, batches: Iterator[WindowBatch], known: Labels | None
 ) -> Iterator[WindowBatch]:
     """Return the windows to train on: without faulty ones where that is asked for. What trains as normal is said."""
-    from stream_detector.models import DETECTORS, Labelled
+    from stream_detector.models import Labelled, detector_class
     from stream_detector.training.labels import only_normal
 
-    if issubclass(DETECTORS[config.model.kind], Labelled):
+    if issubclass(detector_class(config.model.kind), Labelled):
         if args.normal_only:
             raise ConfigError(f"--normal-only: model.kind {config.model.kind} learns from faults; leave it out")
         return batches

@@ -143,16 +143,22 @@ class ReadingDecoder:
         whole = len(members) == len(docs)
         outer = docs if whole else [docs[i] for i in members]
         if self._layout.values not in top:
-            self._take_group(out, members, outer, None, top, (), messages)
+            self._take_group(out, members, outer, None, top=top, keys=(), messages=messages)
             return
         inner = list(map(itemgetter(self._layout.values), outer))  # type: ignore[arg-type] # all of them are dicts
         for keys, picked in _by_keys(inner, range(len(inner))):
             if len(picked) == len(inner):
-                self._take_group(out, members, outer, inner, top, keys, messages)
+                self._take_group(out, members, outer, inner, top=top, keys=keys, messages=messages)
             elif len(picked) >= FEW:
                 chosen = [members[j] for j in picked]
                 self._take_group(
-                    out, chosen, [outer[j] for j in picked], [inner[j] for j in picked], top, keys, messages
+                    out,
+                    chosen,
+                    [outer[j] for j in picked],
+                    [inner[j] for j in picked],
+                    top=top,
+                    keys=keys,
+                    messages=messages,
                 )
 
     def _take_group(
@@ -161,6 +167,7 @@ class ReadingDecoder:
         members: Sequence[int],
         outer: list[object],
         inner: list[object] | None,
+        *,
         top: tuple[str, ...],
         keys: tuple[str, ...],
         messages: Sequence[Message],

@@ -17,7 +17,9 @@ from stream_detector.config.budget import BudgetConfig as BudgetConfig
 from stream_detector.config.channels import ChannelConfig as ChannelConfig
 from stream_detector.config.fitting import ScorerConfig as ScorerConfig
 from stream_detector.config.fitting import TrainConfig as TrainConfig
+from stream_detector.config.judging import AnyThresholdConfig
 from stream_detector.config.judging import IncidentConfig as IncidentConfig
+from stream_detector.config.judging import PluginThresholdConfig as PluginThresholdConfig
 from stream_detector.config.judging import ThresholdConfig as ThresholdConfig
 from stream_detector.config.judging import most_scores as most_scores
 from stream_detector.config.judging import spare as spare
@@ -27,6 +29,7 @@ from stream_detector.config.kafka import KafkaSecurity as KafkaSecurity
 from stream_detector.config.kafka import OAuthConfig as OAuthConfig
 from stream_detector.config.model import AEConfig as AEConfig
 from stream_detector.config.model import ModelConfig as ModelConfig
+from stream_detector.config.model import PluginModelConfig as PluginModelConfig
 from stream_detector.config.redis import RedisConfig as RedisConfig
 from stream_detector.config.secret import Secret as Secret
 from stream_detector.config.sensors import SensorsConfig as SensorsConfig
@@ -80,7 +83,7 @@ class Config(Section):
     """How the detector is trained."""
     scorer: ScorerConfig = ScorerConfig()
     """Batching and device."""
-    threshold: ThresholdConfig = ThresholdConfig()
+    threshold: AnyThresholdConfig = ThresholdConfig()
     """How each asset's threshold adapts."""
     incident: IncidentConfig = IncidentConfig()
     """When incidents open and close, and their severity."""
@@ -105,10 +108,14 @@ class Config(Section):
         return {"kind": "ae", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _whole(self) -> Config:
+    def _kept_cells_are_there(self) -> Config:
         keep, length = self.features.keep, self.window.length
         if keep is not None and keep > length:
             raise ValueError(f"features.keep must be in 1..{length} (window.length), got {keep}")
+        return self
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Config:
         for index, entry in enumerate(self.kafka.inputs):
             known = {"asset", "ts", "interval_ms", "values", *self.channels}
             if unknown := sorted(set(entry.fields) - known):
@@ -127,6 +134,10 @@ class Config(Section):
                 raise ValueError(f"kafka.{key}: {topic!r} is an output topic too; expected a topic of its own")
             if topic in topics:
                 raise ValueError(f"kafka.{key}: {topic!r} is an input topic too; expected a topic of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _channels_fit_the_windows(self) -> Config:
         if self.window.mode == "records":
             if len(self.kafka.inputs) > 1:
                 raise ValueError("kafka.inputs: records come from one topic (window.mode is records)")
@@ -136,6 +147,10 @@ class Config(Section):
             for key in ("smoothing", "difference"):
                 if getattr(self.features, key):
                     raise ValueError(f"features.{key}: categories have none, and channels.{categories[0]} is one")
+        return self
+
+    @model_validator(mode="after")
+    def _states_stay_small(self) -> Config:
         key, kept = self.threshold.kept
         columns = len(self.numeric_columns) if self.window.mode == "grid" else 0
         waiting = self.threshold.learn_after + spare(self.threshold.learn_after)
@@ -143,6 +158,10 @@ class Config(Section):
         if kept + waiting > most:
             where = f"threshold: {key} and 1.25 learn_after must sum to at most {most} with {columns} columns"
             raise ValueError(f"{where}, so that an asset's state stays below 4 kB, got {kept} + {waiting}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Config:
         reserved = {"asset", "ts", "interval_ms", "values"} & set(self.channels)
         if reserved:
             raise ValueError(f"channels: {sorted(reserved)[0]!r} is a field of every reading; choose another name")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from stream_detector.config.base import Section
 from stream_detector.config.budget import BudgetConfig
+from stream_detector.config.pluggable import Pluggable
 
 #: Most scores that an asset's state of 4 kB can hold ...
 MOST_SCORES = 720
@@ -83,6 +84,28 @@ class ThresholdConfig(Section):
         if self.budget is not None and self.method not in ("spot", "dspot"):
             raise ValueError(f"budget needs method spot or dspot, got {self.method}")
         return self
+
+
+class PluginThresholdConfig(ThresholdConfig):
+    """Base of the settings of a plug-in's threshold method, for packages that offer one (docs/library.md).
+
+    A subclass narrows `method` to its name, gives `implemented_by` and adds keys of its own. `memory` bounds how many
+    scores a state may hold.
+    """
+
+    implemented_by: ClassVar[str]
+    """`module:Class` of the method, which is imported when it is made."""
+
+    method: str  # type: ignore[assignment] # any name but the built-in ones
+    """Name of the method, which chooses this section."""
+
+
+METHODS: tuple[str, ...] = get_args(ThresholdConfig.model_fields["method"].annotation)
+
+if TYPE_CHECKING:
+    AnyThresholdConfig = ThresholdConfig
+else:
+    AnyThresholdConfig = Annotated[ThresholdConfig, Pluggable("thresholds", "method", METHODS, PluginThresholdConfig)]
 
 
 class IncidentConfig(Section):

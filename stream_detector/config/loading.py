@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from stream_detector.config import Config, Secret, strict_yaml
+from stream_detector.config.pluggable import properties
 from stream_detector.errors import ConfigError
 
 ENV_PREFIX = "STREAM_DETECTOR__"
@@ -33,12 +34,15 @@ Schema = dict[str, Any]
 Steps = tuple[Hashable, ...]
 
 
-def load(path: Path, env: Mapping[str, str] = os.environ, overrides: Mapping[str, object] | None = None) -> Config:
+def load(
+    path: Path | str, env: Mapping[str, str] = os.environ, overrides: Mapping[str, object] | None = None
+) -> Config:
     """Read, complete and check a set-up.
 
     `overrides` maps dotted paths to values, e.g. `{"kafka.bootstrap_servers": ["127.0.0.1:9092"]}`.
     Raises ConfigError that lists every problem found as `path: got VALUE, expected …`; secrets are never repeated.
     """
+    path = Path(path)
     document = strict_yaml.read(path)
     data = document.data
     if not isinstance(data, dict):
@@ -124,7 +128,7 @@ def _members(parts: Iterable[Schema], data: object) -> dict[str, list[Schema]]:
     """Return the keys that a mapping may have here, with their schemas; of open mappings, the keys it has."""
     found: dict[str, list[Schema]] = {}
     for part in (plain for each in parts for plain in alternatives(each)):
-        for name, member in part.get("properties", {}).items():
+        for name, member in {**part.get("properties", {}), **properties(part, data)}.items():
             found.setdefault(name, []).append(member)
         if isinstance(open_part := part.get("additionalProperties"), dict) and isinstance(data, dict):
             for name in data:
@@ -227,7 +231,7 @@ def _problem(detail: ErrorDetails, data: object, document: strict_yaml.Document,
     steps, parts, secret = _place(detail["loc"], data)
     if detail["type"] == "union_tag_invalid":  # the section is one of several, and the key that says which is wrong
         steps += (detail["ctx"]["discriminator"].strip("'"),)
-    text = _explained(detail, parts, secret)
+    text = _explained(detail, parts, secret, data)
     if detail["type"] == "value_error" and (first := re.split(r"[ :.]", text, maxsplit=1)[0]) in _members(parts, None):
         steps, text = (*steps, first), text[len(first) :]  # the section says which of the section's keys is wrong
     set_by = next((source for path, source in origins.items() if path == steps[: len(path)]), None)
@@ -255,7 +259,7 @@ def _place(loc: Sequence[int | str], data: object) -> tuple[Steps, list[Schema],
     return steps, parts, secret
 
 
-def _explained(detail: ErrorDetails, parts: Sequence[Schema], secret: bool) -> str:
+def _explained(detail: ErrorDetails, parts: Sequence[Schema], secret: bool, data: object) -> str:
     kind, message = detail["type"], detail["msg"]
     if kind == "value_error":
         return message.removeprefix("Value error, ")
@@ -263,7 +267,7 @@ def _explained(detail: ErrorDetails, parts: Sequence[Schema], secret: bool) -> s
         about = next((part["description"] for part in parts if part.get("description")), "a value")
         return f"missing, expected: {about.splitlines()[0]}"
     if kind == "extra_forbidden":
-        siblings = _siblings(detail["loc"])
+        siblings = _siblings(detail["loc"], data)
         close = get_close_matches(str(detail["loc"][-1]), siblings, n=1)
         expected = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(siblings)}"
         return f"unknown key; {expected}"
@@ -279,16 +283,21 @@ def _explained(detail: ErrorDetails, parts: Sequence[Schema], secret: bool) -> s
     return f"got {got}, expected {expected}"
 
 
-def _siblings(loc: Sequence[int | str]) -> list[str]:
+def _siblings(loc: Sequence[int | str], data: object) -> list[str]:
     """Return the keys that may stand where an unknown one does."""
     parts: list[Schema] = [schema()]
     for step in loc[:-1]:
+        inside = data[step] if isinstance(data, dict) and step in data else None
         if isinstance(step, int):
+            data = data[step] if isinstance(data, list) else None
             parts = _items(parts)
             continue
-        below = _members(parts, {step: None}).get(step)
-        parts = below or _tagged(parts, step)  # the tag of a union is no step, but says which section it is
-    return sorted(_members(parts, None))
+        if below := _members(parts, {step: None}).get(step):
+            parts, data = below, inside
+        else:
+            parts = _tagged(parts, step)  # the tag of a union is no step, but says which section it is
+    of_plugin = {name for part in parts for plain in alternatives(part) for name in properties(plain, data)}
+    return sorted(of_plugin or _members(parts, None))
 
 
 def _tagged(parts: Iterable[Schema], tag: str) -> list[Schema]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
 from stream_detector.config.base import Section
 from stream_detector.config.baselines import BaselineConfig
+from stream_detector.config.pluggable import Pluggable
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -162,7 +163,27 @@ class DeepSADConfig(NetworkConfig):
     set."""
 
 
-ModelConfig = Annotated[
-    AEConfig | VAEConfig | GANConfig | MetricConfig | ClassifierConfig | DeepSADConfig | BaselineConfig,
-    Field(discriminator="kind"),
-]
+class PluginModelConfig(Section):
+    """Base of the settings of a plug-in's detector, for packages that offer one (docs/library.md).
+
+    A subclass narrows `kind` to its name and gives `implemented_by`.
+    """
+
+    implemented_by: ClassVar[str]
+    """`module:Class` of the detector, which is imported when it is built: reading a set-up needs no torch."""
+
+    kind: str
+    """Name of the detector family, which chooses this section."""
+
+
+_BuiltIn = AEConfig | VAEConfig | GANConfig | MetricConfig | ClassifierConfig | DeepSADConfig | BaselineConfig
+
+#: Built-in values of `kind`, in the order of the reference.
+KINDS: tuple[str, ...] = tuple(one.model_fields["kind"].default for one in get_args(_BuiltIn))
+
+if TYPE_CHECKING:
+    ModelConfig = _BuiltIn | PluginModelConfig
+else:
+    ModelConfig = Annotated[
+        _BuiltIn, Field(discriminator="kind"), Pluggable("detectors", "kind", KINDS, PluginModelConfig)
+    ]

@@ -1,6 +1,7 @@
 """Recorded data by format: `read` turns files and folders into recordings.
 
-A format is one file here that offers a `Format`; `FORMATS` is the list of them.
+A format is one file here that offers a `Format`; `FORMATS` is the list of them. Other packages offer more by the entry
+point group `stream_detector.readers`.
 
 Names of assets: the file's name without its ending (a FEMTO folder's name), with the folder's name before it where the
 name alone is only digits or another file of the same call has it too: `valve1/0.csv` is `valve1-0`.
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from stream_detector import plugins
 from stream_detector.datasets import (
     creditcard,
     cwru,
@@ -48,7 +50,25 @@ FORMATS: dict[str, Format] = {
     "parquet": parquet.FORMAT,
 }
 
-__all__ = ["FORMATS", "Format", "ReadOptions", "TsUnit", "read"]
+__all__ = ["FORMATS", "Format", "ReadOptions", "TsUnit", "format_names", "format_of", "read"]
+
+
+def format_names() -> list[str]:
+    """Return the formats that `read` knows, those of installed plug-ins included."""
+    return sorted({*FORMATS, *plugins.names("readers")})
+
+
+def format_of(name: str) -> Format:
+    """Return the format of this name, built in or a plug-in's. Raises DataError when there is none."""
+    if (built_in := FORMATS.get(name)) is not None:
+        return built_in
+    try:
+        found = plugins.load("readers", name)
+    except KeyError:
+        raise DataError(f"format {name!r} is not known; {plugins.expected('readers', FORMATS)}") from None
+    if not isinstance(found, Format):
+        raise DataError(f"format {name!r} of the package {plugins.origin('readers', name)}: {found!r} is not a Format")
+    return found
 
 
 def read(
@@ -71,8 +91,7 @@ def read(
     message) are for waveforms; `start_ms` is when a recording without dates begins (FEMTO: on which day).
     Raises DataError that names the file, the place in it and the mend.
     """
-    if format not in FORMATS:
-        raise DataError(f"format {format!r} is not known; expected one of: {', '.join(FORMATS)}")
+    reader = format_of(format)
     options = ReadOptions(
         ts_column=ts_column,
         ts_unit=ts_unit,
@@ -84,26 +103,26 @@ def read(
     )
     if start_ms is not None:
         options.start_ms = start_ms
-    sources = _sources([paths] if isinstance(paths, (str, Path)) else list(paths), format)
+    sources = _sources([paths] if isinstance(paths, (str, Path)) else list(paths), format, reader)
     if asset is not None and len(sources) > 1:
         raise DataError(f"one asset name ({asset!r}) for {len(sources)} files; leave it out to name each by its file")
     names = [asset] if asset is not None else _names(sources)
     return [
         recording
         for source, name in zip(sources, names, strict=True)
-        for recording in FORMATS[format].load(source, name, options)
+        for recording in reader.load(source, name, options)
     ]
 
 
-def _sources(paths: Sequence[Path | str], format: str) -> list[Path]:
+def _sources(paths: Sequence[Path | str], format: str, reader: Format) -> list[Path]:
     """Expand folders; every file once, in the order given."""
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
-        sources = FORMATS[format].find(path)
+        sources = reader.find(path)
         if not sources:
-            raise DataError(f"{path}: nothing of format {format} in this folder; expected {FORMATS[format].layout}")
+            raise DataError(f"{path}: nothing of format {format} in this folder; expected {reader.layout}")
         found.update(dict.fromkeys(sorted(sources, key=_natural)))
     if not found:
         raise DataError("no file was given")

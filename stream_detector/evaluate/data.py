@@ -95,7 +95,7 @@ class Case:
 
     @classmethod
     def of(
-        cls, name: str, train: Recording, test: Recording, config: Config, first_row: int = 0, fit: Fit | None = None
+        cls, name: str, train: Recording, test: Recording, config: Config, *, first_row: int = 0, fit: Fit | None = None
     ) -> Case:
         """Return a case under the set-up fitted to it."""
         return cls(name, train, test, fit(config) if fit else config, first_row, fit)

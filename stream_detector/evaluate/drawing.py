@@ -62,6 +62,7 @@ class Canvas:
         ts_ms: Floats,
         values: Floats,
         css: str = "line",
+        *,
         second: Floats | None = None,
         log: bool = False,
         height: int = LANE,

@@ -31,7 +31,7 @@ from stream_detector.types import (
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.batching import no_windows
 from stream_detector.worker.pipeline import Pipeline
-from stream_detector.worker.slices import Scores
+from stream_detector.worker.slices import Scores, Watch
 from stream_detector.worker.task import Task, make_windower
 
 log = logging.getLogger(__name__)
@@ -141,13 +141,17 @@ class Backtest:
         config: Config,
         scorer: Scores,
         calibrations: list[NDArray[np.float64]],
+        *,
         batch: int = _CHUNK,
         profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
         partitions: int = 1,
         as_sent: bool = False,
+        watch: Watch | None = None,
     ) -> None:
-        """`batch`: most messages in a poll; results don't depend on it. `norms`, `model_of`: as for a `Pipeline`.
+        """`batch`: most messages in a poll; results don't depend on it.
+
+        `profiles`, `model_of`, `watch`: as for a `Pipeline`.
 
         `partitions` of the topic that is read; `as_sent`: its messages are those of the first configured topic.
         """
@@ -172,6 +176,7 @@ class Backtest:
             wall_ms=lambda: -1.0,
             profiles=profiles,
             model_of=model_of,
+            watch=watch,
         )
         self.pipeline.open()
 

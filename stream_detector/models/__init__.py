@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stream_detector import plugins
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.errors import ConfigError
 from stream_detector.models.ae import AE
@@ -41,8 +42,10 @@ __all__ = [
     "build",
     "build_whole",
     "cross_fit",
+    "detector_class",
     "fit_all",
     "joint_report",
+    "kinds",
     "members",
 ]
 
@@ -59,19 +62,36 @@ _BASELINES: tuple[type[Detector], ...] = (
     LODA,
 )
 
-#: `model.kind` -> class.
+#: `model.kind` -> class, of the families built in.
 DETECTORS: Mapping[str, type[Detector]] = {one.kind: one for one in (*_NETWORKS, *_LABELLED, *_BASELINES)}
+
+
+def kinds() -> list[str]:
+    """Return the names that `model.kind` may have, those of installed plug-ins included."""
+    return sorted({*DETECTORS, *plugins.names("detectors")})
+
+
+def detector_class(kind: str) -> type[Detector]:
+    """Return the class of a family, built in or a plug-in's. Raises ConfigError when there is none."""
+    if (built_in := DETECTORS.get(kind)) is not None:
+        return built_in
+    try:
+        found = plugins.implementation("detectors", kind)
+    except KeyError:
+        raise ConfigError(f"model.kind: got {kind!r}, {plugins.expected('detectors', sorted(DETECTORS))}") from None
+    if not (isinstance(found, type) and issubclass(found, Detector) and getattr(found, "kind", None) == kind):
+        origin = plugins.origin("detectors", kind)
+        raise ConfigError(f"model.kind {kind!r} of the package {origin}: {found!r} is not a Detector of that kind")
+    return found
 
 
 def build(config: ModelConfig, length: int, features: int) -> Detector:
     """Return an unfitted detector of windows (B, `length`, `features`). Raises ConfigError when it can't be built."""
-    if config.kind not in DETECTORS:
-        raise ConfigError(f"model.kind must be one of {', '.join(sorted(DETECTORS))}, got {config.kind!r}")
-    return DETECTORS[config.kind].from_config(config, length, features)
+    return detector_class(config.kind).from_config(config, length, features)
 
 
 def build_whole(config: ModelConfig, train: TrainConfig, length: int, features: int) -> Detector:
     """Return an unfitted detector in the shape that training under `train` leaves: of one network or several."""
     one = build(config, length, features)
-    count = members(DETECTORS[config.kind], train)
+    count = members(type(one), train)
     return one if count == 1 else Ensemble(one, count, features)

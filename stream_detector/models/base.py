@@ -72,7 +72,7 @@ class Detector(nn.Module, ABC):
 
         Ends in eval mode with `finalise` done. The default minimises `training_loss` (see `fit_by_gradient`).
         """
-        report = fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress)
+        report = fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress=progress)
         with torch.no_grad():
             self.complete(x_train, config)
         return report

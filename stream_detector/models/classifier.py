@@ -69,6 +69,7 @@ class Classifier(Labelled):
         x_val: Tensor,
         faulty_val: Tensor,
         config: TrainConfig,
+        *,
         progress: Progress | None = None,
     ) -> FitReport:
         """Minimise the weighted logistic loss; see Labelled."""
@@ -83,7 +84,7 @@ class Classifier(Labelled):
             weight = unit * (1.0 + (ratio - 1.0) * faulty)
             return nn.functional.binary_cross_entropy_with_logits(self(x), faulty, weight)
 
-        report = self.minimise(loss, x_train, faulty_train, x_val, faulty_val, config, progress)
+        report = self.minimise(loss, x_train, faulty_train, x_val, faulty_val, config=config, progress=progress)
         with torch.no_grad():
             normal = x_train[~faulty_train]
             self.learn_usual(normal)

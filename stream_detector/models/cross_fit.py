@@ -97,6 +97,7 @@ class CrossFitting:
         x: Tensor,
         fold: Tensor,
         draws: Tensor | None,
+        *,
         config: TrainConfig,
         numbers: Tensor,
         scaling: Scaling,
@@ -134,6 +135,7 @@ def cross_fit(
     x: Tensor,
     fold: Tensor,
     seeds: Tensor | None,
+    *,
     config: TrainConfig,
     numbers: Tensor,
     scaling: Scaling,
@@ -146,9 +148,10 @@ def cross_fit(
     """
     kind = type(build())
     if issubclass(kind, STAYS_ONE):
-        return _one(build, x, fold, config, numbers, scaling, progress)
-    making = CrossFitting.of(build, x, fold, seeds, config, numbers, scaling)
-    return making.result(fit_all(making.members, making.windows, making.windows, making.seeds, config, progress))
+        return _one(build, x, fold, config=config, numbers=numbers, scaling=scaling, progress=progress)
+    making = CrossFitting.of(build, x, fold, seeds, config=config, numbers=numbers, scaling=scaling)
+    reports = fit_all(making.members, making.windows, making.windows, making.seeds, config, progress=progress)
+    return making.result(reports)
 
 
 @torch.no_grad()
@@ -183,6 +186,7 @@ def _one(
     build: Callable[[], Detector],
     x: Tensor,
     fold: Tensor,
+    *,
     config: TrainConfig,
     numbers: Tensor,
     scaling: Scaling,

@@ -70,6 +70,7 @@ class DeepSAD(Labelled):
         x_val: Tensor,
         faulty_val: Tensor,
         config: TrainConfig,
+        *,
         progress: Progress | None = None,
     ) -> FitReport:
         """Train the autoencoder, fix the centre, then minimise the loss; see Labelled."""
@@ -92,7 +93,7 @@ class DeepSAD(Labelled):
                 progress(done + epoch, config.epochs, loss, validation)
 
         rest = config.model_copy(update={"epochs": config.epochs - passes})
-        report = self.minimise(loss, x_train, faulty_train, x_val, faulty_val, rest, later)
+        report = self.minimise(loss, x_train, faulty_train, x_val, faulty_val, config=rest, progress=later)
         with torch.no_grad():
             found = self.of_all(self, normal).double().mean()
             self.spread.copy_(found.clamp_min(EPSILON))
@@ -125,4 +126,4 @@ class DeepSAD(Labelled):
                 progress(epoch, config.epochs, loss, validation)
 
         few = config.model_copy(update={"epochs": passes})
-        return fit_by_gradient(pair, loss, normal, val if len(val) else normal, few, told)
+        return fit_by_gradient(pair, loss, normal, val if len(val) else normal, few, progress=told)

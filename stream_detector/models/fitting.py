@@ -38,6 +38,7 @@ def fit_by_gradient(
     x_train: Tensor,
     x_val: Tensor,
     config: TrainConfig,
+    *,
     progress: Progress | None = None,
     begin: Callable[[float], None] | None = None,
 ) -> FitReport:

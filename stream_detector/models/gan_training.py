@@ -165,7 +165,7 @@ def _train_encoder(gan: GAN, x_train: Tensor, x_val: Tensor, config: TrainConfig
     for p in fixed:
         p.requires_grad_(False)
     try:
-        return fit_by_gradient(gan.encoder, loss, x_train, x_val, config, progress)
+        return fit_by_gradient(gan.encoder, loss, x_train, x_val, config, progress=progress)
     finally:
         for p in fixed:
             p.requires_grad_(True)

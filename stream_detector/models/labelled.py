@@ -68,6 +68,7 @@ class Labelled(Detector):
         x_val: Tensor,
         faulty_val: Tensor,
         config: TrainConfig,
+        *,
         progress: Progress | None = None,
     ) -> FitReport:
         """Learn from windows (N, T, F) and which are faulty (N,) bool, of both kinds; later ones say when to stop.
@@ -121,12 +122,13 @@ class Labelled(Detector):
         faulty_train: Tensor,
         x_val: Tensor,
         faulty_val: Tensor,
+        *,
         config: TrainConfig,
         progress: Progress | None = None,
     ) -> FitReport:
         """Minimise a loss of windows and labels by `fit_by_gradient`; windows as of `fit_labelled`."""
         val = with_faults(x_train, faulty_train, x_val, faulty_val)
-        return _minimise(self, loss, (x_train, faulty_train), val, config, progress)
+        return _minimise(self, loss, (x_train, faulty_train), val, config=config, progress=progress)
 
 
 def _minimise(
@@ -134,6 +136,7 @@ def _minimise(
     loss: LabelledLoss,
     train: tuple[Tensor, Tensor],
     val: tuple[Tensor, Tensor],
+    *,
     config: TrainConfig,
     progress: Progress | None,
 ) -> FitReport:
@@ -146,7 +149,7 @@ def _minimise(
     def apart(x: Tensor, generator: torch.Generator) -> Tensor:
         return loss(x[..., :features], x[:, 0, features], generator)
 
-    return fit_by_gradient(model, apart, joined(*train), joined(*val), config, progress)
+    return fit_by_gradient(model, apart, joined(*train), joined(*val), config, progress=progress)
 
 
 def with_faults(x_train: Tensor, faulty_train: Tensor, x_val: Tensor, faulty_val: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,7 @@ def fit_all(
     x_val: Sequence[Tensor],
     seeds: Sequence[int],
     config: TrainConfig,
+    *,
     progress: Progress | None = None,
 ) -> list[FitReport]:
     """Fit detectors of one family and shape, together if that has a batched form, else one after the other.
@@ -49,7 +50,7 @@ def fit_all(
     if not detectors:
         return []
     if len(detectors) > 1 and trains_stacked(detectors[0]) and sum(one.numel() for one in x_train) <= MOST_VALUES:
-        return fit_stacked(detectors, x_train, x_val, seeds, config, progress)
+        return fit_stacked(detectors, x_train, x_val, seeds, config, progress=progress)
     reports = []
     for index, (detector, train, val, seed) in enumerate(zip(detectors, x_train, x_val, seeds, strict=True)):
         seeded = config.model_copy(update={"seed": seed})
@@ -91,6 +92,7 @@ def fit_stacked(
     x_val: Sequence[Tensor],
     seeds: Sequence[int],
     config: TrainConfig,
+    *,
     progress: Progress | None = None,
 ) -> list[FitReport]:
     """Fit M detectors of one family and shape, detectors[m] to windows x_train[m] (N_m, T, F) with its seed.

@@ -115,7 +115,9 @@ class VAE(Detector):
 
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
         """Minimise the loss with warm-up, then measure s² on all training windows."""
-        report = fit_by_gradient(self, self.training_loss, x_train, x_val, config, progress, self.begin_epoch)
+        report = fit_by_gradient(
+            self, self.training_loss, x_train, x_val, config, progress=progress, begin=self.begin_epoch
+        )
         with torch.no_grad():
             self.complete(x_train, config)
         return report

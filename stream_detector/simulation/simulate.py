@@ -110,9 +110,9 @@ def simulate(
     seed: int = 0,
     rate_hz: float = 1.0,
     faults: str | Sequence[FaultPlan] = "default",
+    *,
     start_ms: float = DEFAULT_START_MS,
     profile: str | None = None,
-    *,
     scenario: str | None = None,
     name: str = "machine",
     channels: Sequence[str] = DEFAULT_CHANNELS,
@@ -145,7 +145,7 @@ def simulate(
     for place, asset in enumerate(assets):
         mine = [plan.resolved(count / rate_hz) for plan in plans if plan.asset in (None, asset)]
         source = _Machine(np.random.SeedSequence([seed, place]), profile, start_ms)
-        recordings.append(source.record(asset, mine, count, rate_hz, channels, waveforms))
+        recordings.append(source.record(asset, mine, count, rate_hz=rate_hz, channels=channels, waveforms=waveforms))
     return recordings
 
 
@@ -165,6 +165,7 @@ class _Machine:
         asset: str,
         faults: Sequence[Onset],
         count: int,
+        *,
         rate_hz: float,
         channels: Sequence[str],
         waveforms: Waveforms | None,

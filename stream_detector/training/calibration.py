@@ -20,7 +20,6 @@ from stream_detector.artifacts.artifact import Split
 from stream_detector.config import Config
 from stream_detector.errors import DataError
 from stream_detector.models import (
-    DETECTORS,
     CrossFitting,
     Detector,
     Ensemble,
@@ -29,6 +28,7 @@ from stream_detector.models import (
     Progress,
     build,
     cross_fit,
+    detector_class,
     joint_report,
     members,
 )
@@ -100,7 +100,7 @@ class HoldOut:
         self.parts = parts
         self.preprocess = _preprocess(config)
         self.preprocess.scaler.fit(parts.train)
-        count, columns = members(DETECTORS[config.model.kind], config.train), self.preprocess.columns
+        count, columns = members(detector_class(config.model.kind), config.train), self.preprocess.columns
         detectors = [build(config.model, self.preprocess.length, columns) for _ in range(count)]
         x_train, x_val = (_scaled(self.preprocess, part).float() for part in (parts.train, parts.held_out))
         seeds = [config.train.seed * count + index for index in range(count)]
@@ -145,7 +145,7 @@ class HoldOutLabelled:
         x_train, x_val = (_scaled(self.preprocess, part).float() for part in (parts.train, parts.held_out))
         try:
             report = self._detector.fit_labelled(
-                x_train, parts.faulty_train, x_val, parts.faulty_held_out, self.config.train, self._progress
+                x_train, parts.faulty_train, x_val, parts.faulty_held_out, self.config.train, progress=self._progress
             )
         except DataError as error:
             raise DataError(f"{self._place}{error}") from error
@@ -163,10 +163,16 @@ class CrossFitted:
         self.preprocess.scaler.fit(blocks.windows)
         self._making: CrossFitting | None = None
         self.nets = Nets([], [], [], [])
-        if members(DETECTORS[config.model.kind], config.train) > 1:
+        if members(detector_class(config.model.kind), config.train) > 1:
             numbers, x = self._numbers(), _scaled(self.preprocess, blocks.windows)
             self._making = CrossFitting.of(
-                self._build, x, blocks.fold, blocks.seeds, config.train, numbers, config.features.scaling
+                self._build,
+                x,
+                blocks.fold,
+                blocks.seeds,
+                config=config.train,
+                numbers=numbers,
+                scaling=config.features.scaling,
             )
             own = self._making.windows
             self.nets = Nets(self._making.members, own, own, self._making.seeds)
@@ -181,9 +187,9 @@ class CrossFitted:
                 _scaled(self.preprocess, self.blocks.windows),
                 self.blocks.fold,
                 self.blocks.seeds,
-                self.config.train,
-                self._numbers(),
-                self.config.features.scaling,
+                config=self.config.train,
+                numbers=self._numbers(),
+                scaling=self.config.features.scaling,
             )
         scores = round_mantissa(fitted.scores.numpy(), SCORE_BITS)
         return Fitted(self.preprocess, fitted.detector, scores, fitted.report, self.blocks.split)

@@ -17,7 +17,7 @@ from torch import Tensor
 from stream_detector.artifacts.artifact import DataFingerprint
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DataError
-from stream_detector.models import DETECTORS, Labelled
+from stream_detector.models import Labelled, detector_class
 from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.scoring.scorer import window_seeds
 from stream_detector.training.labels import FAULTY, LEFT_OUT, Labels, Marker
@@ -68,7 +68,7 @@ def gather(
     marker = _marker(config, labels)
     channels = column_channels(config.channels)
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
-    draws = DETECTORS[config.model.kind].stochastic
+    draws = detector_class(config.model.kind).stochastic
     histories: dict[str, History] = {}
     for batch in batches:
         rows_of: dict[str, list[int]] = {}
@@ -113,7 +113,7 @@ def gather(
 def _marker(config: Config, labels: Labels | None) -> Marker | None:
     """Return what marks windows for a detector that learns from labels; None for all others. Raises DataError."""
     kind = config.model.kind
-    if not issubclass(DETECTORS[kind], Labelled):
+    if not issubclass(detector_class(kind), Labelled):
         return None
     if config.train.folds:
         raise ConfigError(f"train.folds must be 0 with model.kind {kind}, got {config.train.folds}")

@@ -24,7 +24,7 @@ from torch import Tensor
 from stream_detector.artifacts.artifact import Artifact, Snapshot, Split
 from stream_detector.config import Config
 from stream_detector.errors import DataError
-from stream_detector.models import DETECTORS, DivergedError, FitReport, Labelled, Progress, fit_all
+from stream_detector.models import DivergedError, FitReport, Labelled, Progress, detector_class, fit_all
 from stream_detector.models.precision import coarse_columns
 from stream_detector.models.preprocessing import column_channels
 from stream_detector.telemetry.logs import event
@@ -123,13 +123,13 @@ def _way(config: Config, histories: list[History], place: str, progress: Progres
     if config.train.folds:
         return CrossFitted(config, _blocks(config, histories, place))
     parts = _split(config, histories, place)
-    if issubclass(DETECTORS[config.model.kind], Labelled):
+    if issubclass(detector_class(config.model.kind), Labelled):
         return HoldOutLabelled(config, parts, progress, place)
     return HoldOut(config, parts)
 
 
 def _fit(config: Config, nets: Nets, progress: Progress | None = None) -> list[FitReport]:
-    return fit_all(nets.detectors, nets.x_train, nets.x_val, nets.seeds, config.train, progress)
+    return fit_all(nets.detectors, nets.x_train, nets.x_val, nets.seeds, config.train, progress=progress)
 
 
 def _train_together(config: Config, histories: list[History]) -> dict[str, Artifact]:

@@ -83,6 +83,17 @@ class PlainMessage(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What one asset's sensors measured at one moment, or a block of samples from that moment on."""
+
+    asset: str
+    ts_ms: float  # event time, UNIX ms; of a block: its first sample's
+    values: Mapping[str, float | str | Sequence[float] | NDArray[np.floating]]
+    """By channel: a number, a category, or a block of samples `interval_ms` apart."""
+    interval_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MessageBatch:
     """Messages of one partition in offset order."""
 

@@ -131,7 +131,7 @@ class Grid:
         for topic in range(self.topics):
             self._first_offset[topic][where] = NO_OFFSET
 
-    def insert(self, topic: int, rows: Ints, cells: Ints, ts_ms: Floats, values: Floats, offsets: Ints) -> None:
+    def insert(self, topic: int, rows: Ints, cells: Ints, *, ts_ms: Floats, values: Floats, offsets: Ints) -> None:
         """Put samples (n,) with values (n, C) into their cells; all cells are held: base <= cell < base + R.
 
         Sums are built in the order given, one by one, so that a stream cut into other batches gives the same bits.

@@ -106,7 +106,9 @@ class Windower:
         self._now, self._progress = float(now[-1]), int(after[-1])
         rows = self._rows_of(batch, kept, first_ms, before)
         self._heard[rows] = after  # late readings too: an asset whose clock is behind is not silent
-        kept, rows, after = self._not_late(batch, topic, kept, rows, after, first_ms, last_ms, dead)
+        kept, rows, after = self._not_late(
+            batch, topic, kept, rows, after, first_ms=first_ms, last_ms=last_ms, dead=dead
+        )
         if kept.size:
             self._ingest[rows] = batch.ingest_ms[kept]
             self._insert(batch, topic, kept, rows, parts)
@@ -185,6 +187,7 @@ class Windower:
         kept: Ints,
         rows: Ints,
         after: Ints,
+        *,
         first_ms: Floats,
         last_ms: Floats,
         dead: list[DeadLetter],
@@ -253,7 +256,9 @@ class Windower:
                 waits = _from_first(waits, owner[left])
             take, left = left[~waits], left[waits]
             if take.size:
-                self._grid.insert(topic, owner[take], cells[take], ts[take], values[take], offsets[take])
+                self._grid.insert(
+                    topic, owner[take], cells[take], ts_ms=ts[take], values=values[take], offsets=offsets[take]
+                )
                 np.maximum.at(self._clocks[topic], owner[take], ts[take])
                 touched = np.unique(owner[take])
                 self._cut(touched, self._closed(self._clocks[:, touched]), parts)

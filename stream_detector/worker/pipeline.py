@@ -25,7 +25,7 @@ from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.assignment import Assignment
 from stream_detector.worker.delivery import make_strategy
 from stream_detector.worker.saving import Saver
-from stream_detector.worker.slices import Scores, Scoring
+from stream_detector.worker.slices import Scores, Scoring, Watch
 from stream_detector.worker.takeover import Takeover
 from stream_detector.worker.task import Task, WindowingResult
 
@@ -51,17 +51,21 @@ class Pipeline:
         wall_ms: Callable[[], float] = lambda: time.time() * 1000,
         profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        watch: Watch | None = None,
     ) -> None:
         """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on.
 
         `profiles`: by the same index, what is usual for its channels; without any, no sensor faults are found.
         `model_of`: an asset's detector, for sensor faults that show in the messages only.
+        `watch` is called with each window that is judged.
         """
         self._config = config
         self._source, self._sink, self._store = source, sink, store
         self._metrics = metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
-        self._scoring = Scoring(config, scorer, calibrations, metrics, clock_ms, wall_ms, profiles, model_of)
+        self._scoring = Scoring(
+            config, scorer, calibrations, metrics, clock_ms, wall_ms, profiles=profiles, model_of=model_of, watch=watch
+        )
         self._saver = Saver(store, clock_ms, self._look_soon)
         self._assignment = Assignment(source, clock_ms)
         self._delivery = make_strategy(

@@ -98,7 +98,7 @@ class Saver:
                     task.epoch + 1,
                     task.changed_states(),
                     task.saved_positions(),
-                    task.saved_epoch,
+                    since=task.saved_epoch,
                 )
         except StoreLostError as error:  # what it lost is all in memory
             log.warning(
@@ -120,7 +120,9 @@ class Saver:
         try:
             with self.asking():
                 task.token = self._store.acquire(task.index)
-                self._store.save(task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), WHOLE)
+                self._store.save(
+                    task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), since=WHOLE
+                )
         except StoreError:
             return Saved.MISSED
         self._controls_version = -1  # whatever it was

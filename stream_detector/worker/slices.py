@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import Config
-from stream_detector.decision.driver import Decided, Driver
+from stream_detector.decision.driver import Decided, Driver, Trace
 from stream_detector.decision.engine import Engine
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
@@ -35,6 +35,10 @@ _FIRST_POLL = 1_000  # messages, while nothing was scored yet
 _DENSITY = 0.3  # weight of the newest poll in the estimate of windows a message
 _THINNEST = 1 / 16  # windows a message: fewer are not relied upon
 _UNKNOWN_TOLD = 1_000  # assets without a detector that are told one by one
+
+
+#: Called with windows that were judged, and what became of each.
+Watch = Callable[[WindowBatch, Trace], None]
 
 
 class Scores(Protocol):
@@ -66,14 +70,16 @@ class Scoring:
         wall_ms: Callable[[], float],
         profiles: Sequence[ChannelProfile | None] = (),
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
+        watch: Watch | None = None,
     ) -> None:
-        """`calibrations`, `norms`, `model_of`: as for a `Pipeline`."""
+        """`calibrations`, `norms`, `model_of`, `watch`: as for a `Pipeline`."""
         self._config = config
         self._scorer = scorer
         self._metrics = metrics
         self._clock, self._wall = clock_ms, wall_ms
         self.engine = Engine(config, calibrations, profiles, model_of)
         self._driver = Driver(self.engine, scorer.score)
+        self._watch = watch
         self._queue = Queue(config.scorer)
         self._throughput = Throughput()
         self._density = 0.0  # windows a message
@@ -157,9 +163,12 @@ class Scoring:
                 reported = self._driver.on_liveness(one.task.states, liveness_event, controls)
                 alerts += [] if replayed_too else reported
             if scores is not None and len(one.windows):
+                trace = None if self._watch is None else Trace(len(one.windows))
                 decided = self._driver.judge(
-                    one.task.states, one.windows, scores, row=row, controls=controls, shifts=shifts
+                    one.task.states, one.windows, scores, row=row, controls=controls, shifts=shifts, trace=trace
                 )
+                if self._watch is not None and trace is not None:
+                    self._watch(one.windows, trace)
                 row += len(one.windows)
                 self._note(decided)
                 if not one.replayed:

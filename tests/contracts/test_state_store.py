@@ -99,7 +99,7 @@ def test_a_crashed_epoch_is_no_part_of_a_later_one(store: Store):
     store.save(3, token, 2, {"a": state(judged_ms=90), "b": state(judged_ms=90)}, at(90, 2))  # crashes
     token = store.acquire(3)
     assert store.load(3, 1).epoch == 1
-    store.save(3, token, 4, {"a": state(judged_ms=40)}, at(40, 4), 1)  # 2 and 3 missed the store
+    store.save(3, token, 4, {"a": state(judged_ms=40)}, at(40, 4), since=1)  # 2 and 3 missed the store
     assert judged(store.load(3, 4).assets) == {"a": 40, "b": 1}
     before = store.load(3, 3)
     assert (judged(before.assets), before.epoch, before.positions) == ({"a": 1, "b": 1}, 1, at(10, 1))
@@ -243,12 +243,12 @@ def test_a_store_that_forgot_the_newest_save_is_noticed(backend: Backend, store:
     owner = backend.connect()
     token = owner.acquire(3)
     loaded = owner.load(3, 1).assets
-    owner.save(3, token, 2, {"a": state(judged_ms=20)}, at(20, 2), 1)
+    owner.save(3, token, 2, {"a": state(judged_ms=20)}, at(20, 2), since=1)
     backend.connect().save(3, token, 2, {"a": state(judged_ms=90), "new": state(judged_ms=90)}, at(90, 2))
     with pytest.raises(StoreLostError, match="task 3"):
-        owner.save(3, token, 3, {}, at(30, 3), 2)
+        owner.save(3, token, 3, {}, at(30, 3), since=2)
     renewed = owner.acquire(3)
-    owner.save(3, renewed, 3, loaded | {"a": state(judged_ms=20)}, at(30, 3), WHOLE)
+    owner.save(3, renewed, 3, loaded | {"a": state(judged_ms=20)}, at(30, 3), since=WHOLE)
     assert judged(owner.load(3).assets) == {"a": 20}
 
 

@@ -268,7 +268,7 @@ def fleet_messages() -> tuple[Sent, ...]:
 
 def _stranger() -> Recording:
     """Return a machine that training never saw."""
-    [one] = simulate(1, 2.0, 9, _FLEET_RATE_HZ, "none", START_MS + 10_000_000.0, name="stranger")
+    [one] = simulate(1, 2.0, 9, _FLEET_RATE_HZ, "none", start_ms=START_MS + 10_000_000.0, name="stranger")
     return one
 
 

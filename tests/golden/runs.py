@@ -65,9 +65,9 @@ def backtest(
         config,
         wrap(Scorer(models, config.scorer)),
         [one.calibration for one in models.artifacts],
-        batch,
-        [one.profile for one in models.artifacts],
-        models.ref_of,
+        batch=batch,
+        profiles=[one.profile for one in models.artifacts],
+        model_of=models.ref_of,
     )
     logs = Logs()
     for number, part in enumerate(parts):

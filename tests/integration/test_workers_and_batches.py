@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from stream_detector.adapters.kafka import ensure_topics
-from stream_detector.cli.run import _assemble
+from stream_detector.api.worker import Worker
 from stream_detector.config.loading import load
 from stream_detector.errors import BrokerError
-from stream_detector.worker.health import Health
 from tests.chaos import verify
 from tests.integration.plant import FINE
 from tests.integration.site import until
@@ -29,18 +28,18 @@ class Thread(threading.Thread):
     def __init__(self, config, closing):
         super().__init__(daemon=True)
         self.stopping, self.failure = threading.Event(), None
-        self.pipeline = _assemble(config, None, closing, Health())  # as `stream-detector run` wires it
+        self.worker = closing.enter_context(Worker.from_config(config))  # as `stream-detector run` wires it
 
     def run(self):
         """Step until told to stop."""
         try:
-            self.pipeline.open()
+            self.worker.open()
             while not self.stopping.is_set():
                 try:
-                    self.pipeline.step(50)
+                    self.worker.step(50)
                 except BrokerError:  # as `stream-detector run` does
                     self.stopping.wait(1)
-            self.pipeline.close()
+            self.worker.close()
         except BaseException as error:
             self.failure = error
 

@@ -46,9 +46,9 @@ def fitted(config: ModelConfig, x: Tensor, seed: int = 0) -> CrossFit:
             x,
             block(),
             torch.arange(len(x)),
-            TrainConfig(epochs=4, batch=32, seed=seed),
-            torch.ones(FEATURES, dtype=torch.bool),
-            "robust",
+            config=TrainConfig(epochs=4, batch=32, seed=seed),
+            numbers=torch.ones(FEATURES, dtype=torch.bool),
+            scaling="robust",
         )
 
 

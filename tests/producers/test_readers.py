@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream_detector.datasets import FORMATS, read
+from stream_detector.datasets.checks import CHECKS, Case
 from stream_detector.errors import DataError
 from tests.producers import files
 from tests.producers.files import only
@@ -65,5 +66,15 @@ def test_missing_files_and_empty_folders_are_said(tmp_path, format):
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path):
     """The message shows what can be said instead."""
-    with pytest.raises(DataError, match="format 'xls' is not known; expected one of: skab, nab, cwru"):
+    with pytest.raises(DataError, match="format 'xls' is not known; expected one of: 'skab', 'nab', 'cwru'"):
         read(tmp_path, "xls")
+
+
+@pytest.mark.parametrize("format", ["skab", "csv"])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_reader_keeps_the_contract(tmp_path, check, format):
+    """Readers of packages promise the same."""
+    file = files.skab(tmp_path / "pump.csv")
+    if format == "csv":
+        files.write(file, "ts,a,b,anomaly\n2020-01-01,1,2,0\n2020-01-02,3,4,1\n")
+    check(Case(format, file))

@@ -89,6 +89,7 @@ class MemoryStore:
         epoch: int,
         states: Mapping[str, AssetState],
         positions: Mapping[Partition, Position],
+        *,
         since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically; return the controls' version.

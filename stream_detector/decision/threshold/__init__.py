@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.config import ThresholdConfig
+from stream_detector import plugins
+from stream_detector.config import PluginThresholdConfig, ThresholdConfig
 from stream_detector.config.judging import MOST_SPARE
 from stream_detector.decision.threshold.dspot import DSpot
 from stream_detector.decision.threshold.mad import Mad
@@ -68,7 +69,10 @@ _METHODS: dict[str, type[Spot] | type[Quantile] | type[Mad]] = {
 
 
 def make_method(config: ThresholdConfig) -> ThresholdMethod:
-    """Return the method the settings name."""
+    """Return the method the settings name, built in or a plug-in's. Raises ConfigError when it can't be loaded."""
+    if isinstance(config, PluginThresholdConfig):
+        made: ThresholdMethod = plugins.implementation("thresholds", config.method)(config)
+        return made
     return _METHODS[config.method](config)
 
 

@@ -33,6 +33,7 @@ class Request:
     seeds: Sequence[int] = (0,)
     tell: Tell = silent
     options: Mapping[str, Any] = field(default_factory=dict)  # how to read a csv: ts_column, label_column, …
+    format: str = "csv"  # of the files, for the protocol csv
     train: float | None = None  # rows (1 or more) or share of rows that train, where the protocol leaves it open
     own_config: bool = False  # the set-up is the user's, not one shipped
 
@@ -59,7 +60,9 @@ def cut(recording: Recording, train_rows: int, name: str, config: Config, fit: F
             f"{recording.source}: {len(recording)} rows, of which the first {train_rows} train: none is left to judge; "
             "leave the file out"
         )
-    return Case.of(name, recording.rows(0, train_rows), recording.rows(train_rows), config, train_rows, fit)
+    return Case.of(
+        name, recording.rows(0, train_rows), recording.rows(train_rows), config, first_row=train_rows, fit=fit
+    )
 
 
 def sweep(

@@ -63,6 +63,7 @@ def _run(
 
 
 def _labelled(request: Request, format: str) -> list[Recording]:
+    format = request.format if format == "csv" else format
     found = [one for one in request.read(request.data, format, **request.options) if one.labels is not None]
     if not found:
         raise DataError(f"{request.data}: no labelled file of format {format}; nothing to hold alarms against")

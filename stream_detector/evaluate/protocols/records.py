@@ -34,7 +34,7 @@ from stream_detector.evaluate.live import Live
 from stream_detector.evaluate.pointwise import Counts, average_precision, roc_auc
 from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, sweep
 from stream_detector.evaluate.series import Outcome, Run
-from stream_detector.models import DETECTORS, Labelled
+from stream_detector.models import Labelled, detector_class
 
 #: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.
 TRAIN_SHARE = 0.5
@@ -118,7 +118,7 @@ def _halved(request: Request, whole: Recording) -> tuple[NDArray[np.int64], Reco
 
 
 def _learns_from_labels(config: Config) -> bool:
-    return issubclass(DETECTORS[config.model.kind], Labelled)
+    return issubclass(detector_class(config.model.kind), Labelled)
 
 
 def _run(
