@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stream_detector.ports import Source as Source
     from stream_detector.ports import StateStore as StateStore
     from stream_detector.types import Alert as Alert
+    from stream_detector.types import Controls as Controls
     from stream_detector.types import Reading as Reading
 
 __version__ = "0.2.0"
@@ -42,6 +43,7 @@ _PUBLIC = {
     "Artifact": "artifacts.artifact:Artifact",
     "BacktestResult": "api.offline:BacktestResult",
     "Config": "config:Config",
+    "Controls": "types:Controls",
     "Detector": "models:Detector",
     "DetectorError": "errors:DetectorError",
     "Engine": "decision.engine:Engine",
@@ -68,6 +70,7 @@ __all__ = [
     "Artifact",
     "BacktestResult",
     "Config",
+    "Controls",
     "Detector",
     "DetectorError",
     "Engine",

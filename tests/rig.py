@@ -213,8 +213,8 @@ class Plant:
             sink,
             store,
             scorer,
-            [CALIBRATION],
-            metrics,
+            calibrations=[CALIBRATION],
+            metrics=metrics,
             clock_ms=self.clock,
             wall_ms=lambda: START_MS + self.clock(),
         )

@@ -52,7 +52,7 @@ class Bench:
         config, token = self.plant.config, self.store.acquire(index)
         found = self.resume(self.source.committed(self.assignment.assigned[index]), index)
         decoders = {TOPIC: ReadingDecoder(config.inputs[0], config.channels)}
-        task = Task(config, index, token, found.loaded, found.starts, decoders, epoch=found.epoch)
+        task = Task(config, index, token, found.loaded, found.starts, decoders=decoders, epoch=found.epoch)
         self.assignment.tasks[index] = task
 
     def resume(self, committed, index=0):

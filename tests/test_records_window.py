@@ -186,7 +186,7 @@ def test_a_restart_judges_no_record_twice():
     state = AssetState(ThresholdState("spot", 1.0, 9), IncidentState(), TS + 9)
     loaded = TaskState({"card-1": state}, 1, {partition: Position(5, 5, 1)})
     decoders = {TOPIC: ReadingDecoder(setup.inputs[0], setup.channels)}
-    task = Task(setup, 0, 1, loaded, {partition: Start(2, 5)}, decoders)
+    task = Task(setup, 0, 1, loaded, {partition: Start(2, 5)}, decoders=decoders)
     cut = task.take(MessageBatch(partition, messages[2:]))
     ((found, silent),) = cut.windows
     assert found.values[:, 0, 0].tolist() == [5, 6, 7]

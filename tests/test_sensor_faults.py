@@ -90,7 +90,7 @@ class Hall:
             sink,
             MemoryStore(self.server),
             Scorer(self.models, config.scorer),
-            [one.calibration for one in self.models.artifacts],
+            calibrations=[one.calibration for one in self.models.artifacts],
             clock_ms=lambda: 0.0,
             wall_ms=lambda: -1.0,
             profiles=[one.profile for one in self.models.artifacts],

@@ -46,7 +46,7 @@ def incident_id(stream: str, asset: str, end_ms: int, model_version: str) -> str
 
 
 def sensor_alert_id(
-    stream: str, asset: str, end_ms: int, model_version: str, event: str, channel: str, fault: str
+    stream: str, asset: str, end_ms: int, model_version: str, *, event: str, channel: str, fault: str
 ) -> str:
     """Return the id of an alert of kind sensor-fault; `channel` is "" for a fault of the whole asset.
 
@@ -55,7 +55,7 @@ def sensor_alert_id(
     return uuid5("sensor-alert", stream, asset, end_ms, model_version, event, channel, fault)
 
 
-def sensor_incident_id(stream: str, asset: str, end_ms: int, model_version: str, channel: str, fault: str) -> str:
+def sensor_incident_id(stream: str, asset: str, end_ms: int, model_version: str, *, channel: str, fault: str) -> str:
     """Return the id of an incident that a sensor fault opened.
 
     The UUIDv5 of ["sensor-incident", stream, asset, end_ms, model_version, channel, fault].

@@ -35,6 +35,7 @@ class Writer(Protocol):
         key: bytes | None,
         value: bytes,
         headers: list[tuple[str, bytes]],
+        *,
         timestamp_ms: int | None = None,
     ) -> None:
         """Buffer a message for sending."""

@@ -117,7 +117,7 @@ class Driver:
         The table's states become those after the windows. Windows without a score (no detector) change nothing.
         `scores` are written to where windows are scored again. `trace` is filled.
         """
-        batch = _Batch(self, table, windows, scores, row, controls, shifts, trace)
+        batch = _Batch(self, table, windows, scores, row=row, controls=controls, shifts=shifts, trace=trace)
         return batch.judged()
 
 
@@ -130,6 +130,7 @@ class _Batch:
         table: StateTable,
         windows: WindowBatch,
         scores: ScoreBatch,
+        *,
         row: int,
         controls: Controls,
         shifts: Shifts | None,

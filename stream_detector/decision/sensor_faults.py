@@ -156,7 +156,7 @@ class SensorFaults:
             after = replace(sensors, faults=(*sensors.faults, fault))
             return after, _QUIET, self._reported_alert("update", fault, event, model, limit)
         stream = self._incidents.stream
-        name = sensor_incident_id(stream, asset, event.at_ms, model.version, channel, event.fault)
+        name = sensor_incident_id(stream, asset, event.at_ms, model.version, channel=channel, fault=event.fault)
         fault = replace(fault, incident=name)
         alert = self._reported_alert("open", fault, event, model, limit)
         return replace(sensors, faults=(*sensors.faults, fault)), incident, alert
@@ -167,7 +167,9 @@ class SensorFaults:
         assert fault.incident is not None
         stream, asset, end_ms = self._incidents.stream, event.asset, event.at_ms
         return Alert(
-            id=sensor_alert_id(stream, asset, end_ms, model.version, kind, fault.channel, fault.fault),
+            id=sensor_alert_id(
+                stream, asset, end_ms, model.version, event=kind, channel=fault.channel, fault=fault.fault
+            ),
             incident=fault.incident,
             event=kind,
             stream=stream,
@@ -227,7 +229,9 @@ class SensorFaults:
             turn.incident = _QUIET
             return fault
         stream, version = self._incidents.stream, window.ref.version
-        name = sensor_incident_id(stream, window.asset, window.end_ms, version, fault.channel, fault.fault)
+        name = sensor_incident_id(
+            stream, window.asset, window.end_ms, version, channel=fault.channel, fault=fault.fault
+        )
         fault = replace(fault, incident=name)
         turn.alerts.append(self._alert("open", fault, turn))
         turn.incident = incident if incident.incident is not None else _QUIET
@@ -251,7 +255,7 @@ class SensorFaults:
         asset, end_ms, version = window.asset, window.end_ms, window.ref.version
         score = finite(window.score)
         return Alert(
-            id=sensor_alert_id(stream, asset, end_ms, version, event, fault.channel, fault.fault),
+            id=sensor_alert_id(stream, asset, end_ms, version, event=event, channel=fault.channel, fault=fault.fault),
             incident=fault.incident,
             event=event,
             stream=stream,

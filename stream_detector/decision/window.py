@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from stream_detector.types import ModelRef, ScoreBatch, WindowBatch
 
@@ -42,6 +42,26 @@ class ScoredWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """... where; needed where `flags` are or a sensor fault is open."""
     probe: Callable[[ScoredWindow, NDArray[np.float64]], tuple[NDArray[np.float64], Floats]] | None = None
     """Scores this window under other shifts; None: a regime change is located by the mean offsets."""
+
+    @classmethod
+    def of(
+        cls,
+        asset: str,
+        end_ms: int,
+        score: float,
+        *,
+        contributions: ArrayLike,
+        observed: ArrayLike,
+        expected: ArrayLike,
+        model: ModelRef,
+    ) -> ScoredWindow:
+        """Return a window that was scored by itself; the arrays are (C,), an entry per column of the configuration.
+
+        `contributions` are >= 0; `observed` and `expected` are in the channels' units.
+        """
+        rows = [np.asarray(one, np.float32)[None] for one in (contributions, observed, expected)]
+        scores = ScoreBatch(np.array([score]), rows[0], rows[1], rows[2], np.zeros(1, np.int32), (model,))
+        return cls(asset=asset, end_ms=end_ms, score=score, scores=scores)
 
     @property
     def newest(self) -> Floats:

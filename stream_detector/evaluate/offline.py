@@ -90,7 +90,7 @@ def followed(
     """
     config, unusable = offline(config), _Unusable()
     decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
-    task = Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders, usual_gap_ms)
+    task = Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders=decoders, usual_gap_ms=usual_gap_ms)
     events: list[LivenessEvent] = []
     for chunk in _chunks(messages):
         cut = task.take(MessageBatch(Partition(TOPIC, 0), chunk))
@@ -170,8 +170,8 @@ class Backtest:
             self._sink,
             self._store,
             scorer,
-            calibrations,
-            self.metrics,
+            calibrations=calibrations,
+            metrics=self.metrics,
             clock_ms=lambda: 0.0,
             wall_ms=lambda: -1.0,
             profiles=profiles,

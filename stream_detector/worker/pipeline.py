@@ -45,6 +45,7 @@ class Pipeline:
         sink: Sink,
         store: StateStore,
         scorer: Scores,
+        *,
         calibrations: Sequence[np.ndarray],
         metrics: Metrics | None = None,
         clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
@@ -64,7 +65,15 @@ class Pipeline:
         self._metrics = metrics = metrics or Metrics()
         self._clock, self._wall = clock_ms, wall_ms
         self._scoring = Scoring(
-            config, scorer, calibrations, metrics, clock_ms, wall_ms, profiles=profiles, model_of=model_of, watch=watch
+            config,
+            scorer,
+            calibrations=calibrations,
+            metrics=metrics,
+            clock_ms=clock_ms,
+            wall_ms=wall_ms,
+            profiles=profiles,
+            model_of=model_of,
+            watch=watch,
         )
         self._saver = Saver(store, clock_ms, self._look_soon)
         self._assignment = Assignment(source, clock_ms)

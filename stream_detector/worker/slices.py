@@ -64,6 +64,7 @@ class Scoring:
         self,
         config: Config,
         scorer: Scores,
+        *,
         calibrations: Sequence[NDArray[np.float64]],
         metrics: Metrics,
         clock_ms: Callable[[], float],

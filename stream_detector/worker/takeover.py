@@ -86,8 +86,8 @@ class Takeover:
             token,
             replace(found.loaded, assets=assets),
             found.starts,
-            self._decoders,
-            engine.usual_gap_ms,
+            decoders=self._decoders,
+            usual_gap_ms=engine.usual_gap_ms,
             epoch=found.epoch,
         )
         if found.lost:

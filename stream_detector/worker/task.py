@@ -54,6 +54,7 @@ class Task:
         token: int,
         loaded: TaskState,
         starts: Mapping[Partition, Start],
+        *,
         decoders: Mapping[str, ReadingDecoder],
         usual_gap_ms: float = 0.0,
         epoch: int | None = None,

@@ -98,7 +98,7 @@ class Feed:
             while not self._stop.is_set():
                 ts = (int(began) + turn) * 1_000
                 for name, partition, behind in assets:
-                    writer.send(TOPIC, name.encode(), value_of(name, ts + behind), (), None, partition)
+                    writer.send(TOPIC, name.encode(), value_of(name, ts + behind), partition=partition)
                 turn += 1
                 self._stop.wait(max(0.0, began + turn - time.time()))
 

@@ -110,7 +110,7 @@ def pipeline(config: Config, topic: str, count: int) -> tuple[float, int]:
         sink,
         store,
         scorer,
-        [one.calibration for one in models.artifacts],
+        calibrations=[one.calibration for one in models.artifacts],
         profiles=[one.profile for one in models.artifacts],
         model_of=models.ref_of,
     )

@@ -108,7 +108,7 @@ def workers(
             sink,
             MemoryStore(server),
             Scorer(models, config.scorer),
-            [one.calibration for one in models.artifacts],
+            calibrations=[one.calibration for one in models.artifacts],
             clock_ms=lambda: 0.0,
             wall_ms=lambda: -1.0,
             profiles=[one.profile for one in models.artifacts],

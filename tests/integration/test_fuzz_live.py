@@ -56,9 +56,9 @@ def test_fuzzed_messages_and_verdicts(make_site, kafka_server):
                 # the client sends nothing with neither key nor value
                 value = b"" if one.key is None and one.value is None else one.value
                 headers = [(header, content or b"") for header, content in one.headers]
-                writer.send(name, one.key, value, headers, one.timestamp + later, 0)
+                writer.send(name, one.key, value, headers, timestamp_ms=one.timestamp + later, partition=0)
         for name in sent:  # what no client of ours would write, and Kafka takes
-            writer.send(name, b"k", b"?", [(NotText("not utf-8 \xff"), b"x")], None, 0)
+            writer.send(name, b"k", b"?", [(NotText("not utf-8 \xff"), b"x")], partition=0)
             sent[name].append(PlainMessage(len(sent[name]), START_MS, b"k", b"?", [("not utf-8 \\xff", b"x")]))
     write_null_header(kafka_server, topic)
     sent[topic].append(PlainMessage(len(sent[topic]), START_MS, b"k", b"?", [("n", b"")]))

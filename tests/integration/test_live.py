@@ -99,7 +99,7 @@ def test_10_000_messages_half_of_them_broken(make_site):
     with MessageWriter(site.config.kafka) as writer:
         for case in cases:
             sent = case.message
-            writer.send(site.topic, sent.key, sent.value, sent.headers, sent.timestamp, 0)
+            writer.send(site.topic, sent.key, sent.value, sent.headers, timestamp_ms=sent.timestamp, partition=0)
     until(site.processed, "all is processed", alive=worker)
     letters = {}
     for letter in site.dead_letters():

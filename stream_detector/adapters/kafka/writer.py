@@ -45,6 +45,7 @@ class MessageWriter:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes]] = (),
+        *,
         timestamp_ms: int | None = None,
         partition: int | None = None,
     ) -> None:

@@ -271,6 +271,7 @@ class MemorySink:
         source: MemorySource,
         alert_topic: str = "alerts",
         dead_letter_topic: str = "dead-letter",
+        *,
         now_ms: int = -1,
         audit_topic: str = "audit",
     ) -> None:

@@ -124,7 +124,7 @@ class Spot:
             ranks = ((np.arange(self.max_peaks) + 0.5) * (len(peaks) / self.max_peaks)).astype(np.intp)
             n *= self.max_peaks / len(peaks)
             peaks = peaks[np.sort(np.argsort(peaks, kind="stable")[ranks])]
-        tail = _Tail(self.risk, t, n, peaks.astype(np.float32), float(len(peaks)), t)
+        tail = _Tail(self.risk, t, n, peaks.astype(np.float32), free=float(len(peaks)), cut=t)
         return finished(self._fitted(tail, seen))
 
     def update(self, state: ThresholdState, score: float, limit: float | None = None) -> ThresholdState:
@@ -279,7 +279,7 @@ class _Tail:
 
     __slots__ = ("cut", "floor", "free", "missing", "n", "news", "peaks", "risk", "scale", "shape", "t")
 
-    def __init__(self, risk: float, t: float, n: float, peaks: NDArray[np.float32], free: float, cut: float) -> None:
+    def __init__(self, risk: float, t: float, n: float, peaks: NDArray[np.float32], *, free: float, cut: float) -> None:
         """Take a tail without a law."""
         self.risk, self.t, self.n, self.peaks, self.free, self.cut = risk, t, n, peaks, free, cut
         self.shape = self.scale = self.floor = self.news = self.missing = 0.0

@@ -217,4 +217,4 @@ def _sent(machine: Machine, place: int) -> Iterator[tuple[float, int, Message]]:
 
 def _task(config: Config, usual_gap_ms: float = 0.0) -> Task:
     decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
-    return Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders, usual_gap_ms)
+    return Task(config, 0, 0, TaskState({}, 0, {}), {}, decoders=decoders, usual_gap_ms=usual_gap_ms)
