@@ -9,7 +9,7 @@ import pytest
 
 from stream_detector.codec import encode_reading
 from stream_detector.config import AdaptationConfig
-from stream_detector.decision.adaptation import EVERY, AdaptationRules
+from stream_detector.decision.adaptation import EVERY, AdaptationRules, Seen
 from stream_detector.evaluate.offline import Backtest, Encoded
 from stream_detector.types import Adaptation
 from tests.rig import CALIBRATION, START_MS, LastValue, Plant, Sent, make_config
@@ -33,7 +33,7 @@ class Machine:
         scores = np.broadcast_to(scores, len(offsets))
         for offset, score in zip(np.asarray(offsets, np.float32), scores.tolist(), strict=True):
             self.now += STEP_MS * EVERY
-            self.state, change = self.rules.quiet(self.state, np.atleast_1d(offset), score, self.now, 4.0, 3.0)
+            self.state, change = self.rules.quiet(self.state, Seen(np.atleast_1d(offset), score, self.now), 4.0, 3.0)
             self.note(change)
 
     def alarm(self, offsets: np.ndarray, scores: np.ndarray | float = 10.0) -> None:
@@ -43,7 +43,9 @@ class Machine:
         self.state, self.opened = self.rules.turned(self.state, self.now), self.now
         for offset, score in zip(np.asarray(offsets, np.float32), scores.tolist(), strict=True):
             self.now += STEP_MS * EVERY
-            self.state, change = self.rules.during(self.state, np.atleast_1d(offset), score, self.now, self.opened)
+            self.state, change = self.rules.during(
+                self.state, Seen(np.atleast_1d(offset), score, self.now), self.opened
+            )
             self.note(change)
 
     def note(self, change: str | None) -> None:
@@ -167,7 +169,7 @@ def test_what_came_slowly_must_stand_still_for_longer_though_it_alarms_late():
         for offset in 9.0 + noise(windows, 3):
             machine.now += STEP_MS * EVERY
             machine.state, change = machine.rules.during(
-                machine.state, np.array([offset], np.float32), 82.0, machine.now, opened
+                machine.state, Seen(np.array([offset], np.float32), 82.0, machine.now), opened
             )
             machine.note(change)
         assert changes == [change for change, _ in machine.changes]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from stream_detector.adapters.memory.store import MemoryStore
-from stream_detector.codec import decode_audit, encode_audit, point_of
+from stream_detector.codec import audit_id, decode_audit, encode_audit, encode_point
 from stream_detector.decision.audit import LEVEL_MS, level_moved
 from stream_detector.errors import DecodeError
-from stream_detector.types import AppliedControls
+from stream_detector.types import AuditedLevel
 from tests.rig import CrashError, Plant, make_config
 from tests.test_adaptation import ADAPTING, MOVED
 
@@ -112,9 +112,9 @@ def test_operators_are_told_and_an_entry_can_be_gone_back_to():
         plant.run(worker)
     causes = [entry.cause for entry in entries(plant)]
     assert ["pin", "unpin", "reset"] == [cause for cause in causes if cause in ("pin", "unpin", "reset")]
-    point = point_of(target)
+    point = target
     assert point.threshold.sample.tolist() == before.threshold.sample.tolist() or before.judged_ms > target.at_ms
-    store.rollback("pump-0", target.state)
+    store.rollback("pump-0", encode_point(target.threshold, target.adaptation))
     seen(plant, worker)
     plant.write(rest[3 * step : 3 * step + 60])
     plant.run(worker)
@@ -144,13 +144,13 @@ def test_a_regime_change_waits_for_an_operator_under_ask():
 
 def test_small_moves_of_a_level_are_told_together():
     """By a fifth at once, by anything once an hour, and not at all when nothing moved."""
-    applied = AppliedControls(level=4.0, told_ms=0)
-    assert not level_moved(applied, 4.7, 1_000)
-    assert level_moved(applied, 4.9, 1_000)
-    assert level_moved(applied, 3.1, 1_000)
-    assert level_moved(applied, 4.01, LEVEL_MS)
-    assert not level_moved(applied, 4.0, 10 * LEVEL_MS)
-    assert level_moved(replace(applied, level=None), 4.0, 0)
+    audited = AuditedLevel(level=4.0, at_ms=0)
+    assert not level_moved(audited, 4.7, 1_000)
+    assert level_moved(audited, 4.9, 1_000)
+    assert level_moved(audited, 3.1, 1_000)
+    assert level_moved(audited, 4.01, LEVEL_MS)
+    assert not level_moved(audited, 4.0, 10 * LEVEL_MS)
+    assert level_moved(replace(audited, level=None), 4.0, 0)
 
 
 def test_foreign_bytes_are_no_entry(undisturbed: Plant):

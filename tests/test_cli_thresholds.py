@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.cli import thresholds
@@ -26,8 +26,22 @@ def state(level: float | None, opened: bool = False, judged_ms: int = 1_583_748_
     """A state as a worker leaves it."""
     incident = IncidentState()
     if opened:
-        incident = IncidentState(0b111, 1, 1_583_748_800_000, 1_583_748_801_000, "id", "warning", "vibration", 9.5, 12)
-    return AssetState(ThresholdState("spot", level, 18_233, (), np.ones(200, np.float32)), incident, judged_ms)
+        incident = IncidentState(
+            recent=0b111,
+            quiet=1,
+            first_ms=1_583_748_800_000,
+            opened_ms=1_583_748_801_000,
+            incident="id",
+            severity="warning",
+            leader="vibration",
+            peak=9.5,
+            windows=12,
+        )
+    return AssetState(
+        threshold=ThresholdState(method="spot", level=level, seen=18_233, numbers=(), sample=np.ones(200, np.float32)),
+        incident=incident,
+        judged_ms=judged_ms,
+    )
 
 
 @pytest.fixture
@@ -195,7 +209,7 @@ def test_accept_needs_a_regime_change(store: RedisStore, config: Path, run: Run)
 def test_what_is_gone_back_to_is_kept_with_the_controls(store: RedisStore):
     """Sample and shift of the entry survive the store."""
     shift = np.array([0.5], np.float32)
-    point = encode_point(state(4.0).threshold, Adaptation(3, shift, shift))
+    point = encode_point(state(4.0).threshold, Adaptation(serial=3, shift=shift, anchor=shift))
     store.rollback("pump-1", point)
     token, found = store.controls().rollbacks["pump-1"]
     assert token.isdecimal()

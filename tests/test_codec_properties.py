@@ -24,6 +24,7 @@ from stream_detector.config import ChannelConfig, InputConfig
 from stream_detector.errors import DecodeError
 from stream_detector.types import (
     DEAD_LETTER_CODES,
+    AppliedControls,
     AssetState,
     IncidentState,
     MessageBatch,
@@ -197,8 +198,15 @@ def test_states_survive_the_store(
     level: float | None, numbers: list[float], sample: list[float], reset: str, recent: int
 ) -> None:
     """encode_state and decode_state are inverse, bit for bit."""
-    threshold = ThresholdState("spot", level, 7, tuple(numbers), np.array(sample, dtype=np.float32))
-    expected = AssetState(threshold, IncidentState(recent=recent), BASE_MS, reset)
+    threshold = ThresholdState(
+        method="spot", level=level, seen=7, numbers=tuple(numbers), sample=np.array(sample, dtype=np.float32)
+    )
+    expected = AssetState(
+        threshold=threshold,
+        incident=IncidentState(recent=recent),
+        judged_ms=BASE_MS,
+        applied=AppliedControls(reset=reset),
+    )
     epoch, found = decode_state(encode_state(expected, 3))
     assert 3 == epoch
     assert repr(expected) == repr(found)

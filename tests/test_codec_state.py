@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgpack  # type: ignore[import-untyped] # it ships no types
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from stream_detector.types import (
     Adaptation,
     AppliedControls,
     AssetState,
+    AuditedLevel,
     BudgetState,
     IncidentState,
     Partition,
@@ -28,49 +27,85 @@ from stream_detector.types import (
     SensorFault,
     SensorState,
     ThresholdState,
+    replace,
 )
 
 TS = 1_583_748_873_000
 INCIDENT = "ccf6c1f4-41d8-5ac2-aac1-72e4951524a1"
 
 
-BUDGET = BudgetState(TS, TS + 1, TS + 2, 1 / 3, 0.1 + 0.2, 2 / 3, 1 / 7, 2**20, 2**64 - 1, 99, 1 / 9, 2**63, 98)
+BUDGET = BudgetState(
+    start_ms=TS,
+    set_ms=TS + 1,
+    since_ms=TS + 2,
+    elapsed_ms=1 / 3,
+    shadow=0.1 + 0.2,
+    opened=2 / 3,
+    promised_ms=1 / 7,
+    opened_ever=2**20,
+    recent=2**64 - 1,
+    quiet=99,
+    rarer=1 / 9,
+    rarer_recent=2**63,
+    rarer_quiet=98,
+)
 
 
 def state(sample: int = 3) -> AssetState:
     """Return a state with every field set to something of its own."""
     return AssetState(
         threshold=ThresholdState(
-            "spot",
-            0.1 + 0.2,
-            18_233,
-            (1 / 3, -0.0, 5e-324),
-            np.arange(sample, dtype=np.float32),
-            np.array([0.5, 3.25], "<f4").tobytes(),
+            method="spot",
+            level=0.1 + 0.2,
+            seen=18_233,
+            numbers=(1 / 3, -0.0, 5e-324),
+            sample=np.arange(sample, dtype=np.float32),
+            pending=np.array([0.5, 3.25], "<f4").tobytes(),
         ),
-        incident=IncidentState(2**64 - 1, 3, TS, TS + 1, INCIDENT, "critical", "vibration", 8.3, 12, 0.1 + 0.7, 5),
+        incident=IncidentState(
+            recent=2**64 - 1,
+            quiet=3,
+            first_ms=TS,
+            opened_ms=TS + 1,
+            incident=INCIDENT,
+            severity="critical",
+            leader="vibration",
+            peak=8.3,
+            windows=12,
+            rearm=0.1 + 0.7,
+            unusual=5,
+        ),
         judged_ms=TS,
-        reset="token-1",
         sensors=SensorState(
-            (SensorFault("flow", "stuck", TS, INCIDENT, 2, 7, True),), Refused("clock", "", 3, 1, True, TS)
+            faults=(
+                SensorFault(
+                    channel="flow", fault="stuck", since_ms=TS, incident=INCIDENT, quiet=2, windows=7, by_log=True
+                ),
+            ),
+            refused=Refused(fault="clock", channel="", count=3, good=1, open=True, since_ms=TS),
         ),
         adaptation=Adaptation(
-            7,
-            *(np.arange(2, dtype=np.float32) + i for i in range(5)),
-            3,
-            TS + 2,
-            TS + 3,
-            True,
-            (0.5, 0.25),
-            1 / 3,
-            2,
-            1,
-            TS + 5,
-            0.1 + 0.2,
-            (0.7, 1 / 7),
-            True,
+            serial=7,
+            shift=np.arange(2, dtype=np.float32),
+            anchor=np.arange(2, dtype=np.float32) + 1,
+            usual=np.arange(2, dtype=np.float32) + 2,
+            waiting=np.arange(2, dtype=np.float32) + 3,
+            sums=np.arange(2, dtype=np.float32) + 4,
+            count=3,
+            calm_ms=TS + 2,
+            flat_ms=TS + 3,
+            asked=True,
+            scores=(0.5, 0.25),
+            logs=1 / 3,
+            normal=2,
+            low=1,
+            came_ms=TS + 5,
+            came=0.1 + 0.2,
+            past=(0.7, 1 / 7),
+            settling=True,
         ),
-        applied=AppliedControls(1 / 3, "token-2", "token-3", 0.1 + 0.2, TS + 4),
+        applied=AppliedControls(reset="token-1", pinned=1 / 3, accepted="token-2", rolled="token-3"),
+        audited=AuditedLevel(level=0.1 + 0.2, at_ms=TS + 4),
     )
 
 
@@ -91,7 +126,10 @@ def rest(one: AssetState) -> str:
 
 def test_states_are_read_back_exactly() -> None:
     """Every float survives bit for bit, None stays None."""
-    for expected in (state(), AssetState(ThresholdState("mad", None, 0), IncidentState(), -1)):
+    for expected in (
+        state(),
+        AssetState(threshold=ThresholdState(method="mad", level=None, seen=0), incident=IncidentState(), judged_ms=-1),
+    ):
         epoch, found = decode_state(encode_state(expected, 41))
         assert 41 == epoch
         assert arrays(expected) == arrays(found)
@@ -100,9 +138,9 @@ def test_states_are_read_back_exactly() -> None:
 
 def test_budgets_are_read_back_exactly() -> None:
     """What was promised and what came of it, the shadow's verdicts at both levels included."""
-    expected = replace(state(), applied=replace(state().applied, budget=BUDGET))
+    expected = replace(state(), budget=BUDGET)
     _, found = decode_state(encode_state(expected, 41))
-    assert found.applied.budget == BUDGET
+    assert found.budget == BUDGET
 
 
 def test_states_of_earlier_schemas_are_read() -> None:
@@ -115,11 +153,11 @@ def test_states_of_earlier_schemas_are_read() -> None:
     )
     now = state().adaptation
     then = Adaptation(
-        now.serial,
-        now.shift,
-        now.anchor,
-        now.usual,
-        now.waiting,
+        serial=now.serial,
+        shift=now.shift,
+        anchor=now.anchor,
+        usual=now.usual,
+        waiting=now.waiting,
         calm_ms=now.calm_ms,
         flat_ms=now.flat_ms,
         asked=now.asked,
@@ -135,7 +173,9 @@ def test_states_of_earlier_schemas_are_read() -> None:
         2: [epoch, judged_ms, reset, threshold, incident],
         1: [epoch, judged_ms, reset, threshold[:-1], incident[:-1]],
     }
-    expected = replace(state(), adaptation=Adaptation(), applied=AppliedControls())
+    expected = replace(
+        state(), adaptation=Adaptation(), applied=AppliedControls(reset="token-1"), audited=AuditedLevel()
+    )
     for schema, stored in fields.items():
         if schema == 2:
             expected = replace(expected, sensors=SensorState(), incident=replace(expected.incident, unusual=0))
@@ -160,30 +200,43 @@ def test_a_state_is_at_most_4_kb() -> None:
             full,
             threshold=replace(full.threshold, numbers=(1 / 3,) * 11, pending=np.full(75, 0.5, "<f4").tobytes()),
             adaptation=Adaptation(
-                9,
-                vector,
-                vector,
-                vector,
-                np.append(vector, 1),
-                vector,
-                3,
-                TS,
-                TS,
-                True,
-                (0.5,) * 64,
-                1 / 3,
-                15,
-                15,
-                TS,
-                1 / 3,
-                (1 / 3, 1 / 3),
-                True,
+                serial=9,
+                shift=vector,
+                anchor=vector,
+                usual=vector,
+                waiting=np.append(vector, 1),
+                sums=vector,
+                count=3,
+                calm_ms=TS,
+                flat_ms=TS,
+                asked=True,
+                scores=(0.5,) * 64,
+                logs=1 / 3,
+                normal=15,
+                low=15,
+                came_ms=TS,
+                came=1 / 3,
+                past=(1 / 3, 1 / 3),
+                settling=True,
             ),
             sensors=SensorState(
-                (SensorFault("Thermocouple", "out-of-range", TS, INCIDENT, 2, 7, True),) * 4,
-                Refused("out-of-range", "Thermocouple", 5, 2, True, TS),
+                faults=(
+                    SensorFault(
+                        channel="Thermocouple",
+                        fault="out-of-range",
+                        since_ms=TS,
+                        incident=INCIDENT,
+                        quiet=2,
+                        windows=7,
+                        by_log=True,
+                    ),
+                )
+                * 4,
+                refused=Refused(fault="out-of-range", channel="Thermocouple", count=5, good=2, open=True, since_ms=TS),
             ),
-            applied=AppliedControls(1 / 3, "0" * 16, "0" * 16, 0.3, TS, BUDGET),
+            applied=AppliedControls(reset="0" * 16, pinned=1 / 3, accepted="0" * 16, rolled="0" * 16),
+            audited=AuditedLevel(level=0.3, at_ms=TS),
+            budget=BUDGET,
         )
         assert len(encode_state(full, 2**40)) <= 4_096
 

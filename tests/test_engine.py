@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from stream_detector.config import ChannelConfig, Config, IncidentConfig, ThresholdConfig
-from stream_detector.decision.engine import Judging
-from stream_detector.ports import TaskState
-from stream_detector.types import Controls, ModelRef, ScoreBatch, WindowBatch
-from stream_detector.worker.task import Task
+from stream_detector.decision.driver import Driver
+from stream_detector.decision.engine import Engine
+from stream_detector.decision.table import StateTable
+from stream_detector.types import Audit, Controls, ModelRef, ScoreBatch, WindowBatch
 
 CONFIG = Config(stream="s", channels={"a": ChannelConfig()}, threshold=ThresholdConfig(learn_after=0))
 
 
-def fed(judging: Judging, task: Task, scores: list[float]) -> None:
+def fed(driver: Driver, table: StateTable, scores: list[float]) -> None:
     """Judge one window after the other of the asset p, a second apart."""
-    state = task.states.get("p")
+    state = table.get("p")
     begin = 0 if state is None else state.judged_ms + 1_000
     for step, score in enumerate(scores):
-        judging.judge(task, *batch(["p"], begin + 1_000 * step, score), 0, Controls())
+        driver.judge(table, *batch(["p"], begin + 1_000 * step, score), controls=Controls())
 
 
 def batch(assets: list[str], end_ms: int, score: float) -> tuple[WindowBatch, ScoreBatch]:
@@ -36,17 +36,16 @@ def batch(assets: list[str], end_ms: int, score: float) -> tuple[WindowBatch, Sc
 
 def test_a_reset_of_one_asset_leaves_the_others_as_they_are():
     """The first reset ever made concerns its asset only; what the others learnt stays."""
-    judging = Judging(CONFIG, [np.random.default_rng(0).exponential(size=500)])
-    task = Task(CONFIG, 0, 1, TaskState({}, 0, {}), {}, {})
+    driver, table = Driver(Engine(CONFIG, [np.random.default_rng(0).exponential(size=500)])), StateTable()
     for step in range(50):
-        judging.judge(task, *batch(["p", "q"], 1_000 * step, 0.5), 0, Controls())
-    seen = task.states["p"].threshold.seen
+        driver.judge(table, *batch(["p", "q"], 1_000 * step, 0.5), controls=Controls())
+    seen = table["p"].threshold.seen
     after = Controls(version=1, resets={"q": "1700000000000000"})
     for step in range(50, 60):
-        judging.judge(task, *batch(["p", "q"], 1_000 * step, 0.5), 0, after)
-    assert seen + 10 == task.states["p"].threshold.seen
-    assert 500 + 10 >= task.states["q"].threshold.seen
-    assert "1700000000000000" == task.states["q"].reset
+        driver.judge(table, *batch(["p", "q"], 1_000 * step, 0.5), controls=after)
+    assert seen + 10 == table["p"].threshold.seen
+    assert 500 + 10 >= table["q"].threshold.seen
+    assert "1700000000000000" == table["q"].applied.reset
 
 
 @pytest.mark.parametrize("learn_after", [0, 20])
@@ -56,14 +55,13 @@ def test_a_fault_that_comes_and_goes_does_not_lift_the_level(learn_after: int):
         update={"threshold": ThresholdConfig(learn_after=learn_after), "incident": IncidentConfig(close_after=5)}
     )
     rng = np.random.default_rng(1)
-    judging = Judging(config, [rng.exponential(size=2_000)])
-    task = Task(config, 0, 1, TaskState({}, 0, {}), {}, {})
-    fed(judging, task, rng.exponential(size=100).tolist())
-    level = task.states["p"].threshold.level
+    driver, table = Driver(Engine(config, [rng.exponential(size=2_000)])), StateTable()
+    fed(driver, table, rng.exponential(size=100).tolist())
+    level = table["p"].threshold.level
     assert level is not None
     for _ in range(60):
-        fed(judging, task, [60.0, 400.0, 300.0, 60.0, *np.geomspace(0.95 * level, 0.3, 12), *[0.3] * 14])
-    after = task.states["p"].threshold.level
+        fed(driver, table, [60.0, 400.0, 300.0, 60.0, *np.geomspace(0.95 * level, 0.3, 12), *[0.3] * 14])
+    after = table["p"].threshold.level
     assert after is not None
     assert after < 1.2 * level
 
@@ -71,14 +69,13 @@ def test_a_fault_that_comes_and_goes_does_not_lift_the_level(learn_after: int):
 def test_what_led_to_an_incident_is_not_learnt():
     """Scores that wait to be learnt when it opens may be its beginning; during it none is learnt."""
     config = CONFIG.model_copy(update={"threshold": ThresholdConfig(learn_after=20)})
-    judging = Judging(config, [np.random.default_rng(0).exponential(size=500)])
-    task = Task(config, 0, 1, TaskState({}, 0, {}), {}, {})
-    fed(judging, task, [0.5] * 50)
-    assert 4 * 20 <= len(task.states["p"].threshold.pending) <= 4 * 25
-    fed(judging, task, [500.0, 500.0, *[0.5] * 10])
-    assert task.states["p"].incident.opened_ms is not None
-    assert b"" == task.states["p"].threshold.pending
-    assert 500 + 30 == task.states["p"].threshold.seen
+    driver, table = Driver(Engine(config, [np.random.default_rng(0).exponential(size=500)])), StateTable()
+    fed(driver, table, [0.5] * 50)
+    assert 4 * 20 <= len(table["p"].threshold.pending) <= 4 * 25
+    fed(driver, table, [500.0, 500.0, *[0.5] * 10])
+    assert table["p"].incident.opened_ms is not None
+    assert b"" == table["p"].threshold.pending
+    assert 500 + 30 == table["p"].threshold.seen
 
 
 def told_of(peaks: list[float], **threshold: object) -> int:
@@ -92,14 +89,19 @@ def told_of(peaks: list[float], **threshold: object) -> int:
             "adaptation": {"flat_ms": None},
         }
     )
-    judging = Judging(config, [np.random.default_rng(0).exponential(size=500)])
-    task, opened, step = Task(config, 0, 1, TaskState({}, 0, {}), {}, {}), 0, 0
+    driver, table, opened, step = (
+        Driver(Engine(config, [np.random.default_rng(0).exponential(size=500)])),
+        StateTable(),
+        0,
+        0,
+    )
     for peak in peaks:
         for score in [peak] * 40 + [0.5] * 40:
             step += 1
             windows, scores = batch(["p"], 1_000 * step, score)
             scores = replace(scores, offset=np.zeros((1, 1), np.float32))
-            opened += sum(alert.event == "open" for alert in judging.judge(task, windows, scores, 0, Controls()))
+            decided = driver.judge(table, windows, scores, controls=Controls())
+            opened += sum(alert.event == "open" for alert in decided.alerts)
     return opened
 
 
@@ -123,14 +125,17 @@ def test_a_level_that_is_not_to_adapt_learns_nothing_of_what_was_told():
 def changes(accepted_from: int) -> list[tuple[str, int]]:
     """Return causes and times of the audit entries of an asset that wanders, with an acceptance from a window on."""
     settings = {"stream": "s", "channels": {"a": ChannelConfig()}, "adaptation": {"follow": None, "block": 8}}
-    judging = Judging(Config.model_validate(settings), [np.random.default_rng(0).exponential(size=500)])
-    task = Task(CONFIG, 0, 1, TaskState({}, 0, {}), {}, {})
+    driver, table = (
+        Driver(Engine(Config.model_validate(settings), [np.random.default_rng(0).exponential(size=500)])),
+        StateTable(),
+    )
+    audits: list[Audit] = []
     for step in range(100):
         windows, scores = batch(["p"], 1_000 * step, 0.5)
         scores = replace(scores, offset=np.full((1, 1), 0.05 * step, np.float32))
         controls = Controls(version=1, accepts={"p": "1700000000000000"}) if step >= accepted_from else Controls()
-        judging.judge(task, windows, scores, 0, controls)
-    return [(entry.cause, entry.at_ms) for entry in judging.take_audits()]
+        audits += driver.judge(table, windows, scores, controls=controls).audits
+    return [(entry.cause, entry.at_ms) for entry in audits]
 
 
 def test_an_acceptance_that_finds_nothing_hides_no_entry():

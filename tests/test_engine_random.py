@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from stream_detector.codec import decode_state, encode_alert, encode_audit, encode_state
 from stream_detector.config import Config
-from stream_detector.decision.engine import Judging
-from stream_detector.ports import TaskState
+from stream_detector.decision.driver import Driver
+from stream_detector.decision.engine import Engine
+from stream_detector.decision.table import StateTable
 from stream_detector.scoring.scorer import SCORE_BITS, round_mantissa
 from stream_detector.types import Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
-from stream_detector.worker.task import Task
 
 Floats = NDArray[np.float64]
 ASSETS, COLUMNS, WINDOWS, STEP_MS = ("p", "q"), 3, 700, 10_000
@@ -97,18 +97,26 @@ def made_controls(rng: np.random.Generator, places: list[int]) -> dict[int, Cont
 
 
 def outcome(
-    config: Config, calibration: Floats, inputs: Floats, controls: dict[int, Controls], cuts: list[int], stored: bool
+    config: Config,
+    calibration: Floats,
+    inputs: Floats,
+    controls: dict[int, Controls],
+    cuts: list[int],
+    *,
+    stored: bool,
+    quiet: bool = True,
 ) -> tuple[list[bytes], list[bytes], list[bytes]]:
     """Return alerts, audit entries and states after windows (W, N), the assets in turn, cut there into batches.
 
-    `stored`: between batches the states are what a store gives back.
+    `stored`: between batches the states are what a store gives back. `quiet`: with the columnar path.
     """
-    judging, task = Judging(config, [calibration]), Task(config, 0, 1, TaskState({}, 0, {}), {}, {})
-    alerts, audits, now = [], [], Controls()
 
     def rescore(windows: WindowBatch, shifts: Shifts) -> ScoreBatch:
         return scored(windows.values[:, -1].astype(np.float64), shifts.values)
 
+    driver, table = Driver(Engine(config, [calibration]), rescore), StateTable()
+    driver.quiet.on = quiet
+    alerts, audits, now = [], [], Controls()
     for start, end in zip([0, *cuts], [*cuts, len(inputs)], strict=True):
         some, count = inputs[start:end], end - start
         places = np.arange(start, end)
@@ -121,15 +129,15 @@ def outcome(
             np.full(count, -1),
         )
         now = controls.get(start, now)
-        shifts = judging.shifts([(task, windows)])
+        shifts = driver.shifts([(table, windows.assets)])
         scores = scored(some, np.zeros((1, COLUMNS)) if shifts is None else shifts.values)
-        alerts += map(encode_alert, judging.judge(task, windows, scores, 0, now, shifts, rescore))
-        audits += map(encode_audit, judging.take_audits())
+        decided = driver.judge(table, windows, scores, controls=now, shifts=shifts)
+        alerts += map(encode_alert, decided.alerts)
+        audits += map(encode_audit, decided.audits)
         if stored:
-            for asset, state in task.states.items():
-                task.states[asset] = decode_state(encode_state(state, 1))[1]
-            judging.adopt(task.states)
-    return alerts, audits, [encode_state(task.states[asset], 0) for asset in ASSETS]
+            for asset, state in list(table.items()):
+                table[asset] = driver.engine.adopt(decode_state(encode_state(state, 1))[1])
+    return alerts, audits, [encode_state(table[asset], 0) for asset in ASSETS]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -143,6 +151,7 @@ def test_batches_and_restarts_change_nothing(seed: int):
     controls = made_controls(rng, some[::5])
     with np.errstate(all="ignore"):
         expected = outcome(config, calibration, inputs, controls, some[::5], stored=False)
+        assert expected == outcome(config, calibration, inputs, controls, some[::5], stored=False, quiet=False)
         assert expected == outcome(config, calibration, inputs, controls, some, stored=True)
         assert expected == outcome(config, calibration, inputs, controls, list(range(1, len(inputs))), stored=True)
     assert expected[0]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from stream_detector.codec import alert_id, encode_alert, incident_id
 from stream_detector.config import IncidentConfig, ThresholdConfig
-from stream_detector.decision.incident import Incidents
+from stream_detector.decision.incident import Basis, Incidents
 from stream_detector.decision.threshold import Judgement
+from stream_detector.decision.window import ScoredWindow
 from stream_detector.types import Alert, ChannelShare, IncidentState, ModelRef, ScoreBatch
 
 COLUMNS = ("vibration", "temperature", "current")
@@ -51,10 +52,32 @@ def run(
     for row in range(len(line)):
         score = float(scores.score[row])
         judgement = Judgement(level, level is not None and score > level)
-        state, found = incidents.step(state, "pump-1", 1_000 * (row + 1), judgement, scores, row, 18_233 + row, 7)
+        state, found = stepped(
+            incidents, state, scores, judgement, row=row, end_ms=1_000 * (row + 1), seen=18_233 + row, ingest_ms=7
+        )
         events += "".join(alert.event[0] for alert in found) or " "
         alerts += found
     return events, alerts, state
+
+
+def stepped(
+    incidents: Incidents,
+    state: IncidentState,
+    scores: ScoreBatch,
+    judgement: Judgement,
+    *,
+    row: int = 0,
+    end_ms: int = 1_000,
+    seen: int = 100,
+    ingest_ms: int = -1,
+) -> tuple[IncidentState, list[Alert]]:
+    """Take the window in a row of scores; return the state after it and its alerts."""
+    window = ScoredWindow(
+        asset="pump-1", end_ms=end_ms, score=float(scores.score[row]), scores=scores, row=row, ingest_ms=ingest_ms
+    )
+    state, event = incidents.step(state, window, judgement)
+    basis = Basis(judgement, 1e-4, seen)
+    return state, [] if event is None else [incidents.alert(event, window, basis)]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +132,7 @@ def test_a_gap_in_time_closes_nothing():
     state = IncidentState()
     found: list[Alert] = []
     for row, end_ms in enumerate((1_000, 2_000, 3_602_000)):
-        state, more = incidents.step(state, "pump-1", end_ms, Judgement(LEVEL, True), scores, row, 100)
+        state, more = stepped(incidents, state, scores, Judgement(LEVEL, True), row=row, end_ms=end_ms)
         found += more
     assert [alert.event for alert in found] == ["open"]
     assert state.opened_ms == 2_000
@@ -128,7 +151,7 @@ def follow(scores: Sequence[float], level: float = LEVEL, **settings: float) -> 
     table, state, events = batch(scores), IncidentState(), ""
     for row, score in enumerate(scores):
         judgement = Judgement(level, score > level)
-        state, found = incidents.step(state, "pump-1", 1_000 * (row + 1), judgement, table, row, 100)
+        state, found = stepped(incidents, state, table, judgement, row=row, end_ms=1_000 * (row + 1))
         events += "".join(alert.event[0] for alert in found) or " "
     return events, state
 
@@ -148,7 +171,7 @@ def test_what_is_below_the_share_of_the_peak_is_no_update():
     table = batch([100, 100, 20], [[3, 1, 0], [3, 1, 0], [0, 1, 0]])
     state = IncidentState()
     for row in range(3):
-        state, found = incidents.step(state, "pump-1", 1_000 * row, Judgement(LEVEL, True), table, row, 100)
+        state, found = stepped(incidents, state, table, Judgement(LEVEL, True), row=row, end_ms=1_000 * row)
     assert list(found) == []
     assert state.quiet == 1
 
@@ -213,7 +236,7 @@ def test_severity_is_the_score_over_the_level(ratio: float, severity: str):
     """The ratios of the settings belong to the severity they start."""
     incidents = Incidents("pump", COLUMNS, IncidentConfig(open_after=1, open_of=1), ThresholdConfig())
     scores = batch([ratio * LEVEL])
-    _, (alert,) = incidents.step(IncidentState(), "pump-1", 1_000, Judgement(LEVEL, True), scores, 0, 100)
+    _, (alert,) = stepped(incidents, IncidentState(), scores, Judgement(LEVEL, True))
     assert alert.severity == severity
 
 
@@ -226,12 +249,12 @@ def test_levels_need_not_be_above_zero(level: float, score: float, severity: str
     config = IncidentConfig(open_after=1, open_of=1, close_after=1, exit_ratio=0.5, exit_peak_share=0)
     incidents = Incidents("pump", COLUMNS, config, ThresholdConfig())
     scores = batch([score, level, level - 0.5 * abs(level)])
-    state, (alert,) = incidents.step(IncidentState(), "pump-1", 1_000, Judgement(level, True), scores, 0, 100)
+    state, (alert,) = stepped(incidents, IncidentState(), scores, Judgement(level, True))
     assert alert.severity == severity
     if level != 0.0:
-        state, found = incidents.step(state, "pump-1", 2_000, Judgement(level, False), scores, 1, 100)
+        state, found = stepped(incidents, state, scores, Judgement(level, False), row=1, end_ms=2_000)
         assert not found
-    _, (alert,) = incidents.step(state, "pump-1", 3_000, Judgement(level, False), scores, 2, 100)
+    _, (alert,) = stepped(incidents, state, scores, Judgement(level, False), row=2, end_ms=3_000)
     assert alert.event == "close"
 
 
@@ -320,7 +343,7 @@ def test_a_pinned_level_is_said():
     """The method of the alert is `pinned`, its threshold the pin."""
     incidents = Incidents("pump", COLUMNS, IncidentConfig(open_after=1, open_of=1), ThresholdConfig(method="mad"))
     judgement = Judgement(2.0, True, pinned=True)
-    _, (alert,) = incidents.step(IncidentState(), "pump-1", 1_000, judgement, batch([3.0]), 0, 100)
+    _, (alert,) = stepped(incidents, IncidentState(), batch([3.0]), judgement)
     assert (alert.method, alert.threshold) == ("pinned", 2.0)
 
 
@@ -329,7 +352,9 @@ def test_an_incident_ends_after_a_reset_too():
     events, alerts, state = run("ii")
     incidents = Incidents("pump", COLUMNS, IncidentConfig(close_after=2), ThresholdConfig())
     for row in (0, 1):
-        state, found = incidents.step(state, "pump-1", 9_000 + row, Judgement(None, False), batch([1.5, 1.5]), row, 3)
+        state, found = stepped(
+            incidents, state, batch([1.5, 1.5]), Judgement(None, False), row=row, end_ms=9_000 + row, seen=3
+        )
     assert events == " o"
     assert [alert.event for alert in found] == ["close"]
     assert found[0].threshold == 1.5
@@ -349,7 +374,7 @@ def test_scores_that_json_cant_say_still_make_an_alert(score: float):
     incidents = Incidents("pump", COLUMNS, IncidentConfig(open_after=1, open_of=1), ThresholdConfig())
     scores = batch([score], [[math.nan, math.inf, 1.0]])
     scores.observed[0, 0], scores.expected[0, 1] = math.nan, -math.inf
-    state, (alert,) = incidents.step(IncidentState(), "pump-1", 1_000, Judgement(LEVEL, True), scores, 0, 100)
+    state, (alert,) = stepped(incidents, IncidentState(), scores, Judgement(LEVEL, True))
     assert alert.severity == "critical"
     assert sum(channel.share for channel in alert.channels) == pytest.approx(1.0)
     assert math.isfinite(state.peak)
@@ -397,7 +422,9 @@ def test_a_restart_in_between_changes_nothing():
         config = IncidentConfig(close_after=10, exit_ratio=0.5)
         incidents = Incidents("pump", COLUMNS, config, ThresholdConfig(risk=1e-4))
         judgement = Judgement(LEVEL, SCORES[letter] > LEVEL)
-        state, found = incidents.step(state, "pump-1", 1_000 * (row + 1), judgement, scores, row, 18_233 + row, 7)
+        state, found = stepped(
+            incidents, state, scores, judgement, row=row, end_ms=1_000 * (row + 1), seen=18_233 + row, ingest_ms=7
+        )
         alerts += found
     assert (alerts, state) == (whole, last)
 
@@ -410,7 +437,7 @@ def test_a_quiet_window_costs_next_to_nothing():
     for _ in range(5):
         began = time.perf_counter()
         for _ in range(10_000):
-            after, alerts = incidents.step(state, "pump-1", 1_000, judgement, scores, 0, 100)
+            after, alerts = stepped(incidents, state, scores, judgement)
         best = min(best, (time.perf_counter() - began) / 10_000)
     assert after is state
     assert list(alerts) == []

@@ -183,7 +183,9 @@ def test_a_restart_judges_no_record_twice():
     partition = Partition(TOPIC, 0)
     texts = [f'{{"ts": {TS + 7}, "asset": "card-1", "amount": {i}, "country": "FR"}}' for i in range(8)]
     messages = [PlainMessage(i, -1, None, text.encode()) for i, text in enumerate(texts)]
-    state = AssetState(ThresholdState("spot", 1.0, 9), IncidentState(), TS + 9)
+    state = AssetState(
+        threshold=ThresholdState(method="spot", level=1.0, seen=9), incident=IncidentState(), judged_ms=TS + 9
+    )
     loaded = TaskState({"card-1": state}, 1, {partition: Position(5, 5, 1)})
     decoders = {TOPIC: ReadingDecoder(setup.inputs[0], setup.channels)}
     task = Task(setup, 0, 1, loaded, {partition: Start(2, 5)}, decoders=decoders)

@@ -16,7 +16,9 @@ from stream_detector.types import AssetState, IncidentState, ThresholdState
 from tests.conftest import missing
 from tests.servers import RedisServer, UnavailableError
 
-STATE = AssetState(ThresholdState("spot", 4.0, 100), IncidentState(), judged_ms=1_000)
+STATE = AssetState(
+    threshold=ThresholdState(method="spot", level=4.0, seen=100), incident=IncidentState(), judged_ms=1_000
+)
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from stream_detector.config import ThresholdConfig
 from stream_detector.decision.threshold import Judgement, ThresholdMethod, judge, make_method
@@ -221,9 +221,9 @@ def test_a_level_can_be_left_as_calibrated(method: ThresholdMethod):
     state = method.calibrate(exponential(300))
     for score in (0.1, 1.0, math.nan, *((state.level or 0.0) * np.array([0.9, 1.1, 1.9, 2.1])).tolist()):
         for pinned in (None, 1.0):
-            fixed, after = judge(method, state, score, pinned, margin=2.0, adapt=False)
+            fixed, after = judge(method, state, score, pinned=pinned, margin=2.0, adapt=False)
             assert after is state
-            assert fixed == judge(method, state, score, pinned, margin=2.0)[0]
+            assert fixed == judge(method, state, score, pinned=pinned, margin=2.0)[0]
     _, first = judge(method, method.calibrate(np.empty(0)), 1.0, adapt=False)
     assert first.seen == 1
 

@@ -201,7 +201,7 @@ def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> N
         raise ConfigError(
             f"--to {args.to}: it was made by threshold.method {entry.method}, the set-up says {config.threshold.method}"
         )
-    store.rollback(args.asset, encode_point(entry))
+    store.rollback(args.asset, encode_point(entry.threshold, entry.adaptation))
     if args.json:
         _print_json({"action": "rollback", "asset": args.asset, "to": audit_id(entry), "level": entry.after.level})
     else:

@@ -11,7 +11,7 @@ import orjson
 from stream_detector.codec.alerts import iso, ms_of, uuid5
 from stream_detector.codec.state import decode_state, encode_state
 from stream_detector.errors import DecodeError
-from stream_detector.types import Adaptation, AssetState, Audit, AuditCause, ModelRef, Point
+from stream_detector.types import Adaptation, AssetState, Audit, AuditCause, ModelRef, Point, ThresholdState
 
 AUDIT_SCHEMA = 1
 
@@ -21,11 +21,10 @@ def audit_id(audit: Audit) -> str:
     return uuid5("audit", audit.stream, audit.asset, audit.at_ms, audit.cause)
 
 
-def encode_point(audit: Audit) -> bytes:
-    """Return an asset's threshold and shift after an entry as bytes, to go back to; `decode_state` reads them."""
-    moved = audit.adaptation
-    kept = Adaptation(shift=moved.shift, anchor=moved.anchor, usual=moved.usual)
-    return encode_state(AssetState(judged_ms=0, threshold=audit.threshold, adaptation=kept), 0)
+def encode_point(threshold: ThresholdState, adaptation: Adaptation) -> bytes:
+    """Return an asset's threshold and shift as bytes, to go back to; `decode_state` reads them."""
+    kept = Adaptation(shift=adaptation.shift, anchor=adaptation.anchor, usual=adaptation.usual)
+    return encode_state(AssetState(judged_ms=0, threshold=threshold, adaptation=kept), 0)
 
 
 def encode_audit(audit: Audit) -> bytes:
@@ -42,7 +41,7 @@ def encode_audit(audit: Audit) -> bytes:
             "after": _point(audit.after),
             "threshold": {"method": audit.method, "risk": _rounded(audit.risk)},
             "model": {"kind": audit.model.kind, "version": audit.model.version},
-            "state": base64.b64encode(encode_point(audit)).decode(),
+            "state": base64.b64encode(encode_point(audit.threshold, audit.adaptation)).decode(),
         }
     )
 

@@ -111,7 +111,7 @@ def stored(name: str) -> tuple[int, AssetState]:
 def test_an_open_incident_is_read(schema: int) -> None:
     """With all that its schema knew; what it did not know is as of an asset never heard of."""
     epoch, state = stored(f"schema-{schema}-incident")
-    assert (epoch, state.judged_ms, state.reset) == (41, TS + 120_000, "0000000000000007")
+    assert (epoch, state.judged_ms, state.applied.reset) == (41, TS + 120_000, "0000000000000007")
     threshold = state.threshold
     assert (threshold.method, threshold.level, threshold.seen) == ("spot", 9.3114, 18_233)
     assert threshold.numbers == (1e-4, 8.25, 0.21, 0.0, 400.0)
@@ -124,8 +124,8 @@ def test_an_open_incident_is_read(schema: int) -> None:
     assert incident.unusual == (5 if schema >= 3 else 0)
     _check_sensors(state, schema)
     _check_adaptation(state, schema)
-    applied = state.applied
-    assert (applied.pinned, applied.accepted, applied.rolled, applied.level, applied.told_ms, applied.budget) == (
+    applied, audited = state.applied, state.audited
+    assert (applied.pinned, applied.accepted, applied.rolled, audited.level, audited.at_ms, state.budget) == (
         (12.5, "0000000000000005", "0000000000000003", 9.25, TS + 50_000, None)
         if schema >= 4
         else (None, "", "", None, 0, None)
@@ -170,7 +170,7 @@ def _check_adaptation(state: AssetState, schema: int) -> None:
 def test_a_quiet_asset_without_a_level_is_read(schema: int) -> None:
     """None stays None; a limit after an incident is known from schema 2 on."""
     epoch, state = stored(f"schema-{schema}-quiet")
-    assert (epoch, state.judged_ms, state.reset) == (2, TS + 20_000, "")
+    assert (epoch, state.judged_ms, state.applied.reset) == (2, TS + 20_000, "")
     threshold = state.threshold
     assert (threshold.method, threshold.level, threshold.seen, threshold.numbers) == ("quantile", None, 12, ())
     assert threshold.sample.tolist() == [0.5, 0.75, 1.0]
@@ -185,7 +185,7 @@ def test_a_budget_is_read(schema: int) -> None:
     _, state = stored(f"schema-{schema}-budget")
     assert (state.threshold.method, state.threshold.numbers[0], state.threshold.level) == ("dspot", 2e-5, 3.5)
     assert state.adaptation.shift.tolist() == [1.0, 0.0, 0.0]
-    budget = state.applied.budget
+    budget = state.budget
     assert budget is not None
     assert (budget.start_ms, budget.set_ms, budget.since_ms) == (TS, TS + 3_600_000, TS)
     assert (budget.elapsed_ms, budget.shadow, budget.opened, budget.promised_ms) == (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from stream_detector.types import AssetState, IncidentState, Partition, Position, ThresholdState
+from stream_detector.types import AppliedControls, AssetState, IncidentState, Partition, Position, ThresholdState
 from tests.stores import Backend, MemoryBackend, RedisBackend, Store
 
 HERE = Partition("pump.readings", 3)
@@ -36,10 +36,22 @@ def state(level: float | None = 4.02, judged_ms: int = 1_583_748_873_000, size: 
     """A state with every field set to something that is not its default."""
     sample = np.random.default_rng(abs(judged_ms) % 1_000).normal(4, 1, size).astype(np.float32)
     return AssetState(
-        threshold=ThresholdState("spot", level, 18_233, (1e-4, 0.1, math.pi, -0.0), sample),
-        incident=IncidentState(0b101, 2, judged_ms - 9, judged_ms - 5, "an-id", "warning", "vibration", 8.3125, 17),
+        threshold=ThresholdState(
+            method="spot", level=level, seen=18_233, numbers=(1e-4, 0.1, math.pi, -0.0), sample=sample
+        ),
+        incident=IncidentState(
+            recent=0b101,
+            quiet=2,
+            first_ms=judged_ms - 9,
+            opened_ms=judged_ms - 5,
+            incident="an-id",
+            severity="warning",
+            leader="vibration",
+            peak=8.3125,
+            windows=17,
+        ),
         judged_ms=judged_ms,
-        reset="0001583748873000",
+        applied=AppliedControls(reset="0001583748873000"),
     )
 
 
@@ -50,7 +62,7 @@ def same(a: AssetState, b: AssetState) -> bool:
         (s.method, s.level, s.seen, s.numbers) == (t.method, t.level, t.seen, t.numbers)
         and s.sample.dtype == t.sample.dtype
         and np.array_equal(s.sample, t.sample)
-        and (a.incident, a.judged_ms, a.reset) == (b.incident, b.judged_ms, b.reset)
+        and (a.incident, a.judged_ms, a.applied) == (b.incident, b.judged_ms, b.applied)
     )
 
 

@@ -176,7 +176,8 @@ def operators(name: str) -> dict[int, Operators]:
         for asset, choose in _ROLLBACKS:
             mine = [entry for entry in map(decode_audit, audits) if entry.asset == asset]
             if mine:
-                store.rollback(asset, encode_point(choose(mine)))
+                chosen = choose(mine)
+                store.rollback(asset, encode_point(chosen.threshold, chosen.adaptation))
         store.accept("machine-1")
         store.unpin("machine-7")
 
