@@ -159,7 +159,8 @@ def test_a_backtest_returns_alerts_typed_and_as_bytes(config: Config, artifact: 
     assert ["open", "close"] == [alert.event for alert in result.alerts if alert.event in ("open", "close")]
     assert [json.loads(value)["id"] for value in result.alert_bytes] == [alert.id for alert in result.alerts]
     assert {"pump-1"} == {alert.asset for alert in result.alerts} == set(result.scores.asset)
-    assert [json.loads(value)["id"] for value in result.audit_bytes] == [entry.id for entry in result.audits]
+    entries = map(json.loads, result.audit_bytes)
+    assert [(one["asset"], one["cause"]) for one in entries] == [(one.asset, one.cause) for one in result.audits]
 
 
 def test_a_backtest_returns_every_windows_score(config: Config, artifact: Artifact):
