@@ -41,8 +41,8 @@ def no_fencing() -> None:
     transactional.end_leftovers = lambda *_: []
     save = RedisStore.save
 
-    def with_the_newest_token(self: Any, index: int, token: int, *rest: Any) -> int:
-        return save(self, index, int(self._redis.hget(self._task(index), "token") or token), *rest)
+    def with_the_newest_token(self: Any, index: int, token: int, *rest: Any, **options: Any) -> int:
+        return save(self, index, int(self._redis.hget(self._task(index), "token") or token), *rest, **options)
 
     RedisStore.save = with_the_newest_token  # type: ignore[method-assign]
 
@@ -88,8 +88,8 @@ def at_moments(reached: Callable[[str], None]) -> None:
         flush(self)
         tell("flushed")
 
-    def saving(self: Any, *args: Any) -> int:
-        version = save(self, *args)
+    def saving(self: Any, *args: Any, **options: Any) -> int:
+        version = save(self, *args, **options)
         tell("saving")
         return version
 
