@@ -4,6 +4,7 @@ settings  connection settings of every client, and its errors in our words
 login     whether brokers let this client in: certificates, passwords, tokens; asked once
 oauth     tokens for SASL/OAUTHBEARER
 header_names  records whose headers are not what the client expects
+record_reading  records in one loop, faster than the client reads them
 access    whether this user has the rights of a worker
 topics    partition counts, creation, end offsets
 source    the input topics as a group member (ports.Source)
