@@ -99,7 +99,7 @@ class Worker:
         `kafka.start_timeout_ms`, or until `stop` is set; then it raises BrokerError. Raises ConfigError or
         ArtifactError when a setting, a permission or a detector is wrong.
         """
-        from stream_detector.adapters.kafka import KafkaSource
+        from stream_detector.adapters.kafka import make_source
         from stream_detector.adapters.redis import RedisStore
 
         scorer = _scorer(config, ModelSet.load(config) if models is None else models)
@@ -114,7 +114,7 @@ class Worker:
                 closing.callback(server.stop)
                 where = {"host": server.host, "port": server.port}
                 log.info("metrics and health on http://%s:%d", *where.values(), extra=event("metrics-served", **where))
-            source = KafkaSource(config)
+            source = make_source(config)
             start = Start(config.kafka.start_timeout_ms, health, stop or Event())
             sink = start.reach(lambda: _connected(config, create_topics, source, store))
             worker = cls(config, source, sink, store, scorer, metrics=metrics, health=health)

@@ -97,9 +97,7 @@ class OnBroker:
         with MessageWriter(self.kafka) as writer:
             for value in values:
                 headers = [("content-type", b"application/json")]
-                writer.send(
-                    partition.topic, b"pump-1", value, headers, timestamp_ms=NOW_MS, partition=partition.index
-                )
+                writer.send(partition.topic, b"pump-1", value, headers, timestamp_ms=NOW_MS, partition=partition.index)
 
     def alerts(self, count: int) -> list[Message]:
         return self._read(f"{self.stream}.alerts", count)

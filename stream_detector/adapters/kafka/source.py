@@ -21,6 +21,7 @@ from stream_detector.adapters.kafka.client_patches import (
     joining,
     keep_joins,
     put_out,
+    read_quickly,
     unpark,
 )
 from stream_detector.adapters.kafka.settings import REQUEST_TIMEOUT_MS, connect_consumer, translated
@@ -105,6 +106,7 @@ class KafkaSource:
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             fetch_max_bytes=max(_PARTITION_FETCH_BYTES, int(self._kafka.max_fetch_mb * 2**20)),
         )
+        read_quickly(self._consumer)
         keep_joins(self._consumer)
         if self._cooperative:
             cooperate(self._consumer)
@@ -132,8 +134,8 @@ class KafkaSource:
     def poll(self, timeout_ms: int, max_messages: int) -> list[MessageBatch]:
         """Return what is there, at most `max_messages` in all; wait up to `timeout_ms` only when nothing is.
 
-        The messages are the client's own records, unconverted. Returns nothing while no broker can be reached
-        (flushes and commits raise then). Raises what the listener raised, BrokerError.
+        Returns nothing while no broker can be reached (flushes and commits raise then). Raises what the listener
+        raised, BrokerError.
         """
         self._look_for_ends()
         with translated(self._kafka, "reading"):
