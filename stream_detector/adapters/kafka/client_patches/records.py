@@ -95,7 +95,7 @@ class _Whole:
         return True
 
 
-def _read_all(batch: Any, found: list[tuple[Any, ...]]) -> None:
+def _read_all(batch: Any, found: list[tuple[Any, ...]]) -> None:  # noqa: PLR0915 - one loop, for speed
     """Append offset, timestamp, key, value and headers of each record. Raises what the client's reader raises."""
     data, pos = bytes(batch._buffer), batch._pos
     whole, base, first_ms = len(data), batch.base_offset, batch.first_timestamp
