@@ -35,7 +35,7 @@ PUBLIC = {
     "kafka.net.sasl.oauth",
     "kafka.structs",
 }
-OTHERS = sorted(set(ADAPTER.glob("*.py")) - {ADAPTER / "client_patches.py"})
+OTHERS = sorted(set(ADAPTER.glob("*.py")))
 
 
 # One module, one version ------------------------------------------------------------------------------------------

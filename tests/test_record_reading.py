@@ -11,9 +11,9 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
-from stream_detector.adapters.kafka.client_patches.records import _PartitionRecords
 
 from stream_detector.adapters.kafka import settings  # noqa: F401 - installs what reads any header name
+from stream_detector.adapters.kafka.client_patches.records import _PartitionRecords
 
 NAME = TopicPartition("readings", 3)
 BASE_MS = 1_700_000_000_000
