@@ -17,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.decision.columns import Ints, Rows
 from stream_detector.decision.engine import Engine, Step
-from stream_detector.decision.quiet import Ints, QuietPath, Rows
+from stream_detector.decision.quiet import QuietPath
 from stream_detector.decision.table import StateTable
 from stream_detector.decision.window import Floats, ScoredWindow
 from stream_detector.types import (
