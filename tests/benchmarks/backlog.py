@@ -221,7 +221,7 @@ def measure(args: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[
         for second in range(seconds):
             for partition in range(DEEP):
                 name, ts = f"deep-{partition}", start + second * 1_000
-                writer.send(TOPIC, name.encode(), value_of(name, ts), (), None, partition)
+                writer.send(TOPIC, name.encode(), value_of(name, ts), partition=partition)
     backlog = DEEP * seconds
     sys.stderr.write(f"{backlog} messages written\n")
     found: dict[str, Any] = {"hours": args.hours, "backlog": backlog, "partitions": DEEP, "live_partitions": LIVE}
