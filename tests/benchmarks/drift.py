@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import pickle
 import statistics
 import sys
@@ -35,7 +36,7 @@ from river import drift
 from stream_detector.config import AdaptationConfig, Config
 from stream_detector.config import loading as settings
 from stream_detector.decision import adaptation
-from stream_detector.decision.adaptation import EVERY, AdaptationRules
+from stream_detector.decision.adaptation import EVERY, AdaptationRules, Seen
 from stream_detector.evaluate.data import Case
 from stream_detector.evaluate.fitting import fit_each
 from stream_detector.evaluate.live import Live
@@ -203,7 +204,7 @@ def _blocks(config: Config, step: float) -> Callable[[Stream], Told]:
         least, adaptation.LEAST_STEP = adaptation.LEAST_STEP, step
         started = time.process_time()
         for end_ms, offset in zip(stream.end_ms.tolist(), offsets, strict=True):
-            state, change = rule.quiet(state, offset, end_ms)
+            state, change = rule.quiet(state, Seen(offset, 1.0, end_ms), math.inf, math.inf)
             if change is not None:
                 fired.append(end_ms)
         seconds = time.process_time() - started

@@ -24,7 +24,7 @@ from stream_detector.config import Config
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.training.train import train, train_many
 from stream_detector.types import WindowBatch
-from stream_detector.worker.slices import scorer
+from stream_detector.scoring import scorer
 from tests.trained import joined, make_config, windows
 
 #: detection.md's recipe on three channels.
