@@ -21,10 +21,10 @@ from unittest import mock
 from stream_detector.artifacts.artifact import Artifact
 from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.config import Config
+from stream_detector.scoring import scorer
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.training.train import train, train_many
 from stream_detector.types import WindowBatch
-from stream_detector.scoring import scorer
 from tests.trained import joined, make_config, windows
 
 #: detection.md's recipe on three channels.
