@@ -54,7 +54,7 @@ def band_energies(samples: NDArray[np.float64], bands: int) -> NDArray[np.float6
     """Return the mean power in `bands` even bands from 0 to half the sample rate; (n,) -> (bands,), unit squared.
 
     A Hann window keeps a strong tone out of far bands. The power of a bin is |X|² / Σw², so white noise of variance v
-    gives v in every band, whatever the number of samples. With fewer bins than bands, neighbours share a bin.
+    gives v in every band, for any number of samples. With fewer bins than bands, neighbours share a bin.
     """
     n = samples.size
     taper, power_of_taper = _hann(n)
