@@ -1,23 +1,23 @@
-"""Every error this package raises on purpose; each says what its catcher should do.
+"""Every error this package raises on purpose, with what its catcher should do.
 
 DetectorError                    anything below
-├── ConfigError                  a setting is wrong: tell the user, exit 2
-├── DecodeError                  the bytes are not a reading: dead-letter them, go on
-├── DataError                    a recording or training set can't be used: tell the user, exit 2
-├── ArtifactError                a model file can't be trusted or used: tell the user, exit 2
-├── BrokerError                  Kafka refused or is away
+├── ConfigError                  a setting is wrong: report it, exit 2
+├── DecodeError                  the bytes are not a reading: dead-letter them, continue
+├── DataError                    a recording or training set can't be used: report it, exit 2
+├── ArtifactError                a model file can't be trusted or used: report it, exit 2
+├── BrokerError                  Kafka refused or is unavailable
 │   ├── FencedError              another worker owns this task now: drop it, don't commit
-│   ├── BrokerLoginError         Kafka doesn't let this user in (a ConfigError too): tell the user, exit 2
-│   └── BrokerRightsError        Kafka doesn't let this user do it (a ConfigError too): name what to grant
-└── StoreError                   Redis refused or is away
-    ├── StoreAccessError         Redis doesn't let this user in, or do it (a ConfigError too)
+│   ├── BrokerLoginError         Kafka rejects this user's login (a ConfigError too): report it, exit 2
+│   └── BrokerRightsError        this user lacks a permission in Kafka (a ConfigError too): name what to grant
+└── StoreError                   Redis refused or is unavailable
+    ├── StoreAccessError         Redis rejects this user's login or command (a ConfigError too)
     ├── StoreFencedError         a newer writer owns this task's state: drop it, don't commit
-    └── StoreLostError           Redis came back without this task's last states: write all of them anew
+    └── StoreLostError           Redis came back without this task's last states: write all of them again
 """
 
 
 class DetectorError(Exception):
-    """Base of all errors raised on purpose. Catch it where a message to the user is made."""
+    """Base of all errors raised on purpose. Catch it where errors are reported to the user."""
 
 
 class ConfigError(DetectorError):
@@ -25,10 +25,10 @@ class ConfigError(DetectorError):
 
 
 class DecodeError(DetectorError):
-    """The bytes are not a reading. Send the message to the dead-letter topic with `code` and `detail`; go on."""
+    """The bytes are not a reading. Send the message to the dead-letter topic with `code` and `detail`; continue."""
 
     def __init__(self, code: str, detail: str, channel: str = "") -> None:
-        """Keep the documented code (see `records.DEAD_LETTER_CODES`), what exactly was found, and in which channel."""
+        """Keep the documented code (see `records.DEAD_LETTER_CODES`), what exactly was found, and the channel."""
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
@@ -36,7 +36,7 @@ class DecodeError(DetectorError):
 
 
 class DataError(DetectorError):
-    """A recording or training set can't be used. The message names the file, the place and the mend. Exit with 2."""
+    """A recording or training set can't be used. The message names the file, the place and the fix. Exit with 2."""
 
 
 class ArtifactError(DetectorError):
@@ -44,7 +44,7 @@ class ArtifactError(DetectorError):
 
 
 class BrokerError(DetectorError):
-    """Kafka refused or can't be reached. Nothing is lost: keep the buffers, report not ready, try again."""
+    """Kafka refused or can't be reached. Nothing is lost: keep the buffers, report not ready, retry."""
 
 
 class FencedError(BrokerError):
@@ -52,19 +52,19 @@ class FencedError(BrokerError):
 
 
 class BrokerLoginError(BrokerError, ConfigError):
-    """Kafka doesn't let this user in: a password, a token, a certificate. Trying again changes nothing: exit with 2."""
+    """Kafka rejects this user's password, token or certificate. Retrying does not help: exit with 2."""
 
 
 class BrokerRightsError(BrokerError, ConfigError):
-    """Kafka lets this user in, but not do what was asked. The message names the right to grant."""
+    """This user lacks a permission in Kafka. The message names the permission to grant."""
 
 
 class StoreError(DetectorError):
-    """The state store refused or can't be reached. State in memory is still right: go on or pause, by policy."""
+    """The store refused or can't be reached. State in memory is valid; continue or pause, by `on_store_outage`."""
 
 
 class StoreAccessError(StoreError, ConfigError):
-    """Redis doesn't let this user in, or not do what was asked. The message names what to look at or to grant."""
+    """Redis rejects this user's login or command. The message names what to check or to grant."""
 
 
 class StoreFencedError(StoreError):
@@ -72,4 +72,4 @@ class StoreFencedError(StoreError):
 
 
 class StoreLostError(StoreError):
-    """The store has lost what was saved for this task. Take a new token, then save every asset's state."""
+    """The store has lost the states saved for this task. Take a new token, then save every asset's state."""

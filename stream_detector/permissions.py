@@ -1,4 +1,4 @@
-"""What the programs need to be allowed to do, and no more: the ACLs of Kafka and Redis, as data.
+"""The minimum permissions that each program needs, as ACLs of Kafka and Redis.
 
 `stream-detector check CONFIG --rights` prints them as commands to paste; the worker's start-up check and the tests use
 the same lists.
@@ -15,13 +15,13 @@ from stream_detector.config import Config
 
 Role = Literal["worker", "monitor", "producer", "verdict"]
 ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict")
-#: Those that use Redis, `stream-detector thresholds` with the worker's user.
+#: Roles that use Redis; `stream-detector thresholds` uses the worker's user.
 REDIS_ROLES: tuple[Role, ...] = ("worker",)
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaPermission:
-    """One resource and what must be allowed on it. READ, WRITE and DELETE imply DESCRIBE."""
+    """One resource and the operations that must be allowed on it. READ, WRITE and DELETE imply DESCRIBE."""
 
     resource: Literal["topic", "group", "transactional-id"]
     name: str
@@ -30,14 +30,14 @@ class KafkaPermission:
     pattern: Literal["literal", "prefixed"] = "literal"
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return a description in words."""
         resource = {"transactional-id": "transactional ids"}.get(self.resource, self.resource)
         begin = " beginning with" if self.pattern == "prefixed" else ""
         return f"{' and '.join(self.operations)} on {resource}{begin} {self.name!r} ({self.why})"
 
 
 def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool = False) -> list[KafkaPermission]:
-    """Return the rights of a role; `create_topics`: also those of making the topics."""
+    """Return the permissions of a role; `create_topics`: also those to create the topics."""
     inputs = [entry.topic for entry in config.inputs]
     create = ("CREATE",) if create_topics else ()
     if role == "monitor":
@@ -78,7 +78,7 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
 
 
 def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, bootstrap: str) -> list[str]:
-    """Return the commands that grant the rights, as `kafka-acls.sh` of Apache Kafka takes them."""
+    """Return the commands that grant the permissions, for `kafka-acls.sh` of Apache Kafka."""
     commands = []
     for right in permissions:
         words = [
@@ -113,5 +113,5 @@ def redis_rules(config: Config) -> Sequence[str]:
 
 
 def redis_command(config: Config, user: str) -> str:
-    """Return the command for redis-cli that makes the user; PASSWORD stands for what you choose."""
+    """Return the redis-cli command that creates the user; PASSWORD is a placeholder for one you choose."""
     return f"ACL SETUSER {user} reset on '>PASSWORD' {' '.join(redis_rules(config))}"

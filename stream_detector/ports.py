@@ -1,4 +1,4 @@
-"""The edges of the engine: where messages come from, where alerts go, where state is kept.
+"""The engine's interfaces to the outside: source of messages, sink of alerts, store of states.
 
 Implementations: `kafka_io` and `redis_store` for real servers, `memory` for backtests and tests.
 """
@@ -23,16 +23,16 @@ from stream_detector.types import (
 
 
 class RebalanceListener(Protocol):
-    """Told of partitions coming and going, from inside `Source.poll`."""
+    """Receives assigned and revoked partitions, called from inside `Source.poll`."""
 
     def on_assigned(self, partitions: Iterable[Partition]) -> None:
-        """These are ours now, beside those we have. The listener seeks them before the poll returns."""
+        """These are assigned in addition to the present ones. The listener seeks them before the poll returns."""
 
     def on_revoked(self, partitions: Iterable[Partition]) -> None:
-        """These are ours until this call returns: commit them now."""
+        """These stay assigned until this call returns: commit them now."""
 
     def on_lost(self, partitions: Iterable[Partition]) -> None:
-        """These belong to somebody else already: drop them, commit nothing."""
+        """These already belong to another worker: drop them without committing."""
 
 
 class Source(Protocol):
@@ -42,7 +42,7 @@ class Source(Protocol):
         """Join the group. Partitions arrive through the listener during later polls."""
 
     def poll(self, timeout_ms: int, max_messages: int) -> list[MessageBatch]:
-        """Return what is there, at most `max_messages` in all; wait up to `timeout_ms` only when nothing is."""
+        """Return available messages, at most `max_messages`; wait up to `timeout_ms` only when there are none."""
 
     def committed(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
         """Return the committed position of each partition that has one.
@@ -52,30 +52,30 @@ class Source(Protocol):
         """
 
     def seek(self, partition: Partition, offset: int | None) -> None:
-        """Read on from `offset`, or from where a new group starts (`kafka.start_from`) when it is None."""
+        """Continue reading at `offset`, or where a new group starts (`kafka.start_from`) when it is None."""
 
     def pause(self, partitions: Iterable[Partition]) -> None:
-        """Stop fetching these until resumed; polls go on and keep the membership alive."""
+        """Stop fetching these until resumed; polling continues and keeps the membership alive."""
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """Fetch these again."""
 
     def lag(self) -> dict[Partition, int]:
-        """Return, of each assigned partition, how many messages lie between the read position and its end.
+        """Return for each assigned partition the number of messages between the read position and its end.
 
-        Cheap, for every turn of the loop: the end is the one last seen. A partition whose end is unknown is absent.
+        Cheap enough for every turn of the loop: uses the end last seen. A partition whose end is unknown is absent.
         """
 
     def settled(self) -> bool:
-        """Whether positions can be committed now: not while the group is handing out partitions anew.
+        """Whether positions can be committed now, which they can't while the group is rebalancing.
 
-        Asks nobody; only `poll` changes it.
+        Makes no request; only `poll` changes it.
         """
 
     def trouble(self) -> str | None:
-        """Why no messages can come (no broker answers, the group is not joined yet); None when they can.
+        """Why no messages can arrive (no broker answers, the group is not joined yet); None when they can.
 
-        Asks nobody, and may be called from any thread.
+        Makes no request, and may be called from any thread.
         """
 
     def close(self) -> None:
@@ -89,28 +89,28 @@ class Sink(Protocol):
         """Buffer for sending. Blocks only while the client's buffer is full."""
 
     def waiting_bytes(self) -> int:
-        """Return the size of what was written and is not committed yet: what this holds in memory."""
+        """Return the bytes written and not committed yet, which are held in memory."""
 
     def flush(self) -> None:
-        """Return once all that was written is acknowledged. Raises BrokerError when it can't be."""
+        """Return once everything written is acknowledged. Raises BrokerError when that fails."""
 
     def commit(self, positions: Mapping[Partition, Position]) -> None:
-        """Make positions (and, exactly-once, all written since the last commit) durable.
+        """Make positions (and, exactly-once, everything written since the last commit) durable.
 
-        Call only after `flush`. Raises FencedError when another worker owns the partitions. After any error `abort`.
+        Call only after `flush`. Raises FencedError when another worker owns the partitions. After errors, call `abort`.
         """
 
     def abort(self) -> None:
-        """Forget what was written since the last commit; exactly-once, once it returns none of it can become readable.
+        """Discard what was written since the last commit; exactly-once, none of it can become readable afterwards.
 
-        Raises BrokerError while that isn't sure; call again.
+        Raises BrokerError when that is not certain; call it again.
         """
 
     def close(self) -> None:
-        """Let go; at-least-once, flush what can be flushed before."""
+        """Close the connections; at-least-once, flush what can be flushed before."""
 
 
-#: `StateStore.save`, in the place of an epoch: the states are changes to none, they are all there are.
+#: Value of `since` in `StateStore.save`: the states are not changes to an epoch, but the task's complete states.
 WHOLE = -1
 
 
@@ -119,7 +119,7 @@ class TaskState:
     """A task's state as loaded."""
 
     assets: dict[str, AssetState]
-    epoch: int  # of the newest commit the store knows; 0 for none
+    epoch: int  # of the newest commit in the store; 0 for none
     positions: Mapping[Partition, Position]  # that commit's positions; empty for none
 
 
@@ -130,7 +130,7 @@ class StateStore(Protocol):
         """Take a new fencing token of the task; writers with an older one are refused from now on."""
 
     def load(self, task: int, epoch: int | None = None) -> TaskState:
-        """Return of each asset the newest version with epoch <= `epoch` (None: the newest); unknown ones are absent."""
+        """Return each asset's newest version with epoch <= `epoch` (None: of all); assets without one are absent."""
 
     def save(
         self,
@@ -144,40 +144,40 @@ class StateStore(Protocol):
     ) -> int:
         """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.
 
-        `since`: epoch of the save that `states` are all the changes to (None: the newest there is; WHOLE: they are all
-        there are). Whatever the store holds beside is of a commit that never came to be: it is taken back.
+        `since`: epoch of the save relative to which `states` are all changes (None: the newest; WHOLE: `states` are
+        complete). Anything newer in the store belongs to a commit that never completed, and is removed.
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
         """
 
     def controls(self) -> Controls:
-        """Return what operators have set."""
+        """Return the operators' settings."""
 
     def controls_version(self) -> int:
-        """Return the count of changes operators made: cheap, for a poll twice a second."""
+        """Return the count of changes by operators; cheap enough to poll twice per second."""
 
     def pin(self, asset: str, level: float) -> None:
         """Alarm above `level` for this asset until unpinned."""
 
     def unpin(self, asset: str) -> bool:
-        """Go back to the adaptive level; False when it was not pinned."""
+        """Return to the adaptive level; False when the asset was not pinned."""
 
     def reset(self, asset: str) -> None:
-        """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+        """Discard what was learnt of the asset ("*": of all); its threshold restarts from the calibration."""
 
     def accept(self, asset: str) -> None:
-        """Take the asset's open regime change for its new normal; nothing where none was told."""
+        """Accept the asset's reported regime change as normal; no effect when none is open."""
 
     def rollback(self, asset: str, point: bytes) -> None:
-        """Go back to what an entry of the audit topic says the asset was held against."""
+        """Restore the asset's threshold and shift from an entry of the audit topic."""
 
     def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
-        """Keep people's verdicts, of each alert the greatest by `order`, of all the `keep` newest.
+        """Store people's verdicts: per alert the one greatest by `order`, in all the `keep` newest.
 
-        The same again changes nothing. Raises StoreError when the store can't be reached.
+        Idempotent. Raises StoreError when the store can't be reached.
         """
 
     def verdicts(self) -> list[RecordedVerdict]:
-        """Return the verdicts kept, oldest first."""
+        """Return the stored verdicts, oldest first."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""

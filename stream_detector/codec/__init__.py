@@ -1,6 +1,6 @@
-"""Bytes <-> records; nothing else knows the wire formats (docs/wire-format.md).
+"""Bytes <-> records; only this package depends on the wire formats (docs/wire-format.md).
 
-`readings` decodes input messages a batch at a time, `strict` one by one; `encode` writes them. `alerts` holds what is
+`readings` decodes input messages in batches, `strict` one by one; `encode` writes them. `alerts` converts what is
 published, `state` what is kept between commits.
 """
 

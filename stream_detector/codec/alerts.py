@@ -23,7 +23,7 @@ from stream_detector.types import (
 )
 
 ALERT_SCHEMA = 1
-#: Namespace of all ids: uuid5(NAMESPACE_DNS, "stream-detector"), the same for ever.
+#: Namespace of all ids: uuid5(NAMESPACE_DNS, "stream-detector"). It must never change.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "stream-detector")
 MAX_DETAIL = 500
 
@@ -40,7 +40,7 @@ def alert_id(stream: str, asset: str, end_ms: int, model_version: str, event: st
 def incident_id(stream: str, asset: str, end_ms: int, model_version: str) -> str:
     """Return an incident's id: the UUIDv5 of ["incident", stream, asset, end_ms, model_version].
 
-    `end_ms` is the end of the window that opened it.
+    `end_ms` is the end of the window that opened the incident.
     """
     return uuid5("incident", stream, asset, end_ms, model_version)
 
@@ -65,15 +65,15 @@ def sensor_incident_id(stream: str, asset: str, end_ms: int, model_version: str,
 
 def uuid5(*parts: str | int) -> str:
     """Return the UUIDv5 of a JSON array."""
-    # A JSON array, so that no separator inside a name can make two different names one.
+    # a JSON array, so that a separator inside a name can't make two different ids equal
     return str(uuid.uuid5(NAMESPACE, orjson.dumps(parts).decode()))
 
 
 def encode_alert(alert: Alert) -> bytes:
     """Return an alert's JSON, keys in the documented order: the same bytes whenever the same input is replayed.
 
-    Floats keep 6 significant digits. Raises ValueError when one is not finite or a time can't be written: an
-    alert like that is a mistake of this program, not of its input.
+    Floats keep 6 significant digits. Raises ValueError when one is not finite or a time can't be written,
+    which is an error in this program, not in its input.
     """
     sensor = {} if alert.sensor is None else {"sensor": _sensor(alert.sensor)}
     return orjson.dumps(
@@ -107,13 +107,13 @@ def encode_alert(alert: Alert) -> bytes:
 
 
 def decode_alert(value: bytes) -> Alert:
-    """Return the alert in these bytes; fields this version doesn't know are ignored, header times are unknown (-1).
+    """Return the alert in these bytes; unknown fields are ignored, header times are unknown (-1).
 
-    Raises DecodeError(bad-alert), which names the field, for anything that is no alert of a known schema.
+    Raises DecodeError(bad-alert), which names the field, for anything that is not an alert of a known schema.
     """
     try:
         fields = orjson.loads(value)
-    except Exception as error:  # whatever the parser finds
+    except Exception as error:  # any error of the parser
         raise DecodeError("bad-alert", f"not JSON: {error}") from None
     if type(fields) is not dict:
         raise DecodeError("bad-alert", "not an object")
@@ -148,7 +148,7 @@ def decode_alert(value: bytes) -> Alert:
 
 
 def alert_headers(alert: Alert, published_ms: int) -> list[tuple[str, bytes]]:
-    """Return an alert's headers: the times on its way, UNIX ms as decimal text; unknown ones (-1) are left out."""
+    """Return an alert's headers: its processing times, UNIX ms as decimal text; unknown ones (-1) are omitted."""
     times = {
         "event-ms": alert.end_ms,
         "ingest-ms": alert.ingest_ms,
@@ -158,12 +158,12 @@ def alert_headers(alert: Alert, published_ms: int) -> list[tuple[str, bytes]]:
     return [(name, b"%d" % ms) for name, ms in times.items() if ms != -1]
 
 
-#: Headers that say why a dead letter is one and where it came from; they stand last.
+#: Headers with the reason and the origin of a dead letter; they come last.
 DEAD_LETTER_HEADERS = ("error", "detail", "topic", "partition", "offset")
 
 
 def dead_letter_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """Return a dead letter's headers: the message's own, untouched, then why it is one and where it came from."""
+    """Return a dead letter's headers: the message's own, unchanged, then its reason and origin."""
     return [
         *letter.message.headers,
         ("error", letter.code.encode()),
@@ -186,7 +186,7 @@ def _sensor_of(fields: Mapping[str, Any]) -> SensorRef | None:
 
 
 def iso(name: str, ms: int) -> str:
-    """Return a time as alerts have it. Raises ValueError, which names the field, when it can't be written."""
+    """Return a time in the format of alerts. Raises ValueError, which names the field, when it is out of range."""
     try:
         moment = _EPOCH + timedelta(milliseconds=int(ms))
     except OverflowError:
@@ -198,12 +198,12 @@ def iso(name: str, ms: int) -> str:
 def _rounded(name: str, number: float) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name} of an alert must be finite, got {number}")
-    return float(f"{number:.6g}") + 0.0  # + 0.0: minus zero is zero
+    return float(f"{number:.6g}") + 0.0  # + 0.0 turns minus zero into zero
 
 
 def _field(fields: Mapping[str, Any], name: str, kind: type[T]) -> T:
     value = fields.get(name)
-    if type(value) is not kind:  # exactly: True is no int
+    if type(value) is not kind:  # exactly: True is not an int here
         found = "missing" if name not in fields else f"of type {type(value).__name__}"
         raise DecodeError("bad-alert", f"{name} is {found}; expected {kind.__name__}")
     return value

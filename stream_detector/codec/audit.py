@@ -22,7 +22,7 @@ def audit_id(audit: Audit) -> str:
 
 
 def encode_point(threshold: ThresholdState, adaptation: Adaptation) -> bytes:
-    """Return an asset's threshold and shift as bytes, to go back to; `decode_state` reads them."""
+    """Return an asset's threshold and shift as bytes, for a rollback; `decode_state` reads them."""
     kept = Adaptation(shift=adaptation.shift, anchor=adaptation.anchor, usual=adaptation.usual)
     return encode_state(AssetState(judged_ms=0, threshold=threshold, adaptation=kept), 0)
 
@@ -47,7 +47,7 @@ def encode_audit(audit: Audit) -> bytes:
 
 
 def decode_audit(value: bytes) -> Audit:
-    """Return the entry in these bytes. Raises DecodeError(bad-audit) for anything that is none of a known schema."""
+    """Return the entry in these bytes. Raises DecodeError(bad-audit) unless they are an entry of a known schema."""
     try:
         fields = orjson.loads(value)
         if fields["schema"] != AUDIT_SCHEMA:
@@ -70,7 +70,7 @@ def decode_audit(value: bytes) -> Audit:
         )
     except DecodeError:
         raise
-    except Exception as error:  # whatever the parser finds
+    except Exception as error:  # any error of the parser
         raise DecodeError("bad-audit", f"not an entry of the audit topic: {type(error).__name__}: {error}") from None
 
 

@@ -25,8 +25,8 @@ def encode_reading(
 ) -> bytes:
     """Return a reading's bytes: channels under `values`, a sequence being a block sampled every `interval_ms`.
 
-    `asset` None leaves it to the message's key. Arrays travel as little-endian float32 in MessagePack, as numbers
-    of full precision otherwise. Raises ValueError for what no reader would accept: a value that is not finite, a block
+    `asset` None: the message's key names it. Arrays are encoded as little-endian float32 in MessagePack, as numbers
+    of full precision otherwise. Raises ValueError for what a decoder would refuse: a value that is not finite, a block
     that is empty or has no interval.
     """
     fields: dict[str, object] = {} if asset is None else {"asset": asset}

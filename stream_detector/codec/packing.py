@@ -1,13 +1,13 @@
-"""MessagePack, with types."""
+"""MessagePack functions with type annotations."""
 
 from collections.abc import Callable
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped] # it ships no types
+import msgpack  # type: ignore[import-untyped] # it has no type annotations
 
 #: Object -> bytes. Raises TypeError, ValueError or OverflowError for what MessagePack can't hold.
 pack: Callable[[object], bytes] = msgpack.packb
 
-#: Bytes -> object. It bounds every length by the message's own, so a header can't promise more than was sent, and
-#: nesting by its stack. Raises ValueError and its subclasses.
+#: Bytes -> object. Every length is bounded by that of the message, so a forged header can't cause a large allocation;
+#: nesting is bounded by the parser's stack. Raises ValueError and its subclasses.
 unpack: Callable[[bytes], Any] = msgpack.unpackb

@@ -1,8 +1,8 @@
 """Messages -> readings, a batch at a time.
 
-The common message must cost little beside polling it, so a batch is parsed with one call per message and checked
-by columns, at the speed of C. Whatever is not plainly a reading there (an exception, an unusual type, a block, a value
-outside its limits) goes to `strict`, one by one, where the reason is found; the rest of the batch stays fast.
+Decoding an ordinary message must cost little compared with polling it, so a batch is parsed with one call per message
+and checked column by column in C. Any message that fails these checks (an exception, an unusual type, a block, a value
+outside its limits) is passed to `strict`, which finds the reason; the rest of the batch stays fast.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from stream_detector.config import ChannelConfig, InputConfig
 from stream_detector.errors import DecodeError
 from stream_detector.types import DeadLetter, Message, MessageBatch, ReadingBatch
 
-FEW = 8  # below so many messages of one layout the columns cost more than they save
+FEW = 8  # with fewer messages of one layout, columns cost more than they save
 
 
 class _Unreadable:
-    """Stands for a value that didn't parse; `strict` says why."""
+    """Placeholder for a value that didn't parse; `strict` finds the reason."""
 
 
 _UNREADABLE = _Unreadable()
@@ -46,7 +46,7 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {"json": orjson.loads, "msgp
 
 
 class _Columns:
-    """What is known so far of a batch of B messages, in its order. `assets[i] is None` until message i is decoded."""
+    """The decoded part of a batch of B messages, in its order. `assets[i] is None` until message i is decoded."""
 
     def __init__(self, size: int, width: int) -> None:
         self.assets: list[str | None] = [None] * size
@@ -65,9 +65,9 @@ class ReadingDecoder:
         self._categories = [(i, channel) for i, channel in enumerate(self._layout.channels) if channel.category]
 
     def decode(self, batch: MessageBatch) -> tuple[ReadingBatch | None, list[DeadLetter]]:
-        """Return the readings of a batch and a dead letter for each message that is none, both in offset order.
+        """Return a batch's readings, and a dead letter for each message that is not a reading, both in offset order.
 
-        Never raises, whatever the messages hold. Nothing is half taken: one bad value makes the message a dead
+        Never raises, for any content. No message is used in part: one bad value makes the whole message a dead
         letter. The readings are None when there are none.
         """
         messages = batch.messages
@@ -137,7 +137,7 @@ class ReadingDecoder:
         top: tuple[str, ...],
         messages: Sequence[Message],
     ) -> None:
-        """Take documents that have the same keys; if those have an object of values, by its keys in turn."""
+        """Decode documents that have the same keys; those with an object of values are grouped by its keys as well."""
         if len(members) < FEW or self._layout.ts not in top:
             return
         whole = len(members) == len(docs)
@@ -172,7 +172,7 @@ class ReadingDecoder:
         keys: tuple[str, ...],
         messages: Sequence[Message],
     ) -> None:
-        """Check documents of one layout by columns and take those that are plainly readings."""
+        """Check documents of one layout by columns and decode those that pass."""
         size = len(outer)
         bad: set[int] = set()
         parts: list[tuple[list[int], NDArray[np.float64]]] = []
@@ -216,7 +216,7 @@ class ReadingDecoder:
 
 
 def _form(headers: Sequence[tuple[str, bytes]]) -> str:
-    """Return a message's format, "" for one this detector doesn't read."""
+    """Return a message's format, "" for an unsupported one."""
     if not headers:
         return "json"
     try:
@@ -227,18 +227,18 @@ def _form(headers: Sequence[tuple[str, bytes]]) -> str:
 
 def _parse_all(parser: Callable[[bytes], object], values: Iterable[bytes | None]) -> list[object]:
     docs: list[object] = []
-    rest = map(parser, values)  # type: ignore[arg-type] # None raises like any other value that doesn't parse
+    rest = map(parser, values)  # type: ignore[arg-type] # None raises, like any value that can't be parsed
     while True:
         try:
             docs.extend(rest)  # keeps what was parsed before an exception; the iterator goes on after it
-        except Exception:  # whatever a parser finds: `strict` parses that message again and names it
+        except Exception:  # any error of a parser: `strict` parses that message again and reports it
             docs.append(_UNREADABLE)
         else:
             return docs
 
 
 def _by_keys(docs: list[object], indices: Sequence[int]) -> list[tuple[tuple[str, ...], Sequence[int]]]:
-    """Group the dicts among `docs` by their keys; anything else is in no group."""
+    """Group the dicts among `docs` by their keys; other values are left out."""
     if set(map(type, docs)) == {dict}:
         distinct: set[tuple[str, ...]] = set(map(tuple, docs))  # type: ignore[arg-type] # dicts: their keys
         if len(distinct) == 1:
@@ -254,7 +254,7 @@ def _by_keys(docs: list[object], indices: Sequence[int]) -> list[tuple[tuple[str
 
 
 def _number_columns(source: list[object], channels: list[Channel], bad: set[int]) -> NDArray[np.float64]:
-    """Return number channels of all documents, (M, K), null as NaN; rows that hold anything odd are added to `bad`."""
+    """Return number channels of all documents, (M, K), null as NaN; rows with any other value are added to `bad`."""
     width = len(channels)
     getter = itemgetter(*(channel.field for channel in channels))
     found = map(getter, source)  # type: ignore[arg-type] # dicts
@@ -276,7 +276,7 @@ def _number_columns(source: list[object], channels: list[Channel], bad: set[int]
         if nulls:
             inside.flat[nulls] = True
         bad.update(np.flatnonzero(~inside.all(axis=1)).tolist())
-    if nulls:  # a row of nulls only may be no reading at all: not for this path to say
+    if nulls:  # a row of nulls only may not be a reading: `strict` decides
         bad.update(np.flatnonzero(np.isnan(part).all(axis=1)).tolist())
     return part
 
@@ -328,7 +328,7 @@ def _key_assets(keys: list[bytes | None], bad: set[int]) -> list[str | None]:
 def _assemble(
     batch: MessageBatch, out: _Columns, blocks: Mapping[int, OneReading], keep: list[int] | None
 ) -> ReadingBatch:
-    """Put the kept messages together; blocks become several rows of their reading."""
+    """Assemble the decoded messages; a block becomes several rows of its reading."""
     messages, assets, ts_ms, values = batch.messages, out.assets, out.ts_ms, out.values
     if keep is not None:
         messages, assets = [messages[i] for i in keep], [assets[i] for i in keep]

@@ -1,4 +1,4 @@
-"""What a store and the broker keep for a task: asset states, positions, offset metadata <-> bytes and text."""
+"""Data of a task in the store and at the broker: asset states, positions, offset metadata <-> bytes and text."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from stream_detector.types import (
     replace,
 )
 
-#: What is written while no policy but the built-in ones has a part of its own, and once one has.
+#: Schema written when only built-in policies have parts, and schema written when other policies have parts too.
 STATE_SCHEMA, EXTENDED_SCHEMA = 5, 6
-#: By schema, the version of each part that a state holds; parts left out are of version 0.
+#: By schema, the version of each part that a state holds; omitted parts are of version 0.
 _VERSIONS: Mapping[int, Mapping[str, int]] = {
     1: {"threshold": 1, "incident": 1},
     2: {"threshold": 2, "incident": 2},
@@ -42,7 +42,7 @@ _METADATA = re.compile(r"sd1:([0-9]{1,18}):([0-9]{1,18})")
 def encode_state(state: AssetState, epoch: int) -> bytes:
     """Return one asset's state, written in the commit of this epoch. Floats are exact.
 
-    At most 4 kB for what `ThresholdConfig` allows and names of usual length.
+    At most 4 kB with the settings `ThresholdConfig` allows and names of usual length.
     """
     fields = [STATE_SCHEMA, int(epoch), int(state.judged_ms), state.applied.reset]
     fields += [part.pack(state) for part in PARTS]
@@ -134,12 +134,12 @@ def decode_positions(value: bytes) -> dict[Partition, Position]:
 
 
 def encode_metadata(position: Position) -> str:
-    """Return the text committed beside an offset: where reading had come to, and the epoch."""
+    """Return the text committed beside an offset: the position read up to, and the epoch."""
     return f"sd1:{position.read}:{position.epoch}"
 
 
 def decode_metadata(text: str | None) -> tuple[int, int] | None:
-    """Return (read, epoch) of a commit by this program; None for any other text: somebody else set the offset."""
+    """Return (read, epoch) of a commit by this program; None for other text: an operator set the offset."""
     found = _METADATA.fullmatch(text or "")
     return (int(found[1]), int(found[2])) if found else None
 
@@ -147,12 +147,12 @@ def decode_metadata(text: str | None) -> tuple[int, int] | None:
 def _unpacked(value: bytes, code: str) -> Any:
     try:
         return unpack(value)
-    except Exception as error:  # whatever the parser finds
+    except Exception as error:  # any error of the parser
         raise DecodeError(code, f"not MessagePack: {str(error)[:200] or type(error).__name__}") from None
 
 
 def encode_recorded(verdict: RecordedVerdict) -> bytes:
-    """Return what is kept of a verdict beside its order and its alert."""
+    """Return a verdict's stored fields, except its order and its alert."""
     return orjson.dumps({"verdict": verdict.verdict, "by": verdict.by, "note": verdict.note})
 
 

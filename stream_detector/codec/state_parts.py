@@ -1,7 +1,7 @@
-"""Each policy's part of an asset's state <-> MessagePack fields, with its version and the way from older ones.
+"""Each policy's part of an asset's state <-> MessagePack fields, with its version and the migrations from older ones.
 
 A part is a list of fields. Its migrations lead from one version to the next; version 0 is a state without such a part.
-To change a part: add a migration, raise its version here, and say in `state.py` which schema writes it.
+To change a part: add a migration, raise its version here, and set in `state.py` which schema writes it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Fields = list[Any]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """How one part is written and read."""
+    """Encoder and decoder of one part."""
 
     name: str
     version: int
@@ -44,14 +44,14 @@ class Part:
     """By the version they start from."""
 
     def read(self, version: int, fields: Fields) -> Mapping[str, Any]:
-        """Return what fields of this or an older version say; of version 0: `fields` is empty."""
+        """Return the values of fields of this or an older version; for version 0 `fields` is empty."""
         for older in range(version, self.version):
             fields = self.migrations[older](fields)
         return self.unpack(fields)
 
 
 def wrong(what: str) -> DecodeError:
-    """Return the error for a part that is not as this program writes it."""
+    """Return the error for a part in an unexpected form."""
     return DecodeError("bad-state", f"a field of its {what} is missing or of a wrong type")
 
 
@@ -261,12 +261,12 @@ _FRESH = AssetState(judged_ms=0, threshold=ThresholdState(method="", level=None,
 
 
 def _adaptation_1(fields: Fields) -> Fields:
-    """Return the part of an asset of which nothing has moved yet."""
+    """Return the part of an asset whose baseline has not moved yet."""
     return _pack_adaptation(_FRESH)[:-1]
 
 
 def _adaptation_2(fields: Fields) -> Fields:
-    """Add how scores went lately. A block that is being filled is begun again."""
+    """Add the course of recent scores. A block that is being filled starts again."""
     if len(fields) != 11:
         raise wrong("adaptation")
     moved = [*fields, _pack_adaptation(_FRESH)[-1]]
@@ -319,7 +319,7 @@ def _unpack_budget(fields: object) -> BudgetState | None:
 
 
 def _appended(what: str, length: int, value: object) -> Callable[[Fields], Fields]:
-    """Return a migration that adds a field at the end of so many."""
+    """Return a migration that appends a field to `length` fields."""
 
     def migrate(fields: Fields) -> Fields:
         if len(fields) != length:
@@ -329,7 +329,7 @@ def _appended(what: str, length: int, value: object) -> Callable[[Fields], Field
     return migrate
 
 
-#: In their order in a state.
+#: All parts, in their order in a state.
 PARTS: Sequence[Part] = (
     Part("threshold", 2, _pack_threshold, _unpack_threshold, {1: _appended("threshold", 5, b"")}),
     Part("incident", 2, _pack_incident, _unpack_incident, {1: _appended("incident", 9, None)}),
@@ -350,12 +350,12 @@ def to_floats(value: bytes) -> NDArray[np.float32]:
 
 
 def float_or_none(number: float | None) -> float | None:
-    """Return a plain float: numpy's own are not packed."""
+    """Return a plain float, since numpy's can't be packed."""
     return None if number is None else float(number)
 
 
 def int_or_none(number: int | None) -> int | None:
-    """Return a plain int: numpy's own are not packed."""
+    """Return a plain int, since numpy's can't be packed."""
     return None if number is None else int(number)
 
 

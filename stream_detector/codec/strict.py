@@ -1,7 +1,7 @@
 """One message at a time: every rule of a reading, in order, each with its dead-letter code.
 
-This is the authority on what a reading is. `readings` does the same for whole batches at once and hands over
-every message that is not plainly a reading, so that here the reason is found and told.
+This module defines what a valid reading is. `readings` applies the same rules to whole batches, and passes every
+message that fails its quick checks to this module, which finds and reports the reason.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from stream_detector.errors import DecodeError
 from stream_detector.types import Message
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-END_MS = 7_258_118_400_000.0  # 2200-01-01T00:00:00Z: beyond it a number is most likely not in milliseconds
+END_MS = 7_258_118_400_000.0  # 2200-01-01T00:00:00Z: a larger number is most likely not in milliseconds
 MAX_ASSET = 256
-#: A message may grow to so many float64 values per byte of `max_message_bytes` when its blocks are laid out as rows.
+#: Limit on the float64 values of a message whose blocks are laid out as rows, per byte of `max_message_bytes`.
 CELLS_PER_BYTE = 4
 NUMBERS = frozenset({int, float})  # bool is not among them: `type(True)` is bool
 
@@ -42,7 +42,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What the codec must know of a channel: its field's name in this topic and its limits (inclusive)."""
+    """A channel as the codec needs it: its field's name in this topic and its limits (inclusive)."""
 
     name: str
     field: str
@@ -65,7 +65,7 @@ class Layout:
 
     @classmethod
     def of(cls, config: InputConfig, channels: Mapping[str, ChannelConfig]) -> Layout:
-        """Put a topic's field names and the channels' limits together."""
+        """Combine a topic's field names and the channels' limits."""
         fields = config.fields
         found = []
         for name, channel in channels.items():
@@ -96,7 +96,7 @@ class OneReading(NamedTuple):
 
 
 def category_code(text: str) -> int:
-    """Return the code a category travels as: the low 24 bits of the CRC-32 of its UTF-8 bytes.
+    """Return a category's numeric code: the low 24 bits of the CRC-32 of its UTF-8 bytes.
 
     24 bits, because float32 holds every integer up to 2**24 exactly; two categories out of a thousand share a code
     with a probability of 3 %, out of a hundred of 0.03 %.
@@ -134,14 +134,14 @@ def _iso_ms(text: str) -> float:
 
 
 def describe(value: object) -> str:
-    """Return a value as it may stand in a detail: short, on one line, whatever was sent."""
+    """Return any value as text for an error's detail: short and on one line."""
     if isinstance(value, str):
         return repr(value) if len(value) <= 40 else f"{value[:40]!r}..."
     if value is None or isinstance(value, (bool, int, float)):
         return orjson.dumps(value).decode() if value is None or isinstance(value, bool) else repr(value)
     for kind, name in ((dict, "an object"), (list, "a list"), (bytes, "binary data")):
         if isinstance(value, kind):
-            return name  # its content may be nested a thousand deep: never repr() it
+            return name  # never repr() it: its content may be nested a thousand levels deep
     return "an extension type"
 
 
@@ -171,7 +171,7 @@ def parse(value: bytes, form: str) -> object:
     """Parse bytes of a known format. Raises DecodeError(not-json, not-msgpack)."""
     try:
         return orjson.loads(value) if form == "json" else unpack(value)
-    except Exception as error:  # MemoryError and RecursionError too: nothing a message holds may stop the stream
+    except Exception as error:  # MemoryError and RecursionError too: no message may stop the stream
         raise DecodeError(f"not-{form}", str(error)[:200] or type(error).__name__) from None
 
 
@@ -196,7 +196,7 @@ class StrictReader:
         return parse(value, form)
 
     def reading(self, document: object, key: bytes | None) -> OneReading:
-        """Return the reading a parsed value is. Raises DecodeError with any of the other codes."""
+        """Return a parsed value as a reading. Raises DecodeError with any of the other codes."""
         layout = self._layout
         if type(document) is not dict:
             raise DecodeError("not-an-object", f"{describe(document)}; expected an object with {layout.ts!r}")
@@ -212,7 +212,7 @@ class StrictReader:
         return OneReading(asset, ts_ms, row, None, math.nan)
 
     def asset(self, document: object, key: bytes | None) -> str:
-        """Return whose reading a document is that is none; "" where nobody can tell."""
+        """Return the asset of a document that is not a valid reading; "" where it can't be determined."""
         try:
             return self._asset(document, key) if type(document) is dict else ""
         except DecodeError:
@@ -229,7 +229,7 @@ class StrictReader:
         return asset
 
     def _given(self, document: Mapping[object, object]) -> list[tuple[Channel, object]]:
-        """Return the configured channels this document carries: those under `values`, else those beside it."""
+        """Return the configured channels this document carries: those under `values`, else those at the top level."""
         nested = document.get(self._layout.values)
         inner: Mapping[object, object] = nested if type(nested) is dict else {}
         given = [
@@ -247,7 +247,7 @@ class StrictReader:
     def _block(
         self, asset: str, ts_ms: float, document: Mapping[object, object], given: list[tuple[Channel, object]]
     ) -> OneReading:
-        """Lay out blocks as rows, shorter ones padded with NaN; a scalar among them goes in the first row."""
+        """Lay out blocks as rows, shorter ones padded with NaN; a scalar goes into the first row."""
         interval = document.get(self._layout.interval)
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0.0 < interval < math.inf:
             raise DecodeError(

@@ -1,7 +1,7 @@
 """The settings: one typed tree, every key documented. `settings.load` reads it from YAML and the environment.
 
 The tree is frozen, so a running worker's settings can't change. It never contains secrets: `{env: NAME}` or
-`{file: PATH}` names their place, and `Secret.reveal` reads them when a connection is made.
+`{file: PATH}` names where they are stored, and `Secret.reveal` reads them when a connection is made.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from stream_detector.config.base import Section
 from stream_detector.config.budget import BudgetConfig
 from stream_detector.config.pluggable import Pluggable
 
-#: Most scores that an asset's state of 4 kB can hold ...
+#: Maximum number of scores that an asset's state of 4 kB can hold ...
 MOST_SCORES = 720
 #: ... less the space, in scores, that each numeric column needs (see adaptation.py).
 SCORES_A_COLUMN = 5
@@ -21,12 +21,12 @@ def most_scores(columns: int) -> int:
     return MOST_SCORES - SCORES_A_COLUMN * columns
 
 
-#: Most scores that may wait beyond `learn_after`, so that several are learnt together.
+#: Maximum number of scores kept beyond `learn_after`, so that several are learnt together.
 MOST_SPARE = 15
 
 
 def spare(learn_after: int) -> int:
-    """Return how many scores may wait beyond `learn_after`: a quarter of it, MOST_SPARE at most."""
+    """Return how many scores are kept beyond `learn_after`: a quarter of it, at most MOST_SPARE."""
     return min(learn_after // 4, MOST_SPARE)
 
 

@@ -91,7 +91,7 @@ class KafkaSecurity(Section):
                 raise ValueError("mechanism OAUTHBEARER needs oauth, and neither username nor password")
         elif sasl and (self.username is None or self.password is None or self.oauth is not None):
             raise ValueError(f"mechanism {self.mechanism} needs username and password, and no oauth")
-        # An unused setting is an error: whoever sets a password expects it to be required.
+        # An unused setting is an error: a user who sets a password expects it to be required.
         if not sasl and (
             unused := [key for key in ("mechanism", "username", "password", "oauth") if getattr(self, key) is not None]
         ):

@@ -37,7 +37,7 @@ Steps = tuple[Hashable, ...]
 def load(
     path: Path | str, env: Mapping[str, str] = os.environ, overrides: Mapping[str, object] | None = None
 ) -> Config:
-    """Read, complete and check a set-up.
+    """Read, complete and check a configuration.
 
     `overrides` maps dotted paths to values, e.g. `{"kafka.bootstrap_servers": ["127.0.0.1:9092"]}`.
     Raises ConfigError that lists every problem found as `path: got VALUE, expected …`; secrets are never repeated.
@@ -50,7 +50,7 @@ def load(
         raise ConfigError(f"{path}: expected a mapping of settings, got {got}")
     data = _with_paths(data, [schema()], path.parent)
 
-    origins: dict[Steps, str] = {}  # what was set from outside the file, and by what
+    origins: dict[Steps, str] = {}  # values set outside the file, with their source
     problems: list[str] = []
     given = [
         *((name, name[len(ENV_PREFIX) :], value, True) for name, value in _in_order(env)),
@@ -74,7 +74,7 @@ def load(
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """Return all settings as plain data: defaults and derived names filled in, secrets as the place they come from.
+    """Return all settings as plain data: defaults and derived names filled in, secrets by their place.
 
     Written as YAML it loads to the same settings again.
     """
@@ -91,7 +91,7 @@ def effective(config: Config) -> dict[str, Any]:
 
 @cache
 def schema() -> Schema:
-    """Return the JSON Schema of a set-up's YAML file, for editors. Treat it as read-only."""
+    """Return the JSON Schema of a configuration's YAML file, for editors. Treat it as read-only."""
     return (
         {"$schema": "https://json-schema.org/draft/2020-12/schema"}
         | Config.model_json_schema()
@@ -121,7 +121,7 @@ def _plain(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-# ── walking the data beside its schema ────────────────────────────────────────────────────────────────────────────────
+# ── walking the data and its schema ───────────────────────────────────────────────────────────────────────────────────
 
 
 def _members(parts: Iterable[Schema], data: object) -> dict[str, list[Schema]]:
@@ -153,7 +153,7 @@ def _with_paths(data: Any, parts: Sequence[Schema], folder: Path) -> Any:
 
 
 def _in_order(env: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return our variables: wholes before their parts, list places in order."""
+    """Return this program's variables: sections before their keys, list indices in order."""
 
     def order(item: tuple[str, str]) -> list[tuple[int, str]]:
         return [(int(step) if step.isdecimal() else -1, step) for step in item[0].split("__")]
@@ -189,7 +189,7 @@ def _assign(data: dict[str, Any], rest: str, value: object, is_yaml: bool, sourc
         if not rest:
             here[key] = _read(value, parts, source) if is_yaml else value
             return steps
-        if here[key] is None:  # go on into what the file leaves out: a list starts from its default
+        if here[key] is None:  # create what the file omits: a list starts from its default
             defaults = [part["default"] for part in parts if isinstance(part.get("default"), list)]
             here[key] = list(*defaults[:1]) if _items(parts) else {}
         here = here[key]
@@ -213,7 +213,7 @@ def _match(members: Mapping[str, object], rest: str, source: str, where: str) ->
 
 
 def _read(value: object, parts: Iterable[Schema], source: str) -> object:
-    """Read a variable's value as YAML, but leave text as it is where only text can stand."""
+    """Read a variable's value as YAML, but leave it unchanged where only text is allowed."""
     kinds = {plain.get("type") for part in parts for plain in alternatives(part)}
     text = str(value)
     if kinds == {"string"} or (kinds == {"string", "null"} and text not in ("", "~", "null")):
@@ -221,19 +221,19 @@ def _read(value: object, parts: Iterable[Schema], source: str) -> object:
     return strict_yaml.parse(text, source).data
 
 
-# ── telling what is wrong ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── reporting problems ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key", re.IGNORECASE)
 
 
 def _problem(detail: ErrorDetails, data: object, document: strict_yaml.Document, origins: Mapping[Steps, str]) -> str:
-    """Say one problem of the validation in one line."""
+    """Describe one validation problem in one line."""
     steps, parts, secret = _place(detail["loc"], data)
-    if detail["type"] == "union_tag_invalid":  # the section is one of several, and the key that says which is wrong
+    if detail["type"] == "union_tag_invalid":  # the key that selects one of several sections is wrong
         steps += (detail["ctx"]["discriminator"].strip("'"),)
     text = _explained(detail, parts, secret, data)
     if detail["type"] == "value_error" and (first := re.split(r"[ :.]", text, maxsplit=1)[0]) in _members(parts, None):
-        steps, text = (*steps, first), text[len(first) :]  # the section says which of the section's keys is wrong
+        steps, text = (*steps, first), text[len(first) :]  # the message starts with the section's key that is wrong
     set_by = next((source for path, source in origins.items() if path == steps[: len(path)]), None)
     line = document.line(steps)
     origin = f" (from {set_by})" if set_by else f" (line {line})" if line else ""
@@ -295,20 +295,20 @@ def _siblings(loc: Sequence[int | str], data: object) -> list[str]:
         if below := _members(parts, {step: None}).get(step):
             parts, data = below, inside
         else:
-            parts = _tagged(parts, step)  # the tag of a union is no step, but says which section it is
+            parts = _tagged(parts, step)  # the tag of a union is not a step, but selects a section
     of_plugin = {name for part in parts for plain in alternatives(part) for name in properties(plain, data)}
     return sorted(of_plugin or _members(parts, None))
 
 
 def _tagged(parts: Iterable[Schema], tag: str) -> list[Schema]:
-    """Return of sections told apart by a constant the one whose constant is `tag`; all of them when there is none."""
+    """Return the section whose constant is `tag`, or all sections when there is none."""
     plain = [each for part in parts for each in alternatives(part)]
     mine = [part for part in plain if any(key.get("const") == tag for key in part.get("properties", {}).values())]
     return mine or plain
 
 
 def _shown(value: object) -> str:
-    """Show a value got, short, without the credentials of an address."""
+    """Return a value as short text, without the credentials of an address."""
     if isinstance(value, dict):
         return "a mapping"
     if value is None:

@@ -12,7 +12,7 @@ from stream_detector.config.pluggable import Pluggable
 
 Width = Annotated[int, Field(ge=1)]
 
-#: `kind` has a default, so that code can build a section without it, but a file must name the family.
+#: `kind` has a default, so that code can create a section without it, but a file must name the family.
 NAMED = ConfigDict(json_schema_extra={"required": ["kind"]})
 
 

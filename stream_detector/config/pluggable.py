@@ -1,4 +1,4 @@
-"""Sections that a plug-in may replace by one of its own: `model` by `kind`, `threshold` by `method`."""
+"""Sections that a plug-in may replace by its own: `model` by `kind`, `threshold` by `method`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 from stream_detector import plugins
 from stream_detector.errors import ConfigError
 
-#: Keyword in the JSON Schema of what stands for all plug-ins' sections.
+#: JSON Schema keyword that marks the schema standing for all plug-ins' sections.
 PLUG_INS = "x-plug-ins"
 
 
@@ -30,7 +30,7 @@ class Pluggable:
     base: type[BaseModel]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate and write built-in sections as ever, those of plug-ins by their own class."""
+        """Validate and serialise built-in sections as usual, those of plug-ins by their own class."""
         inner = handler(source)
         return core_schema.no_info_wrap_validator_function(
             self._read,
@@ -84,7 +84,7 @@ class Pluggable:
         return settings
 
     def _written(self, value: Any, handler: Callable[[Any], Any]) -> Any:
-        # the mode doesn't matter: what may stand in a YAML file is the same in both
+        # the mode doesn't matter: both serialise a section of a YAML file alike
         return value.model_dump(mode="json") if isinstance(value, self.base) else handler(value)
 
 

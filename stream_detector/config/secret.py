@@ -36,7 +36,7 @@ class Secret(Section):
     def reveal(self) -> str:
         """Return the secret; from now on the logs show `[hidden]` instead of it (`redaction`).
 
-        Raises ConfigError if its place is empty or can't be read.
+        Raises ConfigError if the variable or file is empty or can't be read.
         """
         if self.env is not None:
             if not (value := os.environ.get(self.env)):
@@ -47,7 +47,7 @@ class Secret(Section):
             value = self.file.read_text().rstrip("\r\n")
         except OSError as error:
             raise ConfigError(f"the secret's file {self.file} can't be read: {error.strerror}") from error
-        except UnicodeDecodeError:  # its message would show a part
+        except UnicodeDecodeError:  # its message would show a part of the secret
             raise ConfigError(f"the secret's file {self.file} is not text in UTF-8") from None
         if not value:
             raise ConfigError(f"the secret's file {self.file} is empty")

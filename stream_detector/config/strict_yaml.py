@@ -1,6 +1,6 @@
 """YAML as a settings file needs it: safe, YAML 1.2's plain scalars, no duplicate keys, errors with line and column.
 
-Messages never repeat what stands in the file: a line that can't be read may hold a secret.
+Messages never quote the file: a line that can't be read may contain a secret.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ for _tag, _pattern, _first in (
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int:
-    """Read an integer the 1.2 way: a leading zero doesn't make it octal."""
+    """Read an integer as in YAML 1.2: a leading zero doesn't make it octal."""
     return int(node.value, 16 if node.value.startswith("0x") else 10)
 
 
@@ -46,7 +46,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A YAML file read: its data, and where each part of it stands."""
+    """A parsed YAML file: its data, and the position of each part."""
 
     data: object
     root: yaml.Node | None
@@ -82,7 +82,7 @@ def read(path: Path) -> Document:
 
 
 def parse(text: str, name: str) -> Document:
-    """Read one YAML document from `text`; `name` stands before every error's message."""
+    """Read one YAML document from `text`; `name` is the prefix of every error's message."""
     loader = _Loader("")
     try:
         loader = _Loader(text)
@@ -110,7 +110,7 @@ def _quiet(problem: str) -> str:
 
 
 def _reject_duplicates(root: yaml.Node, name: str) -> None:
-    """Raise ConfigError on a key given twice in one mapping; one that overrides a merged one (`<<`) is no duplicate."""
+    """Raise ConfigError on a key given twice in one mapping; overriding a merged key (`<<`) is allowed."""
     waiting, seen = [root], set()
     while waiting:
         node = waiting.pop()
@@ -133,7 +133,7 @@ def _reject_duplicates(root: yaml.Node, name: str) -> None:
 
 
 def _unshared(value: object) -> object:
-    """Copy, so that changing what one alias gave does not change the others. Raises RecursionError on a cycle."""
+    """Copy, so that changing the data of one alias does not change the others. Raises RecursionError on a cycle."""
     if isinstance(value, dict):
         return {key: _unshared(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,11 +1,11 @@
-"""What other packages add: detectors, threshold methods and readers, found by the entry points they declare.
+"""Plug-ins of other packages: detectors, threshold methods and readers, found by their entry points.
 
     [project.entry-points."stream_detector.detectors"]      model.kind -> settings class, which names the detector
     [project.entry-points."stream_detector.thresholds"]     threshold.method -> settings class, which names the method
     [project.entry-points."stream_detector.readers"]        --format -> `datasets.Format`
 
-Names are listed without importing anything; a plug-in is imported when a set-up or an option names it. How to write
-one: docs/library.md.
+Names are listed without importing anything; a plug-in is imported when a configuration or an option names it. How to
+write one: docs/library.md.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from stream_detector.errors import ConfigError
 
 Group = Literal["detectors", "thresholds", "readers"]
 
-#: What an entry of each group is called in messages.
+#: Noun for an entry of each group, in messages.
 NOUNS: Mapping[Group, str] = {"detectors": "detector", "thresholds": "threshold method", "readers": "format"}
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The distribution that a plug-in came with."""
+    """The distribution that provides a plug-in."""
 
     name: str
     version: str
@@ -37,12 +37,12 @@ class Origin:
 
 
 def names(group: Group) -> list[str]:
-    """Return what installed packages offer, sorted; nothing is imported."""
+    """Return the names that installed packages provide, sorted; nothing is imported."""
     return sorted({entry.name for entry in _entries(group)})
 
 
 def expected(group: Group, built_in: Collection[str]) -> str:
-    """Return the end of a message that refuses a name: which ones there are, and how more are installed."""
+    """Return the end of an error about an unknown name: the available names, and how to install more."""
     known = ", ".join(map(repr, [*built_in, *(name for name in names(group) if name not in built_in)]))
     return f"expected one of: {known}; a plug-in's {NOUNS[group]} needs its package installed: pip install PACKAGE"
 
@@ -91,7 +91,7 @@ def _imported(group: Group, entry: EntryPoint, path: str) -> Any:
         found = import_module(module)
         for name in attribute.split("."):
             found = getattr(found, name)
-    except Exception as error:  # somebody else's module: whatever happens in it, it can't be used
+    except Exception as error:  # third-party code: any error means that it can't be used
         raise ConfigError(
             f"the {NOUNS[group]} {entry.name!r} of the package {_origin(entry)} can't be imported ({path}): "
             f"{type(error).__name__}: {error}; reinstall the package, or ask its authors"

@@ -1,1 +1,1 @@
-"""Logs, metrics, and secrets blotted out of both."""
+"""Logs, metrics, and the redaction of secrets."""

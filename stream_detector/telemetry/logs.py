@@ -1,10 +1,10 @@
-"""The log of a program: lines for people, or one JSON object a line for machines.
+"""The log of a program: lines for people, or one JSON object per line for machines.
 
     log.warning("task %d is dropped: %s", index, why, extra=event("task-dropped", task=index))
 
 As text that is the message; as JSON `{"ts": …, "level": "warning", "event": "task-dropped", "stream": …, "task": 3,
-"message": "task 3 is dropped: …", "logger": …}`. docs/operations.md lists the events; a line of somebody else's (a
-library's) has the event `log`.
+"message": "task 3 is dropped: …", "logger": …}`. docs/operations.md lists the events; a line of a library
+has the event `log`.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _EVENT = "stream_detector_event"
 
 
 def event(name: str, /, **fields: object) -> dict[str, object]:
-    """Return the `extra` of a log call: what happened, in a word that doesn't change, and what it happened to."""
+    """Return the `extra` of a log call: a stable name of what happened, and the objects concerned as fields."""
     return {_EVENT: {"event": name, **fields}}
 
 
 class JsonLines(logging.Formatter):
     """Makes each record one line of JSON with `ts` (UTC), `level`, `event`, `message`, `logger` and the event's fields.
 
-    Line feeds inside are escaped, so that no message can pass for two; what JSON doesn't know is written as text.
+    Line feeds inside are escaped, so one message is one line; values of types unknown to JSON are written as text.
     """
 
     def __init__(self) -> None:
-        """Nothing is bound yet."""
+        """Start without bound fields."""
         super().__init__()
         self.bound: dict[str, object] = {}
         """Fields of every line from now on, e.g. `stream`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line, without its terminator."""
         ts = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line: dict[str, object] = {"ts": ts, "level": record.levelname.lower(), "event": "log", **self.bound}
         line |= getattr(record, _EVENT, {})
@@ -56,18 +56,18 @@ class Output:
     """Where a program's log goes: standard error, in one of two formats."""
 
     def __init__(self, format: str, level: str) -> None:
-        """`format`: text or json; `level`: debug, info, warning or error. Nothing is set up before `install`."""
+        """`format`: text or json; `level`: debug, info, warning or error. `install` applies them."""
         self._json = JsonLines() if format == "json" else None
         self._level = level
 
     def install(self) -> None:
-        """Send every log line of the process there; as JSON also warnings and what nobody has caught."""
+        """Send every log line of the process there; as JSON also warnings and uncaught exceptions."""
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(self._json or logging.Formatter(TEXT))
         logging.basicConfig(level=self._level.upper(), handlers=[handler], force=self._json is not None)
         for each in logging.getLogger().handlers:
             each.addFilter(RedactingFilter())
-        # What goes wrong with Kafka is raised, and said once in our words; the client says it many times in its own.
+        # Kafka's errors are raised and reported once by this package; the client would log them many times.
         logging.getLogger("kafka").setLevel(logging.DEBUG if self._level == "debug" else logging.CRITICAL)
         if self._json is not None:
             logging.captureWarnings(True)
@@ -75,40 +75,40 @@ class Output:
             threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
     def bind(self, **fields: object) -> None:
-        """Put these fields into every line from now on. Does nothing as text."""
+        """Add these fields to every line from now on. No effect as text."""
         if self._json is not None:
             self._json.bound |= fields
 
     def say(self, log: logging.Logger, text: str, name: str, **fields: object) -> None:
-        """Say what a person at a terminal waits for: as text the bare line, whatever the level; as JSON a log line."""
+        """Print what a person at a terminal waits for: as text the bare line, at any level; as JSON a log line."""
         if self._json is None:
             sys.stderr.write(f"{text}\n")
         else:
             log.info("%s", text, extra=event(name, **fields))
 
     def fail(self, error: Exception) -> None:
-        """Say what ended the program."""
+        """Report the error that ended the program."""
         if self._json is None:
             sys.stderr.write(f"stream-detector: {redacted(str(error))}\n")
         else:
             logging.getLogger("stream_detector").error("%s", error, extra=event("failed", error=type(error).__name__))
 
     def refuse(self, error: Exception) -> None:
-        """Say what is wrong with a set-up that was to be checked: as text nothing but that."""
+        """Report what is wrong with a checked configuration: as text only the message."""
         if self._json is None:
             sys.stderr.write(f"{redacted(str(error))}\n")
         else:
             self.fail(error)
 
     def warn(self, text: str) -> None:
-        """Say what a person should look at before going on."""
+        """Report what a person should check before continuing."""
         if self._json is None:
             sys.stderr.write(f"warning: {redacted(text)}\n")
         else:
             logging.getLogger("stream_detector").warning("%s", text, extra=event("warning"))
 
     def crash(self, error: Exception) -> None:
-        """Say what nobody expected: all there is, but for secrets."""
+        """Report an unexpected error with its traceback, secrets redacted."""
         if self._json is None:
             sys.stderr.write(redacted("".join(traceback.format_exception(error))))
         else:

@@ -1,7 +1,7 @@
-"""What a worker tells Prometheus and its supervisor: counters, and an HTTP server for them and for health.
+"""A worker's metrics for Prometheus, and the HTTP server for them and for the health checks.
 
-Metrics are updated once a batch (`inc(n)`), never once a message. Each `Metrics` has a registry of its own, so several
-workers in one process, as in tests, don't add up.
+Metrics are updated once per batch (`inc(n)`), never once per message. Each `Metrics` has its own registry, so several
+workers in one process, as in tests, count separately.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Metrics:
-    """Every metric of a worker; attributes are called as the metric is, without the prefix `stream_detector_`."""
+    """Every metric of a worker; attributes are named like the metric, without the prefix `stream_detector_`."""
 
     def __init__(self) -> None:
-        """Make all metrics in a new registry."""
+        """Create all metrics in a new registry."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
 
@@ -87,12 +87,12 @@ class Metrics:
         self.ready = self._gauge("ready", "1 when /readyz says so, 0 otherwise.")
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:
-        """Set the lag of every assigned partition; those not named are no longer ours and vanish."""
+        """Set the lag of every assigned partition; partitions not named are removed."""
         self._replace(self.lag, {(partition.topic, str(partition.index)): each for partition, each in lag.items()})
         self.assigned_partitions.set(len(lag))
 
     def set_watermark_delay(self, seconds: Mapping[int, float]) -> None:
-        """Set the watermark's delay of every assigned task; those not named are no longer ours and vanish."""
+        """Set the watermark's delay of every assigned task; tasks not named are removed."""
         self._replace(self.watermark_delay_seconds, {(str(task),): each for task, each in seconds.items()})
 
     @staticmethod
@@ -113,14 +113,14 @@ class Metrics:
         return Histogram(name, meaning, namespace=PREFIX, registry=self.registry, buckets=buckets)
 
 
-Check = Callable[[], tuple[bool, str]]  # is it so, and why (plain text, no secrets)
+Check = Callable[[], tuple[bool, str]]  # the result, and the reason (plain text, no secrets)
 
 
 class HealthServer:
-    """Serves /metrics (Prometheus), /healthz (restart me when 503) and /readyz (send me no work when 503)."""
+    """Serves /metrics (Prometheus), /healthz (503: restart the worker) and /readyz (503: not ready)."""
 
     def __init__(self, host: str, port: int, metrics: Metrics, ready: Check, alive: Check) -> None:
-        """Remember what to serve; nothing listens before `start`. Port 0 takes a free one."""
+        """`start` begins to listen. Port 0 chooses a free port."""
         self.host = host
         self.port = port
         self._pages = {"/healthz": alive, "/readyz": ready}
@@ -129,7 +129,7 @@ class HealthServer:
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Listen and answer from a thread; `port` then is the real one. Raises ConfigError when it can't listen."""
+        """Listen and answer from a thread; `port` is then the actual port. Raises ConfigError when it can't listen."""
         handler = type("Handler", (_Handler,), {"pages": self._pages, "metrics": self._metrics})
         try:
             self._server = (_Server6 if ":" in self.host else _Server)((self.host, self.port), handler)
@@ -143,7 +143,7 @@ class HealthServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening. Does nothing when it never started."""
+        """Stop listening. No effect when it never started."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -155,11 +155,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        # HTTPServer's own asks the resolver for the host's full name, which can hang for seconds in a container.
+        # HTTPServer's method resolves the host's full name, which can hang for seconds in a container.
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Log it as everything else; the base class prints a traceback, which is no line of JSON and not redacted."""
+        """Log the error; the base class prints a traceback, which is neither JSON nor redacted."""
         level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR  # OSError: the client is gone
         log.log(level, "a request for metrics or health failed", exc_info=True, extra=event("request-failed"))
 
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
     pages: Mapping[str, Check]
     metrics: Metrics
     server_version, sys_version = "stream-detector", ""
-    timeout = 5.0  # seconds a client may take over its request: a stalled one must not keep a thread
+    timeout = 5.0  # seconds a client may take for its request, so a stalled one does not keep a thread
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 good, reason = self.pages[path]()
                 reason = redacted(reason)
-            except Exception as error:  # a check that fails to answer is an answer: not well
+            except Exception as error:  # a check that raises counts as failed
                 good, reason = False, f"the check itself failed: {type(error).__name__}"
             self._answer(200 if good else 503, f"{reason}\n".encode())
         else:
@@ -201,4 +201,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Stay silent: a line for every scrape would bury the worker's log."""
+        """Log nothing: a line per scrape would bury the worker's log."""

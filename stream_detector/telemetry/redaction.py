@@ -1,7 +1,7 @@
-"""Secrets that were read are blotted out of whatever this process logs or tells its user.
+"""Redaction: secrets that were read are hidden in everything this process logs or prints.
 
-`Secret.reveal` calls `hide`; `redacted` blots out a text, and `RedactingFilter`, on every log handler, all records,
-those of libraries and tracebacks included. The client libraries log some of what they are given at level debug.
+`Secret.reveal` calls `hide`; `redacted` redacts a text, and `RedactingFilter`, on every log handler, all records,
+including those of libraries and tracebacks. The client libraries log some of their arguments at level debug.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from base64 import b64encode
 from urllib.parse import quote, quote_plus
 
 MARK = "[hidden]"
-#: Shorter texts are not blotted out by value: they would be found in every other word.
+#: Shorter texts are not redacted by value: they would match parts of many ordinary words.
 LEAST = 4
 
 _hidden: set[str] = set()
 
 
 class Hidden(str):
-    """A secret. `repr`, and so a dictionary that is logged, doesn't show it."""
+    """A secret whose `repr`, as in a logged dictionary, doesn't show it."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """Return a mark."""
+        """Return a placeholder."""
         return repr(MARK)
 
 
 def hide(secret: str) -> Hidden:
-    """Blot out this text, and the ways it is written in headers, URLs and bytes, from now on; return it."""
+    """Redact this text, and its forms in headers, URLs and bytes, from now on; return it."""
     if len(secret) >= LEAST:
         ways = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1], repr(secret.encode())[2:-1]}
         ways.add(b64encode(secret.encode()).decode())
@@ -47,13 +47,13 @@ def redacted(text: str) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Blots out secrets in a record's message and traceback; put it on handlers, so that it sees all records."""
+    """Redacts secrets in a record's message and traceback; put it on handlers, so that it sees all records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change the record; keep it always."""
+        """Redact the record in place; never drop it."""
         try:
             text = record.getMessage()
-        except Exception:  # arguments that don't fit: the handler would print them to say so
+        except Exception:  # arguments that don't fit: the handler would print them in its error
             text = f"a log call of {record.name} at {record.pathname}:{record.lineno} doesn't fit its arguments"
         if "SaslAuthenticateRequest" in text or "SaslBytesRequest" in text:
             text = f"{text.partition('Sasl')[0]}a SASL request, its content hidden"

@@ -1,7 +1,7 @@
-"""What flows between the stages, and what is remembered between commits.
+"""Records that flow between the stages, and states kept between commits.
 
-flow    messages, readings, windows, scores, alerts; columnar where a batch can do the work of a loop
-states  of assets; operators' settings, entries of the audit topic, verdicts
+flow    messages, readings, windows, scores, alerts; columnar where batch operations replace a loop
+states  states of assets; operators' settings, entries of the audit topic, verdicts
 """
 
 from stream_detector.types.flow import (

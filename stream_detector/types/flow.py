@@ -1,4 +1,4 @@
-"""What flows between the stages. Columnar where a batch can do the work of a loop; units and shapes on the fields.
+"""Records that flow between the stages, columnar where it saves a loop; units and shapes are given per field.
 
 MessageBatch ─ codec ─▶ ReadingBatch ─ window ─▶ WindowBatch ─ scorer ─▶ ScoreBatch ─ threshold, incident ─▶ Alert
 """
@@ -17,7 +17,7 @@ VerdictKind = Literal["true-alarm", "false-alarm", "maintenance"]
 AlertEvent = Literal["open", "update", "regime-change", "close"]
 AlertKind = Literal["point", "contextual", "collective", "sensor-fault"]
 
-#: Reasons a message goes to the dead-letter topic, with what each means.
+#: Reason codes of dead letters, with their meaning.
 DEAD_LETTER_CODES: Mapping[str, str] = {
     "empty": "the message has no value (a tombstone) or one of zero bytes",
     "not-json": "the value is not JSON",
@@ -45,11 +45,11 @@ class Partition(NamedTuple):
     """One partition of one input topic. `index` is also the id of the task it belongs to."""
 
     topic: str
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs of a partition
+    index: int  # type: ignore[assignment]  # hides tuple.index, which has no use here
 
 
 class Message(Protocol):
-    """What a source hands on of one record; kafka-python's ConsumerRecord fits as it is."""
+    """The fields used of one Kafka record; kafka-python's ConsumerRecord conforms unchanged."""
 
     @property
     def offset(self) -> int:
@@ -73,7 +73,7 @@ class Message(Protocol):
 
 
 class PlainMessage(NamedTuple):
-    """A `Message` made by hand: by the memory source, producers and tests."""
+    """A `Message` as the memory source, producers and tests make it."""
 
     offset: int
     timestamp: int
@@ -84,7 +84,7 @@ class PlainMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one asset's sensors measured at one moment, or a block of samples from that moment on."""
+    """Values of one asset's sensors at one time, or a block of samples that starts at that time."""
 
     asset: str
     ts_ms: float  # event time, UNIX ms; of a block: its first sample's
@@ -109,8 +109,8 @@ class DeadLetter:
     message: Message
     code: str
     detail: str
-    asset: str = ""  # whose reading it was, where that is known
-    channel: str = ""  # the channel to blame, where one is
+    asset: str = ""  # the reading's asset, where known
+    channel: str = ""  # the channel at fault, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class ReadingBatch:
     """
 
     partition: Partition
-    messages: Sequence[Message]  # (M) where each reading came from, for dead letters by later stages
+    messages: Sequence[Message]  # (M) source of each reading, for dead letters of later stages
     assets: list[str]  # (M)
     offsets: NDArray[np.int64]  # (M,)
     ingest_ms: NDArray[np.int64]  # (M,) the record's own time, UNIX ms; -1 when unknown
@@ -148,7 +148,7 @@ class WindowBatch:
 
 
 def windows_between(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
-    """Return windows `start` to `stop` (excluded) of a batch."""
+    """Return the windows `start` to `stop` (exclusive) of a batch."""
     return WindowBatch(
         windows.task,
         windows.assets[start:stop],
@@ -160,7 +160,7 @@ def windows_between(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
 
 
 def windows_at(windows: WindowBatch, places: NDArray[np.intp]) -> WindowBatch:
-    """Return the windows at these places of a batch."""
+    """Return the windows at these indices of a batch."""
     return WindowBatch(
         windows.task,
         [windows.assets[place] for place in places.tolist()],
@@ -173,14 +173,14 @@ def windows_at(windows: WindowBatch, places: NDArray[np.intp]) -> WindowBatch:
 
 @dataclass(frozen=True, slots=True)
 class ScoreBatch:
-    """Scores of W windows; higher is stranger. Scores keep 20 bits of mantissa so that replays agree."""
+    """Scores of W windows; higher is more anomalous. Scores keep 20 bits of mantissa so that replays agree."""
 
     score: NDArray[np.float64]  # (W,)
-    channels: NDArray[np.float32]  # (W, C) each column's part of the score; parts are >= 0
-    observed: NDArray[np.float32]  # (W, C) what was measured, in the channel's unit
-    expected: NDArray[np.float32]  # (W, C) what the model would have expected there, in the channel's unit
+    channels: NDArray[np.float32]  # (W, C) each column's contribution to the score, >= 0
+    observed: NDArray[np.float32]  # (W, C) measured values, in the channel's unit
+    expected: NDArray[np.float32]  # (W, C) values the model expects there, in the channel's unit
     model: NDArray[np.int32]  # (W,) index into `models`
-    models: tuple[ModelRef, ...]  # the detectors that took part
+    models: tuple[ModelRef, ...]  # the detectors used
     offset: NDArray[np.float32] | None = None
     """(W, N) of each numeric column, in training spreads: the shift under which the model would have expected the last
     cell, that is the scaled value less the expectation. None where the scorer doesn't tell: nothing can follow then."""
@@ -188,7 +188,7 @@ class ScoreBatch:
 
 @dataclass(frozen=True, slots=True)
 class Shifts:
-    """By how much each window's asset is moved before it is scored (see adaptation.py)."""
+    """The shift of each window's asset, subtracted before scoring (see adaptation.py)."""
 
     values: NDArray[np.float64]  # (W, N) training spreads, subtracted from the scaled numeric columns
     serials: list[int]  # (W) of the asset's adaptation; 0 for none
@@ -196,7 +196,7 @@ class Shifts:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Names a trained detector in an alert."""
+    """Reference to a trained detector in an alert."""
 
     kind: str  # "ae", "vae", ...
     version: str  # end date of its training data and a hash of its content
@@ -204,7 +204,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One score judged. `level` is None while the threshold has seen too little to judge."""
+    """One judged score. `level` is None while the threshold has too few scores to judge."""
 
     asset: str
     end_ms: int
@@ -215,7 +215,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class ChannelShare:
-    """One channel's part in an alert; shares of one alert sum to 1."""
+    """One channel's share of an alert's score; the shares of one alert sum to 1."""
 
     name: str
     share: float
@@ -224,10 +224,10 @@ class ChannelShare:
 
 
 class SensorRef(NamedTuple):
-    """Which sensor fault an alert is about."""
+    """The sensor fault that an alert reports."""
 
     fault: str  # "stuck", "dropout", "out-of-range", "saturated", "clock", "silent"
-    channel: str | None  # None: of the whole asset
+    channel: str | None  # None: the whole asset
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +239,8 @@ class Alert:
     event: AlertEvent
     stream: str
     asset: str
-    start_ms: int  # event time of the incident's first anomalous window's end
-    end_ms: int  # event time of this event's window end
+    start_ms: int  # event time at the end of the incident's first anomalous window
+    end_ms: int  # event time at the end of this event's window
     score: float  # the score at this event
     threshold: float
     severity: Severity
@@ -252,13 +252,13 @@ class Alert:
     seen: int  # normal scores the threshold has learnt from
     ingest_ms: int = -1  # header only: broker time of the reading that completed the window
     scored_ms: int = -1  # header only: wall-clock time of scoring
-    sensor: SensorRef | None = None  # of kind sensor-fault only
+    sensor: SensorRef | None = None  # kind sensor-fault only
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a task has come on one partition."""
+    """How far a task has processed one partition."""
 
     offset: int  # where a restarted worker must read from: the oldest message an open window still needs
-    read: int  # one past the last message processed; rows below it were already judged or dead-lettered
+    read: int  # one past the last message processed; messages below it are judged or dead-lettered
     epoch: int = 0  # count of the task's commits

@@ -1,4 +1,4 @@
-"""The base of states: immutable structs that are cheap to make, since judging a score makes several."""
+"""The base of states: immutable structs that are cheap to create, since judging a score creates several."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ replace = msgspec.structs.replace
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A frozen struct with keyword arguments only: others hold it too, and wide ones are misread by position.
+    """A frozen struct with keyword-only arguments: instances are shared, and many fields by position are error-prone.
 
-    A frozen dataclass of eleven fields takes 2.7 µs to make and 4 µs to replace a field of, this one .25 and .4. `gc`
-    is off since states hold numbers, text and arrays, never each other in a circle.
+    With eleven fields a frozen dataclass takes 2.7 µs to create and 4 µs to replace a field, this struct 0.25 and
+    0.4 µs. `gc` is off because states hold numbers, text and arrays, and never form reference cycles.
     """

@@ -1,4 +1,4 @@
-"""What is remembered of assets between commits, what operators set, and what the audit topic and verdicts say."""
+"""States of assets kept between commits, operators' settings, entries of the audit topic, and verdicts."""
 
 from __future__ import annotations
 
@@ -22,88 +22,88 @@ def _empty() -> NDArray[np.float32]:
 
 
 class IncidentState(State, frozen=True, kw_only=True):
-    """Where one asset stands between quiet and alarm (see incident.py)."""
+    """State of one asset's incident logic (see incident.py)."""
 
-    recent: int = 0  # the last n verdicts as bits, newest lowest
+    recent: int = 0  # the last n judgements as bits, newest lowest
     quiet: int = 0  # quiet windows in a row since the last anomalous one
     first_ms: int | None = None  # end of the first anomalous window of the run that may open an incident
     opened_ms: int | None = None  # end of the window that opened the incident; None when there is none
     incident: str | None = None  # its id
     severity: Severity = "info"
-    leader: str | None = None  # the channel that leads its shares
+    leader: str | None = None  # the channel with the largest share
     peak: float = 0.0  # highest score of the incident
-    windows: int = 0  # windows since it opened; before: anomalous ones of the run that may open it
+    windows: int = 0  # windows since it opened; before that, anomalous windows of the run that may open it
     rearm: float | None = None  # after an exit by the peak's share: anomalous only above this score (it only falls)
-    unusual: int = 0  # of `windows` those in which the leading channel's value was unusual by itself
+    unusual: int = 0  # those of `windows` in which the leading channel's value alone was unusual
 
 
 class SensorFault(State, frozen=True, kw_only=True):
-    """A sensor fault of an asset, or the suspicion of one (see decision/sensor_faults.py)."""
+    """A confirmed or suspected sensor fault of an asset (see decision/sensor_faults.py)."""
 
     channel: str  # "" for the whole asset
     fault: str  # as in SensorRef
-    since_ms: int  # event time it began at
-    incident: str | None = None  # its id; None while it is a suspicion
+    since_ms: int  # event time at which it began
+    incident: str | None = None  # its id; None while it is suspected
     quiet: int = 0  # windows in a row without a sign of it
     windows: int = 0  # windows with a sign of it
-    by_log: bool = False  # seen in the messages, not in windows (see liveness/tracker.py)
+    by_log: bool = False  # found in the messages, not in windows (see liveness/tracker.py)
 
 
 class Refused(State, frozen=True, kw_only=True):
-    """Readings of an asset in a row that could not be used (see liveness/refusals.py)."""
+    """A run of consecutive refused readings of an asset (see liveness/refusals.py)."""
 
-    fault: str = ""  # of which they are a sign
+    fault: str = ""  # the sensor fault that they indicate
     channel: str = ""
     count: int = 0
-    good: int = 0  # once told: readings in a row that could
-    open: bool = False  # told
-    since_ms: int = 0  # newest event time of the task when the first of them came
+    good: int = 0  # once reported: consecutive readings that were accepted
+    open: bool = False  # reported
+    since_ms: int = 0  # newest event time of the task when the first of them arrived
 
 
 class LivenessEvent(NamedTuple):
-    """The beginning or end of a sensor fault that shows in the messages, not in windows (see liveness/tracker.py)."""
+    """The begin or end of a sensor fault found from messages, not from windows (see liveness/tracker.py)."""
 
-    place: int  # before which reading of the batch it holds; -1: after the asset's windows up to `clock_ms`
+    place: int  # index of the reading that it precedes; -1: after the asset's windows up to `clock_ms`
     asset: str
     channel: str  # "" for the whole asset
     fault: str  # as in SensorRef
     begins: bool
     at_ms: int  # event time
-    since_ms: int  # event time since which it has been so
-    amount: float  # seconds without a reading, or readings refused in a row ...
-    limit: float  # ... and what is allowed
-    clock_ms: float = np.inf  # event time its asset had come to in the batch; -inf: no reading of it was used before
+    since_ms: int  # event time since which this has been the case
+    amount: float  # seconds without a reading, or consecutive readings refused ...
+    limit: float  # ... and the limit for it
+    clock_ms: float = np.inf  # newest event time of its asset in the batch; -inf: no reading used before
 
 
 class SensorState(State, frozen=True, kw_only=True):
-    """What is wrong with an asset's sensors."""
+    """Current sensor faults of an asset."""
 
     faults: tuple[SensorFault, ...] = ()
     refused: Refused = msgspec.field(default_factory=Refused)
 
 
 class ThresholdState(State, frozen=True, kw_only=True):
-    """What a threshold method knows of one asset, at most 4 kB serialised."""
+    """State of a threshold method for one asset, at most 4 kB serialised."""
 
     method: str
-    level: float | None  # alarm above this; None while too little was seen
+    level: float | None  # alarm above this; None while there are too few scores
     seen: int  # normal scores learnt from, calibration included
-    numbers: tuple[float, ...] = ()  # a NamedTuple of the method's; plain until `ThresholdMethod.adopt` has seen it
+    numbers: tuple[float, ...] = ()  # a NamedTuple of the method; a tuple until `ThresholdMethod.adopt` converts it
     sample: NDArray[np.float32] = msgspec.field(default_factory=_empty)  # peaks or recent scores
     pending: bytes = b""  # normal scores not yet learnt, float32, oldest first (see threshold.learn_after)
 
 
 class Adaptation(State, frozen=True, kw_only=True):
-    """How an asset has moved since its detector was trained (see adaptation.py).
+    """How an asset's baseline has moved since its detector was trained (see adaptation.py).
 
-    Arrays are (N,) float32, one entry a numeric column, in training spreads; empty while there is nothing to say.
+    Arrays are (N,) float32, one entry per numeric column, in training spreads; empty until first used.
     """
 
     serial: int = 0  # count of the changes to `shift`
     shift: NDArray[np.float32] = msgspec.field(default_factory=_empty)
     """Subtracted from the scaled inputs before they are scored."""
     anchor: NDArray[np.float32] = msgspec.field(default_factory=_empty)
-    """The shift that training, or the last regime accepted, gave."""
+    """The shift at the end of training, or at the last accepted regime."""
     usual: NDArray[np.float32] = msgspec.field(default_factory=_empty)
     """Mean offset of the newest quiet block that was learnt."""
     waiting: NDArray[np.float32] = msgspec.field(default_factory=_empty)
@@ -113,31 +113,31 @@ class Adaptation(State, frozen=True, kw_only=True):
     count: int = 0  # windows in it
     calm_ms: int | None = None  # end of the last calm block (adaptation.py)
     flat_ms: int | None = None  # since when the open incident has been flat
-    asked: bool = False  # its regime change was told
-    scores: tuple[float, ...] = ()  # the open incident's newest scores, of which a level can be made
+    asked: bool = False  # its regime change was reported
+    scores: tuple[float, ...] = ()  # the open incident's newest scores, to derive a level from
     logs: float = 0.0  # of the block that is being filled: sum of its scores' logarithms,
     normal: int = 0  # how many of them are normal,
     low: int = 0  # and how many would end an incident
     came_ms: int | None = None  # since when the scores of a machine that isn't calm have not grown
     came: float = 0.0  # their mean logarithm then
     past: tuple[float, ...] = ()  # that of the last two blocks, oldest first
-    settling: bool = False  # at a place just accepted, and not calm there yet
+    settling: bool = False  # in a regime just accepted, not calm there yet
 
 
 class BudgetState(State, frozen=True, kw_only=True):
-    """What an alert budget was promised and what came of it (threshold/budget.py)."""
+    """Incident counts from which an alert budget's risk is controlled (threshold/budget.py)."""
 
-    start_ms: int = 0  # event time it counts from
-    set_ms: int = 0  # when the risk was last looked at
+    start_ms: int = 0  # event time at which counting starts
+    set_ms: int = 0  # when the risk was last reviewed
     since_ms: int = 0  # when counts were last halved
-    elapsed_ms: float = 0.0  # in which `shadow` was counted
-    shadow: float = 0.0  # incidents at the level that the tail begins at
+    elapsed_ms: float = 0.0  # time over which `shadow` was counted
+    shadow: float = 0.0  # incidents if the level were where the tail begins
     opened: float = 0.0  # incidents
-    promised_ms: float = 0.0  # in which `opened` was counted
+    promised_ms: float = 0.0  # time over which `opened` was counted
     opened_ever: int = 0  # incidents since start_ms
-    recent: int = 0  # the shadow's last verdicts as bits
+    recent: int = 0  # the shadow's last judgements as bits
     quiet: int = -1  # quiet windows of the open shadow incident; -1: none is open
-    rarer: float = 0.0  # as `shadow`, at a level that a quarter of the tail exceeds; and its own two:
+    rarer: float = 0.0  # as `shadow`, at a level that a quarter of the tail exceeds; with its own:
     rarer_recent: int = 0
     rarer_quiet: int = -1
 
@@ -152,21 +152,21 @@ class AppliedControls(State, frozen=True, kw_only=True):
 
 
 class AuditedLevel(State, frozen=True, kw_only=True):
-    """The adaptive level as the audit topic has it."""
+    """The adaptive level last written to the audit topic."""
 
     level: float | None = None
     at_ms: int = 0  # event time of the entry
 
 
 class ForeignPart(State, frozen=True, kw_only=True):
-    """A policy's part of a state that no policy of this configuration reads; it is kept as it was stored."""
+    """A part of a state that no policy of this configuration reads; it is kept as stored."""
 
     version: int
-    fields: object  # what MessagePack can hold
+    fields: object  # any value that MessagePack can hold
 
 
 class AssetState(State, frozen=True, kw_only=True):
-    """All that is remembered of one asset between commits: a part for each policy of the decision engine."""
+    """The state of one asset between commits: one part per policy of the decision engine."""
 
     judged_ms: int  # end of the last window judged; windows up to it are not judged again
     threshold: ThresholdState
@@ -175,25 +175,25 @@ class AssetState(State, frozen=True, kw_only=True):
     adaptation: Adaptation = msgspec.field(default_factory=Adaptation)
     applied: AppliedControls = msgspec.field(default_factory=AppliedControls)
     audited: AuditedLevel = msgspec.field(default_factory=AuditedLevel)
-    budget: BudgetState | None = None  # of set-ups that have one
+    budget: BudgetState | None = None  # with an alert budget only
     extra: Mapping[str, State] = msgspec.field(default_factory=dict)
     """Parts of policies beyond the built-in ones, by the policy's name (decision/policy.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What operators set while workers run; never part of the versioned state. Tokens sort by time."""
+    """Settings that operators change at run time, apart from the versioned state. Tokens sort by time."""
 
     version: int = 0  # counts changes
     pins: Mapping[str, float] = field(default_factory=dict)  # asset -> level
     resets: Mapping[str, str] = field(default_factory=dict)  # asset -> token; "*" for all
-    accepts: Mapping[str, str] = field(default_factory=dict)  # asset -> token of a regime change taken for normal
-    rollbacks: Mapping[str, tuple[str, AssetState]] = field(default_factory=dict)  # asset -> token, what to go back to
+    accepts: Mapping[str, str] = field(default_factory=dict)  # asset -> token of a regime change accepted as normal
+    rollbacks: Mapping[str, tuple[str, AssetState]] = field(default_factory=dict)  # asset -> token, state to restore
     idle: bool = field(init=False, compare=False)
-    """Whether operators ask for nothing."""
+    """Whether nothing is set."""
 
     def __post_init__(self) -> None:
-        """See whether anything is asked for."""
+        """Derive `idle`."""
         object.__setattr__(self, "idle", not (self.pins or self.resets or self.accepts or self.rollbacks))
 
 
@@ -203,12 +203,12 @@ AuditCause = Literal[
 
 
 class Point(State, frozen=True, kw_only=True):
-    """What an asset was held against at a moment."""
+    """An asset's baseline at one time."""
 
     level: float | None  # adaptive
     pinned: float | None
     seen: int  # normal scores learnt from
-    shift: Mapping[str, float]  # column -> training spreads, of those that are moved
+    shift: Mapping[str, float]  # column -> training spreads; shifted columns only
 
 
 class Audit(State, frozen=True, kw_only=True):
@@ -216,30 +216,30 @@ class Audit(State, frozen=True, kw_only=True):
 
     stream: str
     asset: str
-    at_ms: int  # event time: end of the window from which on it holds
+    at_ms: int  # event time: end of the first window to which it applies
     cause: AuditCause
     before: Point | None
     after: Point
     method: str  # of the threshold
     risk: float
     model: ModelRef
-    threshold: ThresholdState  # after it, and ...
-    adaptation: Adaptation  # ... what it takes to go back to it
+    threshold: ThresholdState  # the state after it; with ...
+    adaptation: Adaptation  # ... this one, it allows a rollback
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedVerdict:
-    """What somebody said of an alert, and where on the verdict topic."""
+    """A person's verdict on an alert, and its place on the verdict topic."""
 
     alert: str  # the alert's id
     verdict: VerdictKind
-    by: str  # who; "" when left out
-    note: str  # "" when left out
+    by: str  # the person; "" when omitted
+    note: str  # "" when omitted
     ts_ms: int  # the message's own time, UNIX ms; -1 when unknown
     partition: int
     offset: int
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Of two verdicts on one alert the greater one counts."""
+        """Of two verdicts on one alert, the one with the greater order is valid."""
         return self.ts_ms, self.partition, self.offset

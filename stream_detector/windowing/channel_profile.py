@@ -1,8 +1,8 @@
-"""What is usual for each channel by itself: learnt from the training history's windows, kept in the artifact.
+"""The usual behaviour of each channel alone, learnt from the training history's windows and kept in the artifact.
 
-The models know how channels go together. Whether a sensor is broken shows in its channel alone: a value repeated as it
-never was, pinned to an extreme, or far from everything measured. And a value is contextual when it is usual by itself.
-Only cells with readings of their own count; a filled cell repeats the one before by construction.
+The models learn how channels relate. A sensor fault shows in its channel alone: a value repeated longer than ever in
+training, pinned to an extreme, or far outside the measured range. An anomaly is contextual when the channel's value
+alone is usual. Only cells with readings of their own count; a filled cell repeats the one before by construction.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: Most cells at a window's end that are looked at.
+#: Number of cells at a window's end that are examined.
 REACH = 128
-#: Room beyond what 99.8 % of training's values span that is still usual, as a share of it.
+#: Margin on each side of the span of the central 99.8 % of training values, as a share of that span.
 ROOM = 0.1
-#: Rows of a table of norms.
+#: Rows of a channel profile's table.
 FIELDS = (
     "low",
     "high",  # least and largest value of a cell
     "usual_low",
-    "usual_high",  # of what a model sees of it (smoothed, differenced) in the last cell, with some room
+    "usual_high",  # range of the last cell as the model sees it (smoothed, differenced), with ROOM
     "repeats",  # share of cells that repeat the one before exactly
-    "run",  # longest run of such cells
+    "run",  # longest run of repeats, in cells
     "ties_high",
-    "ties_low",  # most cells of a window's end that equal its largest, its least value
+    "ties_low",  # most cells at a window's end that equal its largest or its least value
     "gap",  # longest run of cells without a reading of its own
     "number",  # 1 for numbers, 0 for categories
 )
@@ -37,26 +37,26 @@ FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class ChannelProfile:
-    """A row of FIELDS a name, a column a window column; counts are cells."""
+    """A table with one row per name in FIELDS and one column per window column; counts are in cells."""
 
     table: Floats  # (len(FIELDS), C)
 
     def __post_init__(self) -> None:
-        """Raise ValueError on a table of another form."""
+        """Raise ValueError when the table has another shape or a value that is not finite."""
         if self.table.ndim != 2 or len(self.table) != len(FIELDS) or not np.isfinite(self.table).all():
             raise ValueError(f"norms are {self.table.shape}, expected ({len(FIELDS)}, columns) finite numbers")
 
     def __getitem__(self, name: str) -> Floats:
-        """Return one field of all columns, (C,)."""
+        """Return one field for all columns, (C,)."""
         row: Floats = self.table[FIELDS.index(name)]
         return row
 
 
 class ChannelProfileLearner:
-    """Gathers one asset's norms from its windows in event-time order; how they are batched plays no role."""
+    """Learns one asset's channel profile from its windows in event-time order, independent of batching."""
 
     def __init__(self, columns: int, cell_ms: float) -> None:
-        """Nothing is known yet."""
+        """Start without any windows."""
         self._cell_ms = cell_ms
         self._end_ms = -np.inf
         self._run = np.zeros(columns)  # cells at the end that repeat the one before
@@ -68,7 +68,7 @@ class ChannelProfileLearner:
         self.alike = np.zeros((2, columns))  # pairs alike, pairs
 
     def learn(self, values: NDArray[np.float32], filled: Bools, end_ms: NDArray[np.int64]) -> None:
-        """Take some windows (W, T, C)."""
+        """Learn from windows (W, T, C)."""
         own, ends = ~filled, end_ms.astype(np.float64)
         if self._end_ms == -np.inf:
             self._take_range(values[0], own[0])
@@ -86,7 +86,7 @@ class ChannelProfileLearner:
         runs, gaps = trailing_run(tail, own), _trailing(~own)
         most = tail.shape[1] - 1
         self.longest = np.maximum(self.longest, np.stack([runs.max(axis=0), gaps.max(axis=0)]))
-        long = runs + gaps >= most  # may go on from window to window
+        long = runs + gaps >= most  # fills the examined cells, so it may continue across windows
         for row in np.flatnonzero(long.any(axis=1)).tolist():
             if row and not long[row - 1].any():
                 self._run, self._gap = runs[row - 1], gaps[row - 1]
@@ -103,9 +103,9 @@ class ChannelProfileLearner:
 
 
 def channel_profile_of(learners: Sequence[ChannelProfileLearner], observed: Floats, numbers: Bools) -> ChannelProfile:
-    """Return what some assets' windows taught.
+    """Return the profile learnt from the windows of all these assets.
 
-    `observed` (N, C): what a model sees of the last cells; `numbers` (C,): columns that are no categories.
+    `observed` (N, C): last cells as the model sees them; `numbers` (C,): True for columns that are not categories.
     """
     low, high = np.min([one.low for one in learners], axis=0), np.max([one.high for one in learners], axis=0)
     alike = np.sum([one.alike for one in learners], axis=0)
@@ -128,19 +128,19 @@ def channel_profile_of(learners: Sequence[ChannelProfileLearner], observed: Floa
 
 
 def trailing_run(values: NDArray[np.float32], own: Bools) -> Floats:
-    """Return how many own cells at the end (W, T, C) repeat the one before, (W, C)."""
+    """Return the number of own cells at the end of windows (W, T, C) that repeat the one before, (W, C)."""
     alike = values[:, 1:] == values[:, :-1]
     going = np.minimum.accumulate(alike[:, ::-1], axis=1)
     return np.asarray((going & own[:, :0:-1]).sum(axis=1), np.float64)
 
 
 def ties_at_ends(values: NDArray[np.float32], own: Bools) -> tuple[Floats, Floats]:
-    """Return how many own cells (W, T, C) equal the largest and the least value of their window, (W, C) each."""
+    """Return how many own cells (W, T, C) equal their window's largest and least value, (W, C) each."""
     high, low = values.max(axis=1, keepdims=True), values.min(axis=1, keepdims=True)
     at_high, at_low = (values == high) & own, (values == low) & own
     return np.asarray(at_high.sum(axis=1), np.float64), np.asarray(at_low.sum(axis=1), np.float64)
 
 
 def _trailing(flags: Bools) -> Floats:
-    """Return how many cells at the end (W, T, C) are set, (W, C)."""
+    """Return how many cells at the end (W, T, C) are set without a gap, (W, C)."""
     return np.asarray(np.minimum.accumulate(flags[:, ::-1], axis=1).sum(axis=1), np.float64)

@@ -1,11 +1,11 @@
-"""Readings that are events, not samples: every record is a window of one, as soon as it comes.
+"""Readings that are events, not samples: every record is a window of its own, complete when it arrives.
 
     key A   ──▶  r1    r2 r3        each becomes a window that ends at the record's time;
     key B   ──▶     r1       r2     r3 came in the same millisecond as r2 and ends one later
 
-A key's records are taken in the log's order, whatever their times. Since a window's end names its alerts, no two of a
-key's end alike: one whose time is not after the last one's gets the millisecond after that. Nothing waits, so nothing
-is open: after a restart reading goes on where the committed states end.
+A key's records are processed in the log's order, regardless of their times. A window's end identifies its alerts, so
+the ends of one key are unique: a record whose time is not after the previous one's ends one millisecond after it. No
+window stays open, so after a restart reading resumes where the committed states end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RecordsWindower:
         topics: Sequence[str],
         judged_ms: Callable[[str], int | None] = lambda _: None,
     ) -> None:
-        """`judged_ms` says where a key's committed state ends, UNIX ms; asked once a key."""
+        """`judged_ms` returns the end of a key's committed state, UNIX ms; called once per key."""
         self._config = window
         self._names = list(channels)
         self._task = task
@@ -52,7 +52,7 @@ class RecordsWindower:
         return len(self._last)
 
     def push(self, batch: ReadingBatch) -> tuple[WindowBatch | None, list[DeadLetter]]:
-        """Return a window for each record, in their order, and the records refused."""
+        """Return one window per record, in order, and the refused records."""
         owner = np.arange(len(batch.assets)) if batch.reading is None else batch.reading  # row -> reading
         dead: list[DeadLetter] = []
         refused = np.zeros(len(batch.assets), np.bool_)

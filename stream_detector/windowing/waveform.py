@@ -1,4 +1,4 @@
-"""From the samples of one grid cell to a handful of numbers: level, shape and spectrum of a waveform. Pure numpy."""
+"""Features of the samples in one grid cell: level, shape and spectrum of a waveform. Pure numpy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-#: Band energies are not let below this before the logarithm, so a dead signal gives -12 and not minus infinity.
+#: Lower bound of band energies before the logarithm, so that a dead signal gives -12 and not minus infinity.
 BAND_FLOOR = 1e-12
-#: A signal that strays from its mean by less than this share of its RMS is constant: what is left is rounding.
+#: A signal whose deviation from its mean is below this share of its RMS is constant: the rest is rounding.
 CONSTANT_SHARE = 1e-12
 
 
@@ -54,7 +54,7 @@ def band_energies(samples: NDArray[np.float64], bands: int) -> NDArray[np.float6
     """Return the mean power in `bands` even bands from 0 to half the sample rate; (n,) -> (bands,), unit squared.
 
     A Hann window keeps a strong tone out of far bands. The power of a bin is |X|² / Σw², so white noise of variance v
-    gives v in every band, whatever the number of samples. With fewer bins than bands, neighbours share a bin.
+    gives v in every band, for any number of samples. With fewer bins than bands, neighbours share a bin.
     """
     n = samples.size
     taper, power_of_taper = _hann(n)

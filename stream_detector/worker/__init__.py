@@ -1,1 +1,1 @@
-"""The loop: tasks, batches, commits, resuming, health. It alone knows the order of a commit."""
+"""The loop: tasks, batches, commits, resuming, health. The order of a commit's steps is defined only here."""

@@ -13,14 +13,14 @@ from stream_detector.worker.task import Task
 
 log = logging.getLogger(__name__)
 
-RETRY_EVERY_MS = 1_000.0  # how often a task whose state could not be loaded is tried again
+RETRY_EVERY_MS = 1_000.0  # interval at which loading a task's state is retried
 
 
 class Assignment:
-    """What the group assigned, by task. A task is assigned first, and loaded once its state could be read."""
+    """The assigned partitions, by task. A task is assigned first, and loaded once its state could be read."""
 
     def __init__(self, source: Source, clock_ms: Callable[[], float]) -> None:
-        """Nothing is assigned yet."""
+        """Start without any assignment."""
         self._source = source
         self._clock = clock_ms
         self._tried_ms = -math.inf
@@ -32,26 +32,26 @@ class Assignment:
 
     @property
     def waiting(self) -> list[int]:
-        """Numbers of the tasks that are assigned and not loaded."""
+        """Numbers of the tasks that are assigned but not loaded."""
         return [index for index in self.assigned if index not in self.tasks]
 
     @property
     def retry_due(self) -> bool:
-        """Whether to try to load the waiting tasks now."""
+        """Whether it is time to try to load the waiting tasks."""
         return self._clock() - self._tried_ms >= RETRY_EVERY_MS
 
     def note_try(self) -> None:
-        """Note that waiting tasks are tried now: they are tried again RETRY_EVERY_MS later."""
+        """Record an attempt to load the waiting tasks; the next one is due RETRY_EVERY_MS later."""
         self._tried_ms = self._clock()
 
     def add(self, partitions: Iterable[Partition]) -> None:
-        """Note partitions that the group assigned; their tasks can be loaded at once."""
+        """Add partitions that the group assigned; their tasks can be loaded at once."""
         for partition in partitions:
             self.assigned.setdefault(partition.index, set()).add(partition)
         self._tried_ms = -math.inf
 
     def remove(self, partitions: Iterable[Partition]) -> None:
-        """Forget partitions that belong to another worker now, and the tasks they are of."""
+        """Remove partitions that belong to another worker now, and their tasks."""
         for partition in partitions:
             if self.tasks.pop(partition.index, None) is not None:
                 log.info("task %d: let go", partition.index, extra=event("task-let-go", task=partition.index))
@@ -62,10 +62,11 @@ class Assignment:
                     del self.assigned[partition.index]
 
     def drop(self, tasks: Iterable[Task], why: str) -> None:
-        """Forget loaded tasks whose state in memory is no longer what was committed.
+        """Unload tasks whose state in memory may differ from what was committed.
 
-        While the group still assigns them to this worker they are loaded again after a while: a zombie that took the
-        store's token learns from the group that it has no say, and must not keep the rightful owner out.
+        While the group still assigns them to this worker, they are loaded again after RETRY_EVERY_MS. The delay
+        matters for a zombie that took the store's token: by then the group has reported that it lost the partitions,
+        so it does not lock out their owner by taking the token again.
         """
         for task in [task for task in tasks if self.tasks.get(task.index) is task]:
             del self.tasks[task.index]
@@ -73,19 +74,19 @@ class Assignment:
         self.note_try()
 
     def pause(self, partitions: Iterable[Partition]) -> None:
-        """Read these no further until `resume`."""
+        """Stop reading these until `resume`."""
         partitions = set(partitions)
         self._source.pause(partitions)
         self.paused |= partitions
 
     def resume(self, partitions: Iterable[Partition]) -> None:
-        """Read these on."""
+        """Continue reading these."""
         partitions = set(partitions)
         self._source.resume(partitions)
         self.paused -= partitions
 
     def pause_only(self, partitions: set[Partition]) -> None:
-        """Pause exactly these partitions of the loaded tasks; those that wait for their state stay paused."""
+        """Pause exactly these partitions of the loaded tasks; tasks that wait for their state stay paused."""
         if start := partitions - self.paused:
             self.pause(start)
         if stop := {p for p in self.paused - partitions if p.index in self.tasks}:

@@ -1,4 +1,4 @@
-"""Windows that wait to share a batch with others."""
+"""The queue of windows that wait to be scored in one batch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stream_detector.worker.task import Task
 
 @dataclass(frozen=True)
 class PendingWindows:
-    """Some windows of one task."""
+    """Consecutive windows of one task that wait to be scored."""
 
     task: Task
     windows: WindowBatch
-    replayed: bool  # their alerts were published before
+    replayed: bool  # their alerts are already published
     since_ms: float
-    liveness: Sequence[tuple[LivenessEvent, bool]] = ()  # what the messages before them told; True: silent, as above
+    liveness: Sequence[tuple[LivenessEvent, bool]] = ()  # from the messages before them; True: replayed
 
     def parted(self, count: int) -> tuple[PendingWindows, PendingWindows]:
-        """Return the first windows and the others."""
+        """Split into the first `count` windows and the others."""
         return replace(self, windows=windows_between(self.windows, 0, count)), replace(
             self, windows=windows_between(self.windows, count, len(self.windows)), liveness=()
         )
@@ -34,7 +34,7 @@ class Queue:
     """Windows of all tasks, in the order they were completed."""
 
     def __init__(self, config: ScorerConfig) -> None:
-        """Nothing waits."""
+        """Start empty."""
         self._config = config
         self._waiting: deque[PendingWindows] = deque()
         self.count = 0
@@ -50,7 +50,7 @@ class Queue:
         now_ms: float,
         liveness: Sequence[tuple[LivenessEvent, bool]] = (),
     ) -> None:
-        """Let windows wait from now on, and what the messages before them told."""
+        """Append windows, and the liveness events of the messages before them."""
         self._waiting.append(PendingWindows(task, windows, replayed, now_ms, liveness))
         self._count(windows, 1)
 
@@ -59,12 +59,12 @@ class Queue:
         self.size += sign * int(windows.values.nbytes + windows.filled.nbytes)
 
     def __bool__(self) -> bool:
-        """Whether anything waits: windows, or only what messages told."""
+        """Whether anything waits: windows, or only liveness events."""
         return bool(self._waiting)
 
     @property
     def due_ms(self) -> float:
-        """When to score: `scorer.max_wait_ms` after the oldest came, at once when a batch is full."""
+        """When to score: `scorer.max_wait_ms` after the oldest arrived, immediately when a batch is full."""
         if not self._waiting:
             return np.inf
         if self.count >= self._config.max_batch:
@@ -72,9 +72,9 @@ class Queue:
         return self._waiting[0].since_ms + self._config.max_wait_ms
 
     def take(self, tasks: dict[int, Task], limit: int) -> list[PendingWindows]:
-        """Return the oldest windows of these tasks, at most `limit` (1 or more); those of others are forgotten."""
+        """Return the oldest windows of these tasks, at most `limit` (1 or more); those of others are discarded."""
         taken: list[PendingWindows] = []
-        # what was told after the last window goes with it, or a commit would pass it over
+        # liveness events after the last window are taken with it, or a commit would skip them
         while self._waiting and (limit or not len(self._waiting[0].windows)):
             one = self._waiting.popleft()
             self._count(one.windows, -1)
@@ -90,14 +90,14 @@ class Queue:
 
 
 def no_windows(task: int) -> WindowBatch:
-    """Return a batch of none, for what messages told after the last window."""
+    """Return an empty batch, for liveness events after the last window."""
     nothing = np.empty((0, 1, 1))
     times = np.empty(0, np.int64)
     return WindowBatch(task, [], times, nothing.astype(np.float32), nothing.astype(np.bool_), times)
 
 
 def merged(batches: list[WindowBatch]) -> WindowBatch:
-    """Return one batch of all windows, in order."""
+    """Concatenate batches, in order."""
     if len(batches) == 1:
         return batches[0]
     return WindowBatch(

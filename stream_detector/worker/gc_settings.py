@@ -1,4 +1,4 @@
-"""Settings of the Python process that suit a worker."""
+"""Garbage collector settings for a worker's process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ YOUNG = 100_000
 
 
 def tune_gc() -> None:
-    """Let the garbage collector run rarely and leave what start-up made alone.
+    """Make the garbage collector run rarely, and exempt the objects made at start-up.
 
-    A worker makes some ten thousand short-lived objects a batch (decoded messages), none in a cycle: counting
-    references frees them all. At Python's defaults the collector walks them again and again, which halves throughput.
+    A worker allocates some ten thousand short-lived objects per batch (decoded messages), none in a cycle, so
+    reference counting frees them all. With Python's defaults the collector scans them repeatedly, which halves the
+    throughput.
     """
     gc.collect()
     gc.freeze()

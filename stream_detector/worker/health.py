@@ -1,4 +1,4 @@
-"""Whether a worker lives and does its job: what /healthz and /readyz answer."""
+"""Liveness and readiness of a worker, as /healthz and /readyz report them."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-STUCK_S = 60.0  # a loop that hasn't turned for so long is reported not alive
+STUCK_S = 60.0  # a loop without a turn for this long is reported as not alive
 
 
 class Ready(Protocol):
-    """What is asked of the loop (pipeline.Pipeline)."""
+    """What this module needs of the loop (pipeline.Pipeline)."""
 
     def ready(self) -> tuple[bool, str]:
-        """Whether it does its job, and if not, why."""
+        """Whether it is ready, and if not, why."""
 
 
 class Health:
-    """Looked at from the thread that answers requests, told by the one that turns the loop."""
+    """Written by the loop's thread, read by the thread that answers requests."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        """Nothing turns yet."""
+        """Start without a loop."""
         self._clock = clock_s
         self._turned = clock_s()
         self._loop: Ready | None = None
         self._away = ""
 
     def watch(self, loop: Ready) -> None:
-        """Ask this loop from now on."""
+        """Report the readiness of this loop from now on."""
         self._loop = loop
 
     def turning(self) -> None:
-        """Note that the loop begins a turn."""
+        """Record that the loop begins a turn."""
         self._turned = self._clock()
 
     def kafka(self, error: Exception | None) -> None:
-        """Note how the turn ended: whether Kafka could be reached."""
+        """Record whether the turn reached Kafka; `error` if not."""
         self._away = "" if error is None else str(error)
 
     def alive(self) -> tuple[bool, str]:
-        """Whether the loop turns; restart the worker when it doesn't."""
+        """Whether the loop makes progress; restart the worker when it doesn't."""
         since = self._clock() - self._turned
         return since < STUCK_S, f"the loop turned {since:.1f} s ago"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether the worker does its job: Kafka answers, it has its share, and is done with catching up."""
+        """Whether the worker is ready: Kafka answers, its tasks are loaded, and catching up is finished."""
         if self._away:
             return False, self._away
         if self._loop is None:

@@ -1,7 +1,7 @@
 """The loop: messages in, alerts out, and the commit that ties them together.
 
-One step: poll, decode and cut windows, score what is due, judge, write alerts, commit when due. What a commit does, and
-what becomes of one that fails, is the delivery's: `delivery.CommitStrategy`.
+One step: poll, decode and cut windows, score what is due, judge, write alerts, commit when due. The steps of a commit,
+and how its failures are handled, are in `delivery.CommitStrategy`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from stream_detector.worker.task import Task, WindowingResult
 
 log = logging.getLogger(__name__)
 
-CONTROLS_EVERY_MS = 500.0  # operators' settings are looked for this often: a pin takes effect within a second
-SETTLE_MS = 10_000.0  # longest wait for the group, when a worker stops, before it leaves uncommitted
+CONTROLS_EVERY_MS = 500.0  # interval of polling operators' settings: a pin takes effect within a second
+SETTLE_MS = 10_000.0  # longest a stopping worker waits for a rebalance to end before it leaves uncommitted
 
 
 class Pipeline:
@@ -56,8 +56,8 @@ class Pipeline:
     ) -> None:
         """`calibrations`: by the scorer's model index, scores (n,) of normal windows it wasn't trained on.
 
-        `profiles`: by the same index, what is usual for its channels; without any, no sensor faults are found.
-        `model_of`: an asset's detector, for sensor faults that show in the messages only.
+        `profiles`: channel profiles by the same index; without any, no sensor faults are found in windows.
+        `model_of`: returns an asset's detector, for sensor faults found from messages, which have no score.
         `watch` is called with each window that is judged.
         """
         self._config = config
@@ -92,9 +92,9 @@ class Pipeline:
         )
         self._controls = Controls()
         self._lag: dict[Partition, int] = {}
-        self._controls_ms = -math.inf  # when operators' settings were last looked at
+        self._controls_ms = -math.inf  # when operators' settings were last polled
         self._show_gauges()
-        self.messages = 0  # taken so far, those read again included
+        self.messages = 0  # processed so far, including those read again
         self.alerts = 0
 
     def _show_gauges(self) -> None:
@@ -112,10 +112,10 @@ class Pipeline:
         self._source.open(self)
 
     def step(self, timeout_ms: float = 200.0) -> bool:
-        """Take one poll through all stages; return whether it brought any message, or had enough to do without.
+        """Take one poll through all stages; return whether it brought messages or the queue is full.
 
         Waits at most `timeout_ms`, less when windows or a commit are due earlier. Raises BrokerError when Kafka can't
-        be reached: nothing is lost, step again.
+        be reached; nothing is lost, so call `step` again.
         """
         self._takeover.load_waiting()
         self._hold_back()
@@ -128,18 +128,18 @@ class Pipeline:
             self._score()
         if now - self._controls_ms >= CONTROLS_EVERY_MS:
             self._look_at_controls()
-        if due and not self._scoring.pending:  # else the loop turns on, and reads nothing more before the commit
+        if due and not self._scoring.pending:  # else score first; `_hold_back` pauses reading until the commit
             self.commit()
         return bool(batches) or self._scoring.full
 
     def _take(self, batches: Sequence[MessageBatch]) -> None:
-        """Cut the windows that the messages complete, and let them wait to be scored."""
+        """Cut the windows that the messages complete, and queue them for scoring."""
         several = len(self._config.inputs) > 1
         if several:
             self._lag = self._source.lag()
         for batch in batches:
             task = self._tasks.get(batch.partition.index)
-            if task is None:  # its state isn't loaded, or it was fenced: its messages come again
+            if task is None:  # its state isn't loaded, or it was fenced: its messages are read again
                 continue
             self.messages += len(batch.messages)
             self._accept(task, task.take(batch), len(batch.messages))
@@ -148,18 +148,18 @@ class Pipeline:
                 self._accept(task, task.release(self._has_more), 0)
 
     def close(self) -> None:
-        """Commit what there is and leave the group."""
+        """Commit everything processed and leave the group."""
         deadline = self._clock() + SETTLE_MS
         try:
             while not self._source.settled() and self._clock() < deadline:
-                self._source.poll(100, 1)  # not taken: the next owner reads it
+                self._source.poll(100, 1)  # result dropped: the next owner reads these messages
             self.commit()
         finally:
             self._source.close()
             self._sink.close()
 
     def ready(self) -> tuple[bool, str]:
-        """Whether this worker does its job, and if not, why."""
+        """Whether this worker is ready, and if not, why."""
         if trouble := self._source.trouble():
             return False, trouble
         if waiting := sorted(self._assignment.waiting):
@@ -192,9 +192,9 @@ class Pipeline:
         return max(0, math.ceil(min(timeout_ms, max(due, 0.0))))
 
     def _commit_due_ms(self) -> float:
-        """When to commit: as the delivery says, at once when too much waits for it.
+        """When to commit: as the delivery decides, immediately when the unsent alerts exceed `kafka.max_unsent_mb`.
 
-        Not while the group is rebalancing: the commit could be refused at any moment.
+        Never while the group is rebalancing: the commit could be refused at any moment.
         """
         if not self._source.settled():
             return math.inf
@@ -208,10 +208,11 @@ class Pipeline:
         return self._lag.get(partition, 1) > 0  # unknown: not fetched yet
 
     def _hold_back(self) -> None:
-        """Pause what should not be read on for now, and resume what should.
+        """Pause the partitions that should not be read for now, and resume the others.
 
-        All partitions while the scorer has enough to do, or a commit is due that must wait for it or for the group; of
-        several topics those far ahead of their task's others. Polls go on and keep the membership.
+        Pauses all partitions while the scoring queue is full, or while a due commit waits for it or for the group; with
+        several topics, also the partitions far ahead of the others of their task. Polling continues, which keeps the
+        membership.
         """
         due = self._clock() >= self._commit_due_ms()
         all_of_them = self._scoring.full or self._overfull or (self._scoring.pending and due)
@@ -228,7 +229,7 @@ class Pipeline:
         self._scoring.accept(task, cut, messages)
 
     def _score(self) -> None:
-        """Score and judge what fits into a slice, and write the alerts it calls for."""
+        """Score and judge one slice, and write its alerts and audit entries."""
         found = self._scoring.slice(self._tasks, self._controls)
         if found.audits:
             self._sink.write((), (), found.audits)
@@ -272,7 +273,7 @@ class Pipeline:
     # Operators ------------------------------------------------------------------------------------------------------
 
     def _look_soon(self, version: int) -> None:
-        """Look in the next step when a save found other settings than those in use."""
+        """Read the controls in the next step when a save returned another version than the one in use."""
         if version != self._controls.version:
             self._controls_ms = -math.inf
 
@@ -287,14 +288,14 @@ class Pipeline:
     # Partitions come and go -----------------------------------------------------------------------------------------
 
     def on_assigned(self, partitions: Iterable[Partition]) -> None:
-        """Take over tasks: load their state and read on from where they stand."""
+        """Take over tasks: load their states and resume reading at their positions."""
         self._assignment.add(partitions)
         self._takeover.load_waiting()
 
     def on_revoked(self, partitions: Iterable[Partition]) -> None:
-        """Commit, then let the tasks go."""
+        """Commit, then drop the tasks."""
         try:
-            if self._scoring.ahead_ms >= self._config.kafka.max_poll_interval_ms / 4:  # the group won't wait so long
+            if self._scoring.ahead_ms >= self._config.kafka.max_poll_interval_ms / 4:  # longer than the group waits
                 self._delivery.give_up(
                     list(self._tasks.values()), "its partitions go, and there is too much left to score"
                 )
@@ -311,6 +312,6 @@ class Pipeline:
         self._assignment.remove(partitions)
 
     def on_lost(self, partitions: Iterable[Partition]) -> None:
-        """Drop tasks that others own already."""
+        """Drop tasks that other workers already own."""
         self._delivery.leave_uncommitted("its worker was put out of the group")
         self._assignment.remove(partitions)

@@ -1,4 +1,4 @@
-"""Where a task goes on when a worker takes it over (docs/delivery.md); the delivery's strategy says it."""
+"""Where a task resumes when a worker takes it over (docs/delivery.md); decided by the delivery's strategy."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from stream_detector.types import Partition, Position
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a partition is read from, and up to where its alerts and dead letters are published already."""
+    """Where a partition is read from, and up to where its alerts and dead letters are already published."""
 
     offset: int
-    published: int  # one past the last message processed by whoever committed
+    published: int  # one past the last message processed by the worker that committed
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What a task goes on with."""
+    """The states and positions that a task resumes from."""
 
-    loaded: TaskState  # the states that count
+    loaded: TaskState  # the valid states
     starts: Mapping[Partition, Start]  # of the partitions that have a committed position
     epoch: int  # of the task's last commit
-    lost: bool = False  # the store should hold states, and holds none that count
+    lost: bool = False  # the store should hold valid states, and holds none
 
 
 def newest_epoch(loaded: TaskState, committed: Mapping[Partition, Position]) -> int:
-    """Return the newest epoch that the store or the broker knows of a task."""
+    """Return the newest epoch of a task in the store or at the broker."""
     return max([loaded.epoch, *(position.epoch for position in committed.values())])

@@ -1,4 +1,4 @@
-"""Saving tasks' states: what to do when the store is away, has forgotten, or has a newer writer."""
+"""Saving tasks' states, also when the store is unavailable, has lost its data, or has a newer writer."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from stream_detector.worker.task import Task
 
 log = logging.getLogger(__name__)
 
-#: A store that fails slowly is asked again after so many times what the failure took: a fifth of the time at most is
-#: lost on a store that hangs. One that refuses at once is asked at once.
+#: After a failed call the store is left alone for this multiple of the time that the call took. A store that hangs
+#: costs at most 1 / (1 + REST) of the time, a fifth; one that refuses immediately is retried immediately.
 REST = 4.0
-#: Longest such rest, ms: a store that is back is found after so long.
+#: Longest such pause, ms, and so the longest time until a recovered store is noticed.
 LONGEST_REST_MS = 10_000.0
 
 
 class Saved(Enum):
-    """What became of a save."""
+    """Outcome of a save."""
 
     DONE = "done"
-    MISSED = "missed"  # the store is away; the states stay changed
-    FENCED = "fenced"  # the task isn't ours any more
+    MISSED = "missed"  # the store is unavailable; the states stay marked as changed
+    FENCED = "fenced"  # another worker owns the task now
 
 
 class Saver:
-    """Writes tasks' states to the store, and knows for how long it has missed some."""
+    """Writes tasks' states to the store, and measures for how long the store has missed commits."""
 
     def __init__(
         self, store: StateStore, clock_ms: Callable[[], float], on_controls: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Nothing is missed yet. `on_controls`: called after each `save` with the newest known version of controls."""
+        """Start up to date. `on_controls`: called after each `save` with the newest known version of the controls."""
         self._store = store
         self._clock = clock_ms
         self._on_controls = on_controls
         self._behind_since: float | None = None
         self._away = False
         self._rests_until: float = -math.inf
-        self._controls_version = 0  # of the operators' settings, as the last save found it
+        self._controls_version = 0  # of the operators' settings, as returned by the last save
 
     @property
     def behind_ms(self) -> float | None:
@@ -52,12 +52,12 @@ class Saver:
 
     @property
     def rests(self) -> bool:
-        """Whether the store is left alone for now: it just took long to fail, and would again."""
+        """Whether the store is left alone for now, because its last failure took long."""
         return self._clock() < self._rests_until
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Use the store; what it raises is noted, and passes through. A slow failure is followed by a rest."""
+        """Use the store: record the errors it raises, and raise them. A slow failure is followed by a pause."""
         started = self._clock()
         try:
             yield
@@ -73,10 +73,10 @@ class Saver:
             self._note(None)
 
     def save(self, tasks: Iterable[Task]) -> dict[int, Saved]:
-        """Save the changed states of each task as its next epoch; return by task what became of it.
+        """Save the changed states of each task as its next epoch; return the outcome by task.
 
-        Once the store has failed, the rest is missed without asking: one that hangs costs a commit one time-out, not
-        one for every task.
+        After the first failure the remaining tasks are MISSED without a call, so a store that hangs costs a commit
+        one time-out, not one per task.
         """
         saved: dict[int, Saved] = {}
         failed = self.rests
@@ -100,7 +100,7 @@ class Saver:
                     task.saved_positions(),
                     since=task.saved_epoch,
                 )
-        except StoreLostError as error:  # what it lost is all in memory
+        except StoreLostError as error:  # everything it lost is still in memory
             log.warning(
                 "task %d: %s; all its states are written anew",
                 task.index,
@@ -116,7 +116,7 @@ class Saver:
         return Saved.DONE
 
     def _save_anew(self, task: Task) -> Saved:
-        """Give a store that came back without its data all states of a task."""
+        """Write all states of a task to a store that came back without its data."""
         try:
             with self.asking():
                 task.token = self._store.acquire(task.index)
@@ -125,11 +125,11 @@ class Saver:
                 )
         except StoreError:
             return Saved.MISSED
-        self._controls_version = -1  # whatever it was
+        self._controls_version = -1  # unknown: forces the controls to be read again
         return Saved.DONE
 
     def _note(self, error: StoreError | None) -> None:
-        """Say once when the store goes, and once when it is back."""
+        """Log once when the store becomes unavailable, and once when it is back."""
         if error is not None and not self._away:
             log.warning("the store can't be used; trying on: %s", error, extra=event("store-away"))
         elif error is None and self._away:
@@ -137,5 +137,5 @@ class Saver:
         self._away = error is not None
 
     def caught_up(self) -> None:
-        """Note that it holds everything committed."""
+        """Record that the store holds everything committed."""
         self._behind_since = None

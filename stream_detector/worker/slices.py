@@ -1,8 +1,8 @@
-"""From windows to alerts: they wait to share a batch, are scored in slices of bounded time, and judged.
+"""From windows to alerts: windows are queued, scored in slices of bounded time, and judged.
 
-Whatever takes long in here must not keep the loop from polling, or the group takes the worker for dead. So one call
-scores no more than fits into `SLICE_MS`, and what waits is bounded in bytes and in the time that it is expected to
-take: when it is full the loop reads nothing more.
+Scoring must not keep the loop from polling, or the group removes the worker as dead. So one call scores only as many
+windows as fit into `SLICE_MS`, and the queue is bounded in bytes and in expected scoring time: while it is full the
+loop reads nothing more.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from stream_detector.worker.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
-SLICE_MS = 500.0  # longest a slice should take: the loop turns in between, and a pin waits for no more
-AHEAD_MS = 2_000.0  # of scoring may wait; then nothing more is read
-_FIRST_POLL = 1_000  # messages, while nothing was scored yet
-_DENSITY = 0.3  # weight of the newest poll in the estimate of windows a message
-_THINNEST = 1 / 16  # windows a message: fewer are not relied upon
-_UNKNOWN_TOLD = 1_000  # assets without a detector that are told one by one
+SLICE_MS = 500.0  # longest a slice should take: the loop polls, and looks for pins, in between
+AHEAD_MS = 2_000.0  # expected scoring time of the queue above which nothing more is read
+_FIRST_POLL = 1_000  # messages, before anything was scored
+_DENSITY = 0.3  # weight of the newest poll in the estimate of windows per message
+_THINNEST = 1 / 16  # least windows per message that the estimate assumes
+_UNKNOWN_TOLD = 1_000  # assets without a detector that are logged individually
 
 
-#: Called with windows that were judged, and what became of each.
+#: Called with windows that were judged, and the trace of their judgements.
 Watch = Callable[[WindowBatch, Trace], None]
 
 
 class Scores(Protocol):
-    """What is needed of a scorer (scorer.Scorer)."""
+    """What this module needs of a scorer (scorer.Scorer)."""
 
     def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
-        """Score all windows, moved by their assets' shifts; model -1 and NaN for an asset without a detector."""
+        """Score all windows, less their assets' shifts; model -1 and NaN for an asset without a detector."""
 
 
 @dataclass
 class Found:
-    """Alerts of a slice, since when their windows were complete (the loop's clock, ms), and what the audit is told."""
+    """A slice's alerts, when their windows were complete (the loop's clock, ms), and its audit entries."""
 
     alerts: list[Alert] = field(default_factory=list)
     since_ms: list[float] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Found:
 
 
 class Scoring:
-    """What waits to be scored, and what it calls for."""
+    """The queue of windows, their scoring, and the alerts that result."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Scoring:
         model_of: Callable[[str], ModelRef | None] = lambda _: None,
         watch: Watch | None = None,
     ) -> None:
-        """`calibrations`, `norms`, `model_of`, `watch`: as for a `Pipeline`."""
+        """`calibrations`, `profiles`, `model_of`, `watch`: as for a `Pipeline`."""
         self._config = config
         self._scorer = scorer
         self._metrics = metrics
@@ -83,14 +83,14 @@ class Scoring:
         self._watch = watch
         self._queue = Queue(config.scorer)
         self._throughput = Throughput()
-        self._density = 0.0  # windows a message
-        self._scored = False  # anything yet
+        self._density = 0.0  # windows per message
+        self._scored = False  # whether anything was scored yet
         self._unknown: set[str] = set()
         self.windows = 0
         """Taken so far."""
 
     def accept(self, task: Task, cut: WindowingResult, messages: int) -> None:
-        """Let the windows wait that so many messages have completed."""
+        """Queue the windows that `messages` messages completed."""
         now = self._clock()
         count = 0
         for place, (batch, replayed) in enumerate(cut.windows):
@@ -111,31 +111,31 @@ class Scoring:
 
     @property
     def due_ms(self) -> float:
-        """When to score; at once while nothing is read for it."""
+        """When to score; immediately while reading is paused because the queue is full."""
         return -math.inf if self.full else self._queue.due_ms
 
     @property
     def waiting(self) -> int:
-        """Windows that wait."""
+        """Number of windows that wait."""
         return self._queue.count
 
     @property
     def pending(self) -> bool:
-        """Whether anything waits that a commit must not pass over: windows, or what messages told."""
+        """Whether anything waits that a commit must not skip: windows or liveness events."""
         return bool(self._queue)
 
     @property
     def ahead_ms(self) -> float:
-        """How long what waits is expected to take."""
+        """Expected time to score the queue, ms."""
         return self._throughput.takes_ms(self._queue.count)
 
     @property
     def full(self) -> bool:
-        """Whether nothing more should be read before some of it is scored."""
+        """Whether to read nothing more until part of the queue is scored."""
         return self._queue.size >= self._config.scorer.max_waiting_mb * 2**20 or self.ahead_ms >= AHEAD_MS
 
     def room(self, most: int) -> int:
-        """Return how many messages to read, 1 to `most`, so that their windows don't take too long."""
+        """Return how many messages to read, 1 to `most`, so that scoring their windows takes a bounded time."""
         each_ms = self._throughput.takes_ms(1)
         if each_ms == 0:
             return most if self._scored else min(most, _FIRST_POLL)
@@ -143,7 +143,7 @@ class Scoring:
         return max(1, int(min(most, left / max(self._density, _THINNEST))))
 
     def slice(self, tasks: dict[int, Task], controls: Controls) -> Found:
-        """Score and judge the oldest windows, in one batch across assets and partitions; those of other tasks go."""
+        """Score and judge the oldest windows of these tasks in one batch; those of other tasks are discarded."""
         found = Found()
         pending = self._queue.take(tasks, self._throughput.fit(SLICE_MS))
         if not pending:
@@ -185,7 +185,7 @@ class Scoring:
         return found
 
     def _note(self, decided: Decided) -> None:
-        """Count what windows called for."""
+        """Add to the counters of anomalies and of the alert budget."""
         self._metrics.anomalies_total.inc(decided.anomalies)
         self._metrics.budget_promised_total.inc(decided.promised)
         self._metrics.budget_opened_total.inc(decided.opened)

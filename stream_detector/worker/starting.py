@@ -1,4 +1,4 @@
-"""Waiting for Kafka when a worker starts: machines that lost power together come back in any order."""
+"""Waiting for Kafka when a worker starts: after a power failure machines come back in any order."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _RETRY_S = 1.0
 
 
 class Start:
-    """The time a worker gives its brokers to come up, from its making on."""
+    """The time limit for reaching the brokers, counted from construction."""
 
     def __init__(self, limit_ms: float, health: Health, stop: Event) -> None:
-        """`stop`: set when the worker is told to end; then it waits no longer."""
+        """`stop`: set when the worker is asked to end, which ends the wait."""
         self._limit_s = limit_ms / 1_000
         self._deadline = time.monotonic() + self._limit_s
         self._health, self._stop = health, stop
         self._told = False
 
     def reach(self, connect: Callable[[], T]) -> T:
-        """Return what `connect` returns, trying again while no broker can be reached.
+        """Return what `connect` returns, retrying while no broker can be reached.
 
-        Raises what it raises: at once when a login, a right or a setting is wrong, BrokerError once the time is over.
+        Raises what it raises: errors of a login, a permission or a setting immediately, BrokerError after the limit.
         """
         while True:
             self._health.turning()

@@ -1,4 +1,4 @@
-"""Taking tasks over: their states are loaded, and the log is read on from where they stand."""
+"""Taking over tasks: load their states, and resume reading the log at their positions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Takeover:
-    """Loads the tasks that are assigned and not loaded yet."""
+    """Loads the tasks that are assigned but not loaded yet."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Takeover:
         scoring: Scoring,
         metrics: Metrics,
     ) -> None:
-        """`saver`: knows whether the store is better left alone for now."""
+        """`saver`: decides whether the store is left alone for now."""
         self._config = config
         self._assignment = assignment
         self._delivery = delivery
@@ -49,9 +49,9 @@ class Takeover:
         }
 
     def load_waiting(self) -> None:
-        """Load what waits, once it is time to try; tasks whose state can't be read stay paused and are tried again.
+        """Load the waiting tasks when a retry is due; those whose state can't be read stay paused and are retried.
 
-        Raises BrokerError when Kafka can't be asked where they stand.
+        Raises BrokerError when their committed positions can't be read from Kafka.
         """
         waiting = self._assignment.waiting
         if not (waiting or self._delivery.abort_pending) or not self._assignment.retry_due:
@@ -60,7 +60,7 @@ class Takeover:
         self._delivery.take_back()
         away = self._saver.rests
         for index in waiting:
-            away = away or not self._load(index)  # what fails for one would fail for the others, each after a time-out
+            away = away or not self._load(index)  # after one failure skip the others: each would time out
             if away:
                 log.debug("task %d waits for its state", index, extra=event("task-waits", task=index))
                 self._assignment.pause(self._assignment.assigned[index])
@@ -76,7 +76,7 @@ class Takeover:
 
     def _take_over(self, index: int) -> None:
         partitions = self._assignment.assigned[index]
-        token = self._store.acquire(index)  # before Kafka is asked: from now on nobody else's save counts
+        token = self._store.acquire(index)  # before reading Kafka's positions: fences any other writer
         found = self._delivery.resume(self._store, index, self._source.committed(partitions))
         engine = self._scoring.engine
         assets = {asset: engine.adopt(state) for asset, state in found.loaded.assets.items()}

@@ -1,8 +1,8 @@
-"""Deliveries: what a crash may cost, each as one strategy of committing.
+"""Delivery guarantees, one commit strategy for each.
 
 strategy       the contract, and the numbered steps of a commit
 at_least_once  alerts are readable at once, and may be repeated after a crash
-exactly_once   alerts are readable with the commit; what fails is taken back
+exactly_once   alerts are readable with the commit; a failed commit is aborted
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""At least once: runs on every broker; after a crash alerts may be repeated, with the ids they had."""
+"""At-least-once delivery: runs on every broker; after a crash alerts may be repeated, with the same ids."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from stream_detector.worker.task import Task
 
 
 class AtLeastOnce(CommitStrategy):
-    """Alerts can be read as soon as they are sent. Each task is committed for itself.
+    """Alerts can be read as soon as they are sent. Each task is committed separately.
 
-    | fails           | what becomes of it                                                                    |
+    | fails           | effect                                                                                |
     |-----------------|---------------------------------------------------------------------------------------|
-    | 1 flush         | the tasks are loaded again, and the log is read again: alerts that arrived repeat     |
-    | 2 save, fenced  | the fenced tasks are dropped, the others go on                                        |
-    | 2 save, missed  | `on_store_outage`: go on with the states in memory, or drop the tasks until it is back |
-    | 3 commit        | positions go with the next commit; fenced, the tasks are dropped                      |
+    | 1 flush         | the tasks are reloaded and the log is read again: alerts that arrived are repeated    |
+    | 2 save, fenced  | the fenced tasks are dropped, the others continue                                     |
+    | 2 save, missed  | `on_store_outage`: continue with the states in memory, or drop the tasks until then   |
+    | 3 commit        | the next commit includes the positions; if fenced, the tasks are dropped              |
     | no commit       | the next owner repeats the alerts since the last one                                  |
     """
 
@@ -28,9 +28,9 @@ class AtLeastOnce(CommitStrategy):
         self._note_readable(since_ms)
 
     def flush_failed(self, tasks: Sequence[Task], why: str) -> None:
-        """Drop the tasks, and forget what was not sent: it is made again from the log."""
+        """Drop the tasks and discard unsent alerts, which are produced again from the log."""
         self.give_up(tasks, why)
-        self._sink.abort()  # kept, it would add up while Kafka is away
+        self._sink.abort()  # or the buffer would grow while Kafka is unavailable
 
     def commit_failed(self, tasks: Sequence[Task], why: str) -> None:
         """Keep the tasks: the next commit has newer positions."""
@@ -40,11 +40,11 @@ class AtLeastOnce(CommitStrategy):
         self._assignment.drop(tasks, why)
 
     def leave_uncommitted(self, why: str) -> None:
-        """Do nothing: what was written is readable, and their new owner repeats it."""
+        """Do nothing: the alerts written are readable, and their new owner repeats them."""
 
     @property
     def abort_pending(self) -> bool:
-        """False: nothing is ever taken back."""
+        """False: nothing is ever aborted."""
         return False
 
     def take_back(self) -> None:
@@ -53,8 +53,8 @@ class AtLeastOnce(CommitStrategy):
     def resume(self, store: StateStore, index: int, committed: Mapping[Partition, Position]) -> Resumption:
         """Return the newest states; the log is read from the older of the broker's and the store's positions.
 
-        The store's are older when it was away or lost its last writes: the states it holds are of then. Alerts are
-        flushed before either is written, so up to the newer of them all is published.
+        The store's are older, as are its states, when it was unavailable or lost its last writes. Alerts are flushed
+        before either position is written, so everything up to the newer of the two is published.
         """
         loaded = store.load(index)
         starts = {}

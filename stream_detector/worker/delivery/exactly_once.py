@@ -1,4 +1,4 @@
-"""Exactly once: alerts, dead letters and positions are one transaction, and Kafka says which states count."""
+"""Exactly-once delivery: alerts, dead letters and positions are one transaction, whose epoch selects the states."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ log = logging.getLogger(__name__)
 class ExactlyOnce(CommitStrategy):
     """Steps 1 and 3 of a commit are one transaction of all tasks, so nothing is readable before step 3.
 
-    Step 2 doesn't count before step 3: a worker that takes a task over loads the states of the epoch that Kafka has.
+    States saved in step 2 are valid only after step 3: a takeover loads the states of the epoch committed in Kafka.
 
-    | fails           | what becomes of it                                                                    |
+    | fails           | effect                                                                                |
     |-----------------|---------------------------------------------------------------------------------------|
-    | any step        | the transaction is aborted, all tasks are dropped and loaded again                    |
-    | 2 save, missed  | `on_store_outage: continue`: no failure, the states are saved by a later commit       |
-    | 3 commit        | it is in doubt until the abort has returned: then Kafka's epoch says what came of it  |
-    | no commit       | the same: alerts of partitions that go must not become readable with others' commit   |
+    | any step        | the transaction is aborted, all tasks are dropped and reloaded                        |
+    | 2 save, missed  | `on_store_outage: continue`: not a failure, a later commit saves the states           |
+    | 3 commit        | its outcome is unknown until the abort returns; then Kafka's epoch shows it           |
+    | no commit       | as any step: alerts of revoked partitions must not become readable with other tasks'  |
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As every strategy."""
+        """Same arguments as every strategy."""
         super().__init__(*args, **kwargs)
-        self._since_ms: list[float] = []  # since when the windows of alerts not readable yet were complete
+        self._since_ms: list[float] = []  # when the windows of the alerts not yet readable were complete
         self._oldest_alert_ms: float | None = None  # when the oldest of them was written
         self._abort_pending = False
 
     @property
     def due_ms(self) -> float:
-        """At the interval, or `alert_delay_ms` after the oldest alert, which can't be read before."""
+        """At the interval, or `alert_delay_ms` after the oldest alert, which is not readable before the commit."""
         if self._oldest_alert_ms is None:
             return super().due_ms
         return min(super().due_ms, self._oldest_alert_ms + self._config.alert_delay_ms)
 
     def note_alerts(self, since_ms: Sequence[float]) -> None:
-        """Keep them until the commit makes them readable."""
+        """Keep the times until the commit makes the alerts readable."""
         self._since_ms += since_ms
         if self._oldest_alert_ms is None:
             self._oldest_alert_ms = self._clock()
 
     def commit(self) -> None:
-        """Commit; the alerts so far are in it, or are taken back."""
+        """Commit; the alerts written so far are part of it, or are aborted."""
         self._oldest_alert_ms = None
         super().commit()
 
@@ -64,15 +64,15 @@ class ExactlyOnce(CommitStrategy):
     # What fails -----------------------------------------------------------------------------------------------------
 
     def flush_failed(self, tasks: Sequence[Task], why: str) -> None:
-        """Take all back."""
+        """Abort the transaction and drop all tasks."""
         self.give_up(tasks, why)
 
     def commit_failed(self, tasks: Sequence[Task], why: str) -> None:
-        """Take all back, and go by what Kafka then says was committed."""
+        """Abort, drop all tasks, and reload them by the epoch that Kafka reports as committed."""
         self.give_up(tasks, why)
 
     def give_up(self, tasks: Iterable[Task], why: str) -> None:
-        """Drop all tasks, whichever failed: their alerts are in one transaction, which is aborted."""
+        """Drop all tasks, not only those that failed: their alerts are in one transaction, which is aborted."""
         self._abort_pending, self._oldest_alert_ms = True, None
         self._since_ms.clear()
         self._metrics.aborts_total.inc()
@@ -87,21 +87,21 @@ class ExactlyOnce(CommitStrategy):
             )
 
     def leave_uncommitted(self, why: str) -> None:
-        """Take all back: alerts of partitions that go must not become readable with the next commit of the others."""
+        """Abort: alerts of revoked partitions must not become readable with the next commit of the others."""
         self.give_up((), why)
 
     @property
     def abort_pending(self) -> bool:
-        """Whether an abort failed, and has to be tried again."""
+        """Whether an abort failed and has to be retried."""
         return self._abort_pending
 
     def take_back(self) -> None:
-        """Abort the transaction, if that is pending. Raises BrokerError while it can't be."""
+        """Abort the transaction if an abort is pending. Raises BrokerError when that fails."""
         if self._abort_pending:
             self._sink.abort()
             self._abort_pending = False
 
-    # Where a task goes on -------------------------------------------------------------------------------------------
+    # Resuming a task ------------------------------------------------------------------------------------------------
 
     def resume(self, store: StateStore, index: int, committed: Mapping[Partition, Position]) -> Resumption:
         """Return the states of the epoch that Kafka has committed, and read the log from where they were saved."""
@@ -113,16 +113,17 @@ class ExactlyOnce(CommitStrategy):
     def counting_state(
         self, store: StateStore, index: int, committed: Mapping[Partition, Position]
     ) -> tuple[TaskState, bool]:
-        """Return the states that count for a task, and whether there should be some and are none. Raises StoreError.
+        """Return a task's valid states, and whether they are lost: expected, and not stored. Raises StoreError.
 
-        States newer than the committed epoch belong to a commit that never came to be.
+        States newer than the committed epoch belong to a commit that never completed.
         """
         epoch = _committed_epoch(committed)
         loaded = store.load(index, epoch)
         if epoch is None:
             return loaded, False
-        # A save of this epoch may be of a first try that came to nothing, while the commit that counts missed the
-        # store. It had read further then, or not as far, which is as good as any older state.
+        # The states stored for this epoch may come from an earlier attempt that failed, when the attempt that was
+        # committed missed the store. States that have read beyond the committed position are then invalid; those that
+        # have read less are as good as any older state.
         while loaded.positions and any(
             stored.read > (committed[partition].read if partition in committed else 0)
             for partition, stored in loaded.positions.items()
@@ -133,7 +134,7 @@ class ExactlyOnce(CommitStrategy):
         return TaskState({}, 0, {}), epoch > 0
 
     def _start(self, partition: Partition, position: Position, loaded: TaskState) -> Start:
-        """Return where to read a committed partition from: the states may be older than its position."""
+        """Return where to read a committed partition from: its states may be older than its position."""
         if not position.epoch:  # set by an operator
             return Start(position.offset, position.offset)
         if (stored := loaded.positions.get(partition)) is not None:

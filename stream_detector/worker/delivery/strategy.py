@@ -1,4 +1,4 @@
-"""The contract of a delivery: when a commit is due, what it does, what its failures cost, where a task goes on."""
+"""The interface of a delivery: when a commit is due, its steps, its failures, and where a task resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CommitStrategy(ABC):
         3. commit   positions, with that epoch
 
     The steps and their order are the same for all strategies. They differ in when alerts can be read, in what they do
-    when a step fails or partitions go uncommitted, and in which stored states count when a task is taken over.
+    when a step fails or partitions leave uncommitted, and in which stored states are valid at a takeover.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class CommitStrategy(ABC):
         metrics: Metrics,
         clock_ms: Callable[[], float],
     ) -> None:
-        """`assignment`: whose loaded tasks are committed, and dropped when their commit fails."""
+        """`assignment`: its loaded tasks are committed, and dropped when their commit fails."""
         self._config = config
         self._assignment = assignment
         self._sink = sink
@@ -55,7 +55,7 @@ class CommitStrategy(ABC):
 
     @abstractmethod
     def note_alerts(self, since_ms: Sequence[float]) -> None:
-        """Note that alerts were written to the sink, and since when the window of each was complete."""
+        """Record that alerts were written to the sink; `since_ms`: when the window of each was complete."""
 
     def _note_readable(self, since_ms: Iterable[float]) -> None:
         now = self._clock()
@@ -65,7 +65,7 @@ class CommitStrategy(ABC):
     # The commit -----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Note that a commit begins: the next is due one interval from now. The caller scores what waits, then calls
+        """Record that a commit begins: the next is due one interval from now. The caller scores what waits, then calls
         `commit`.
         """
         self._begun_ms = self._clock()
@@ -77,7 +77,7 @@ class CommitStrategy(ABC):
         """
         due = [task for task in self._assignment.tasks.values() if task.moved or task.states.changed]
         if not due:
-            if not self._assignment.waiting:  # what the store missed was of tasks that others have now
+            if not self._assignment.waiting:  # what the store missed belonged to tasks of other workers now
                 self._saver.caught_up()
             return
         self._flush(due)  # 1
@@ -94,7 +94,7 @@ class CommitStrategy(ABC):
             raise
 
     def _keep_saved(self, due: list[Task], saved: Mapping[int, Saved]) -> list[Task]:
-        """Give up the tasks that others own, and by `on_store_outage` those not saved; return the rest."""
+        """Give up fenced tasks and, by `on_store_outage`, those not saved; return the others."""
         if fenced := [task for task in due if saved[task.index] is Saved.FENCED]:
             self._metrics.fencings_total.inc(len(fenced))
             self.give_up(fenced, "another worker owns it, or a task whose alerts are in the same transaction")
@@ -141,22 +141,22 @@ class CommitStrategy(ABC):
 
     @abstractmethod
     def leave_uncommitted(self, why: str) -> None:
-        """Partitions leave this worker uncommitted: what was written for them must not become readable later."""
+        """Partitions leave this worker uncommitted: alerts written for them must not become readable later."""
 
     @property
     @abstractmethod
     def abort_pending(self) -> bool:
-        """Whether something that was written has still to be taken back."""
+        """Whether written alerts have still to be aborted."""
 
     @abstractmethod
     def take_back(self) -> None:
-        """Make sure that nothing written for dropped tasks becomes readable. Raises BrokerError while it can't be.
+        """Ensure that nothing written for dropped tasks becomes readable. Raises BrokerError when that fails.
 
-        To be called before a task is loaded.
+        Call it before a task is loaded.
         """
 
-    # Where a task goes on -------------------------------------------------------------------------------------------
+    # Resuming a task ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def resume(self, store: StateStore, index: int, committed: Mapping[Partition, Position]) -> Resumption:
-        """Return what a task goes on with whose partitions have these committed positions. Raises StoreError."""
+        """Return the states and positions to resume from, given the committed positions. Raises StoreError."""
