@@ -93,12 +93,12 @@ class AdaptationRules:
         self._nowhere.flags.writeable = False
 
     def fresh(self, state: Adaptation | None = None) -> Adaptation:
-        """Return the state of an asset that is where training had it; `state`: what it was before, if anything."""
+        """Return the state of an asset at its training baseline; `state`: its previous state, if any."""
         serial = 0 if state is None else state.serial + bool(np.any(state.shift))
         return Adaptation(serial=serial, shift=self._nowhere, anchor=self._nowhere)
 
     def adopt(self, state: Adaptation) -> Adaptation:
-        """Return a stored state as this configuration would have it: a fresh one where its columns are others."""
+        """Return a stored state adapted to this configuration: a fresh one if its columns differ."""
         return state if len(state.shift) == len(self._nowhere) == len(state.anchor) else self.fresh(state)
 
     def due(self, end_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -111,7 +111,7 @@ class AdaptationRules:
         return round(end_ms / self._step_ms) % EVERY == 0
 
     def creeps(self, incident: IncidentState) -> bool:
-        """Whether an open incident is taken for drift that got ahead."""
+        """Whether an open incident is treated as drift faster than the shift follows."""
         return self.roams and incident.severity == "info"
 
     def quiet(self, state: Adaptation, seen: Seen, normal: float, low: float) -> tuple[Adaptation, Change | None]:
@@ -241,7 +241,7 @@ class AdaptationRules:
         return calm_ms, state.came_ms, state.came
 
     def _differs(self, mean: Floats, state: Adaptation) -> bool:
-        """Whether a block's mean offsets and mean log score are others than those the flat stretch began with."""
+        """Whether a block's mean offsets and mean log score differ from those at the start of the flat stretch."""
         away = np.abs(state.waiting[:-1] - state.shift)
         if not np.isfinite(away).all():  # a tenth of it bounds nothing
             return True
@@ -251,13 +251,13 @@ class AdaptationRules:
 
 
 def skipped(state: Adaptation) -> Adaptation:
-    """Return the state without the block that is full, whose mean is no finite number."""
+    """Return the state without the full block, whose mean is not finite."""
     nothing = state.sums[:0]
     return replace(state, waiting=nothing, sums=nothing, count=0, logs=0.0, normal=0, low=0)
 
 
 def log_of(score: float) -> float:
-    """Return the logarithm of a score's size, as blocks add it up; a score that is not a number says nothing."""
+    """Return the logarithm of a score's size, as summed over blocks; NaN counts as 0."""
     return math.log(max(abs(score), LEAST_SIZE)) if score == score else 0.0
 
 
