@@ -57,7 +57,7 @@ class VerdictWorker:
             self._stop.wait(wait)
 
     def _read(self) -> bool:
-        """Read until told to stop; False when there is no topic. Raises DetectorError."""
+        """Read until stopped; False when there is no topic. Raises DetectorError."""
         from stream_detector.adapters.kafka import make_sink, make_source, partition_counts
         from stream_detector.feedback.stage import VerdictStage, verdict_config
 

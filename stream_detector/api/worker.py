@@ -95,7 +95,7 @@ class Worker:
         """Return a worker on the set-up's Kafka and Redis, with the detectors that `config.artifact` names.
 
         Metrics and health are served on `config.metrics.port`, and verdicts are read beside it. `create_topics`:
-        create missing topics, inputs with so many partitions. While no broker can be reached it tries again for
+        create missing topics, inputs with this many partitions. While no broker can be reached it tries again for
         `kafka.start_timeout_ms`, or until `stop` is set; then it raises BrokerError. Raises ConfigError or
         ArtifactError when a setting, a permission or a detector is wrong.
         """
@@ -193,7 +193,7 @@ class Worker:
                 self.step()
             except BrokerLoginError:
                 raise  # a secret that was replaced is read at the start only
-            except FencedError as error:  # the pipeline has let its tasks go, and takes them over anew
+            except FencedError as error:  # the pipeline has dropped its tasks and takes them over again
                 log.warning("another worker has taken over: %s", error, extra=event("fenced"))
             except BrokerError as error:
                 if isinstance(error, BrokerRightsError) and not worked:

@@ -90,7 +90,7 @@ def _speed(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is replayed, what is trained on, what is true."""
+    """The replayed recordings, the training data and the ground truth."""
 
     config_path: Path
     files: list[Path]

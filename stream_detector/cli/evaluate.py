@@ -227,7 +227,7 @@ def _names(text: str) -> list[str]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity."""
+    """Replace NaN and infinities, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -283,7 +283,7 @@ def _told(live: Mapping[str, Any]) -> str:
 
 
 def _categories(outcome: Outcome) -> Table:
-    """Return the share of attacks found, a row a category, those of types in the training data apart from new ones."""
+    """Return the share of attacks found, one row per category, types in the training data apart from new ones."""
     rows = {outcome.detector: outcome.figures, **outcome.figures["baselines"]}
     table = Table(title="attacks found: types that training data names, new ones")
     table.add_column("attacks", no_wrap=True)

@@ -32,14 +32,14 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def labels(args: argparse.Namespace, recordings: Sequence[Recording], config: Config) -> Labels | None:
-    """Return what is known of the recordings' faults; None without labels. Raises DataError on a broken list."""
+    """Return the known faults of the recordings; None without labels. Raises DataError on a broken list."""
     if args.truth is None:
         return from_rows(recordings, config)
     return from_intervals(read_truth(args.truth), [recording.asset for recording in recordings])
 
 
 def read_truth(path: Path) -> list[Interval]:
-    """Read a list of faults. Raises DataError that names the file, the entry and the mend."""
+    """Read a list of faults. Raises DataError that names the file, the entry and the fix."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         entries = json.loads(text) if text.lstrip().startswith("[") else list(csv.DictReader(io.StringIO(text)))

@@ -34,7 +34,7 @@ MEANING = {
 def entries(config: Config) -> Iterator[Audit]:
     """Yield the committed entries of the audit topic up to its present end, each partition's in order, once each.
 
-    What can't be read is told on stderr. Raises BrokerError.
+    Unreadable entries are reported on stderr. Raises BrokerError.
     """
     from stream_detector.adapters.kafka import TopicReader, end_offsets  # the client is slow to import
 

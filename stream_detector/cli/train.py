@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 def _history(
     args: argparse.Namespace, config: Config, batches: Iterator[WindowBatch], known: Labels | None
 ) -> Iterator[WindowBatch]:
-    """Return the windows to train on: without faulty ones where that is asked for. What trains as normal is said."""
+    """Return the windows to train on: without faulty ones if requested; warns if labelled faults train as normal."""
     from stream_detector.models import Labelled, detector_class
     from stream_detector.training.labels import only_normal
 

@@ -15,10 +15,10 @@ Incident   nothing is learnt. Each block's mean offset, and the mean logarithm o
 Coming     begins with the last calm block: one by its anchor whose scores were mostly normal, or whose scores mostly
            were such as end an incident. It ends where the scores' mean logarithm has not grown by ARRIVED since,
            whether that was before the incident opened or within it. So a slow fault that takes hours to be seen would
-           have to stand still for twice as many, and while it grows it never does. A leap is a change of its own,
-           wherever the machine stood before: from the block before it on.
+           have to stand still for twice as many, and while it grows it never does. A jump is a change of its own
+           that starts at the block before it, regardless of the state before.
            Where `follow` is null, healthy drift has no bound and growth says nothing: each block's place is compared
-           with the last one's, only leaps begin a new stretch, and a change has come when its incident opens; it
+           with the last one's, only jumps begin a new stretch, and a change has come when its incident opens; it
            must have been flat for a quarter of the time since the last calm block, too. There an incident that never
            got beyond severity `info` is drift that got ahead: it is followed as if quiet.
 Regime     shift and anchor move to where the model finds the machine least strange, along the mean offsets
@@ -52,16 +52,16 @@ EVERY = 4
 LEAST_STEP = 0.1
 #: A flat stretch ends where the distance from normal has changed by this share of it, or the scores' logarithm by this.
 GROWTH, LOG_GROWTH = 0.1, 0.4
-#: An incident must have been flat for so many times the time that it took to come; with `follow: null` also for such a
-#: share of the time since the machine was last calm. SHARE is more than GROWTH: so steady growth is never flat.
+#: An incident must have been flat for this multiple of the time that it took to develop; with `follow: null` also for
+#: this share of the time since the machine was last calm. SHARE is more than GROWTH: so steady growth is never flat.
 PATIENCE, SHARE = 2.0, 0.25
 #: Newest scores of an incident that are kept for a calibration, and how many it takes.
 SCORES, ENOUGH = 64, 50
-#: A change has come when the mean logarithm of scores has not grown by so much since.
+#: A change has come when the mean logarithm of scores has not grown by this much since.
 ARRIVED = 0.5
 #: Smaller scores count as one of this size, since 0 has no logarithm.
 LEAST_SIZE = 1e-12
-#: A change of its own, whatever there was before: the scores' mean logarithm grew by so much within two blocks.
+#: A jump, a change of its own: the scores' mean logarithm grew by this much within two blocks.
 LEAP = 1.0
 
 Change = Literal["refit", "regime-change"]
@@ -69,7 +69,7 @@ Floats = NDArray[np.float32]
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """What adaptation looks at of a window."""
+    """The values of a window that adaptation uses."""
 
     offset: Floats  # (N,) training spreads
     score: float
@@ -93,12 +93,12 @@ class AdaptationRules:
         self._nowhere.flags.writeable = False
 
     def fresh(self, state: Adaptation | None = None) -> Adaptation:
-        """Return the state of an asset that is where training had it; `state`: what it was before, if anything."""
+        """Return the state of an asset at its training baseline; `state`: its previous state, if any."""
         serial = 0 if state is None else state.serial + bool(np.any(state.shift))
         return Adaptation(serial=serial, shift=self._nowhere, anchor=self._nowhere)
 
     def adopt(self, state: Adaptation) -> Adaptation:
-        """Return a stored state as this configuration would have it: a fresh one where its columns are others."""
+        """Return a stored state adapted to this configuration: a fresh one if its columns differ."""
         return state if len(state.shift) == len(self._nowhere) == len(state.anchor) else self.fresh(state)
 
     def due(self, end_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -111,7 +111,7 @@ class AdaptationRules:
         return round(end_ms / self._step_ms) % EVERY == 0
 
     def creeps(self, incident: IncidentState) -> bool:
-        """Whether an open incident is taken for drift that got ahead."""
+        """Whether an open incident is treated as drift faster than the shift follows."""
         return self.roams and incident.severity == "info"
 
     def quiet(self, state: Adaptation, seen: Seen, normal: float, low: float) -> tuple[Adaptation, Change | None]:
@@ -178,7 +178,7 @@ class AdaptationRules:
         Whether it is normal now (`accepted`) is the policy's to decide.
         """
         score, end_ms = seen.score, seen.end_ms
-        kept = float(np.float32(score)) if abs(score) <= LARGEST else math.inf  # what is no number teaches nothing
+        kept = float(np.float32(score)) if abs(score) <= LARGEST else math.inf  # non-finite scores are not learnt
         state = replace(_filled(state, seen), scores=(*state.scores[1 - SCORES :], kept))
         if state.count < self.samples:
             return state, None
@@ -241,7 +241,7 @@ class AdaptationRules:
         return calm_ms, state.came_ms, state.came
 
     def _differs(self, mean: Floats, state: Adaptation) -> bool:
-        """Whether a block's mean offsets and mean log score are others than those the flat stretch began with."""
+        """Whether a block's mean offsets and mean log score differ from those at the start of the flat stretch."""
         away = np.abs(state.waiting[:-1] - state.shift)
         if not np.isfinite(away).all():  # a tenth of it bounds nothing
             return True
@@ -251,13 +251,13 @@ class AdaptationRules:
 
 
 def skipped(state: Adaptation) -> Adaptation:
-    """Return the state without the block that is full, whose mean is no finite number."""
+    """Return the state without the full block, whose mean is not finite."""
     nothing = state.sums[:0]
     return replace(state, waiting=nothing, sums=nothing, count=0, logs=0.0, normal=0, low=0)
 
 
 def log_of(score: float) -> float:
-    """Return the logarithm of a score's size, as blocks add it up; a score that is not a number says nothing."""
+    """Return the logarithm of a score's size, as summed over blocks; NaN counts as 0."""
     return math.log(max(abs(score), LEAST_SIZE)) if score == score else 0.0
 
 

@@ -50,7 +50,7 @@ class ControlsPolicy:
         return state
 
     def apply(self, draft: Draft) -> bool:
-        """Apply what is asked for and not applied yet."""
+        """Apply requested controls that are not applied yet."""
         controls, applied = draft.controls, draft.applied
         if controls.idle and not draft.is_new and (applied is _NOTHING or not applied.reset) and applied.pinned is None:
             return False

@@ -74,7 +74,7 @@ class Driver:
     """Feeds one engine. Holds the controls it saw last, and no state of any asset."""
 
     def __init__(self, engine: Engine, rescore: Rescore | None = None) -> None:
-        """`rescore`: scores windows again; None: a window's score is taken whatever the shift is."""
+        """`rescore`: scores windows again; None: scores are used as they are, regardless of the shift."""
         self.engine = engine
         self.rescore = rescore
         self.quiet = QuietPath(engine)

@@ -33,7 +33,7 @@ class SensorChecks:
     """The limits of each model's channels."""
 
     def __init__(self, profiles: Sequence[ChannelProfile | None], columns: int, length: int) -> None:
-        """`norms` by model index; None of artifacts that have none: nothing is found then."""
+        """`norms`: channel profiles by model index; None for artifacts without one, where no fault is found."""
         reach = min(length, REACH)
         never = np.full(columns, np.inf)
         tables = [one.table if one is not None and one.table.shape[1] == columns else None for one in profiles]

@@ -5,7 +5,7 @@ Open    when a check is sure: a run, ties, the second window in a row that is ou
         goes on as the sensor's, reported by an update.
 Update  when the fault turns out another one: what was out of range is pinned there.
 Close   after as many windows without the flag as a window is long, and at least `incident.close_after`: until then the
-        scores still hold what the sensor said.
+        scores still contain the sensor's values.
 
 While a sensor fault is open, the asset's scores are the sensor's doing and neither alarm nor teach, unless most of
 them (SOUND) is the other channels', and that would be an alarm of its own by `incident.warning_ratio`.
@@ -246,7 +246,7 @@ class SensorFaults:
         total = float(contributions.sum())
         rest = 1.0 - float(contributions[broken].sum()) / total if total > 0 else 0.0
         if rest < SOUND:
-            return True  # a model that mixes its channels blames sound ones, too
+            return True  # a model that mixes its channels also attributes scores to sound ones
         return not (level is not None and alarm_ratio(window.score * rest, level) > self._warning)
 
     def _alert(self, event: AlertEvent, fault: SensorFault, turn: _Turn) -> Alert:

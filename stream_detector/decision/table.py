@@ -23,7 +23,7 @@ class Columns(Protocol):
         """Return the state of an asset that is held."""
 
     def grow(self, slots: int) -> None:
-        """Make room for so many assets."""
+        """Allocate rows for this number of assets."""
 
 
 class StateTable(MutableMapping[str, AssetState]):
@@ -113,7 +113,7 @@ class StateTable(MutableMapping[str, AssetState]):
         self.put(self.slot(asset), state)
 
     def __delitem__(self, asset: str) -> None:
-        """Forget what is known of an asset."""
+        """Delete an asset's state."""
         slot = self.slots[asset]
         self.objects[slot] = None
         self.judged[slot] = -(2**62)

@@ -31,7 +31,7 @@ class Message(Protocol):
 
 
 class Recording(Protocol):
-    """Readings of one asset in the order of their source and what is known of their truth; N rows.
+    """Readings of one asset in the order of their source and their ground truth as far as known; N rows.
 
     `stream_detector.datasets.recording.Recording` is one. Labels never enter a message.
     """
@@ -115,7 +115,7 @@ class Case:
         return np.zeros(len(self.test), np.int8) if self.test.labels is None else self.test.labels
 
 
-#: Told how far a long evaluation has come: what is done, steps done, steps in all.
+#: Receives the progress of a long evaluation: description, steps done, total steps.
 Tell = Callable[[str, int, int], None]
 
 

@@ -45,7 +45,7 @@ class Track:
     asset: str
     end_ms: NDArray[np.int64]  # (W,)
     score: NDArray[np.float64]  # (W,) higher is stranger; -inf where no detector scored
-    level: NDArray[np.float64]  # (W,) alarm level the score was held against; NaN where there was none yet
+    level: NDArray[np.float64]  # (W,) alarm level the score was compared with; NaN where there was none yet
     anomalous: NDArray[np.bool_]  # (W,) the verdict on the window
     alarm: NDArray[np.bool_]  # (W,) an incident is open after the window
     alerts: tuple[Alert, ...]  # as published
@@ -58,7 +58,7 @@ class Rows:
     alarm: NDArray[np.bool_]  # (N,) an incident is open
     verdict: NDArray[np.bool_]  # (N,) the newest window's score was above its level
     score: NDArray[np.float64]  # (N,) -inf during the warm-up
-    ratio: NDArray[np.float64]  # (N,) score over alarm level, which can be held against other assets'; -inf in warm-up
+    ratio: NDArray[np.float64]  # (N,) score over alarm level, comparable between assets; -inf in warm-up
     level: NDArray[np.float64]  # (N,) NaN during the warm-up
 
 
@@ -154,7 +154,7 @@ def decide(track: Track, ts_ms: NDArray[np.float64], window: WindowConfig) -> Ro
 
 
 def ratio(score: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scores held against their alarm levels, 1 at the level: 1 + (score - level)/|level|, as severity has it.
+    """Return scores relative to their alarm levels, 1 at the level: 1 + (score - level)/|level|, as severity has it.
 
     So scores of different assets can be pooled. Without a level the plain score stands.
     """

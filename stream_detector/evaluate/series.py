@@ -157,7 +157,7 @@ def per_file(run: Run) -> list[dict[str, Any]]:
 
 
 def always(cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the figures of alarming at every row: what any F1 has to be held against."""
+    """Return the figures of alarming at every row: the baseline for any F1."""
     truth = np.concatenate([case.labels for case in cases])
     share = float((truth > 0).mean()) if len(truth) else None
     return {**Counts.of(truth, np.ones(len(truth))).figures(), "ap": share, "vus_pr": None, "f1_at_far10": None}

@@ -25,7 +25,7 @@ PREDICTIONS = "published_predictions.csv"
 def published(path: Path, truth: dict[str, NDArray[np.int8]]) -> dict[str, dict[str, float | None]]:
     """Return F1, FAR, MAR, precision and recall of each published detector over the files given.
 
-    `path` is a table `file,datetime,DETECTOR,…` of 0 and 1 a judged row, in order; `truth` has the labels of each
+    `path` is a table `file,datetime,DETECTOR,…` of 0 and 1 per judged row, in order; `truth` has the labels of each
     file's judged rows. A detector without predictions for some of the files is left out. Raises DataError when the
     table is not that, or holds another number of rows of a file.
     """

@@ -1,1 +1,1 @@
-"""What people say of alerts, and what becomes of it."""
+"""People's verdicts on alerts, and how they are used."""

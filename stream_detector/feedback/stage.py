@@ -1,8 +1,8 @@
-"""People's verdicts, from their topic to the store: beside the pipeline, never in its way.
+"""People's verdicts, from their topic to the store: independent of the pipeline.
 
-One step: poll, decode and limit, send what is refused to the dead-letter topic, keep what is accepted, commit. What is
-kept is named by its alert and its place on the topic, so that keeping it again changes nothing; a step that fails is
-taken back and made again from the committed position. Accepted + dead letters = messages.
+One step: poll, decode and limit, send refused messages to the dead-letter topic, store accepted verdicts, commit. A
+stored verdict's key is its alert and its topic, partition and offset, so storing it again is idempotent; a failed step
+is aborted and repeated from the committed position. Accepted + dead letters = messages.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class VerdictStage:
         self._config, self._topic = config.verdicts, config.verdict_topic
         self._source, self._sink, self._store, self._metrics = source, sink, store, metrics
         self._desks: dict[Partition, FeedbackLimiter] = {}
-        self._undone = False  # a step was not committed: it has to be taken back
+        self._undone = False  # a step was not committed and has to be aborted
 
     def open(self) -> None:
         """Join the group; partitions arrive during steps."""
         self._source.open(self)
 
     def step(self, timeout_ms: int = 500) -> bool:
-        """Take one poll from the topic to the store; return whether it brought any message.
+        """Process one poll's messages into the store; return whether there were any.
 
-        Raises BrokerError or StoreError when it could not be committed: it is taken back, step again.
+        Raises BrokerError or StoreError when the step could not be committed; the next call aborts and repeats it.
         """
         if self._undone:
             self._sink.abort()
@@ -76,7 +76,7 @@ class VerdictStage:
         return bool(batches)
 
     def close(self) -> None:
-        """Leave the group. Everything taken was committed, or is taken again by the next member."""
+        """Leave the group. Messages not committed are processed again by the partition's next owner."""
         try:
             self._source.close()
         finally:
@@ -109,14 +109,14 @@ class VerdictStage:
     # Partitions come and go -----------------------------------------------------------------------------------------
 
     def on_assigned(self, partitions: Iterable[Partition]) -> None:
-        """Read on from what is committed."""
+        """Continue from the committed positions."""
         self._take_over(list(partitions))
 
     def on_revoked(self, partitions: Iterable[Partition]) -> None:
-        """Let go: every step commits, and what a failed one left is the next owner's."""
+        """Drop the partitions: every step commits, and the next owner repeats a failed one."""
         self.on_lost(partitions)
 
     def on_lost(self, partitions: Iterable[Partition]) -> None:
-        """Let go; what is not committed is taken back in the next step."""
+        """Drop the partitions; the next step aborts what is not committed."""
         for partition in partitions:
             self._desks.pop(partition, None)

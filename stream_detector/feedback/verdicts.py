@@ -1,9 +1,9 @@
-"""What people say of alerts: verdicts, decoded strictly and limited in number. Pure.
+"""People's verdicts on alerts: strict decoding and rate limits. Pure.
 
-The topic is open to more senders than the readings are, so everything is checked, and nobody can fill the store: of
-each minute of message time so many verdicts are taken of one sender, and so many in all. Message time is the newest
-time of a record so far, so that what is refused is a function of the log; the log of a minute is all that has to be
-read again to know what was counted in it.
+More senders may write to this topic than to the readings, so every field is checked, and rate limits keep the store
+from filling up: per minute of message time, one limit per sender and one for all senders. Message time is the newest
+record timestamp so far, so which verdicts are refused is a function of the log; reading one minute of the log again
+restores the counts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def decode_verdict(value: bytes | None, key: bytes | None = None) -> tuple[str, 
         raise DecodeError("too-large", f"{len(value)} bytes; a verdict has at most {MAX_BYTES}")
     try:
         fields = orjson.loads(value)
-    except Exception as error:  # whatever the parser finds
+    except Exception as error:  # any error of the parser
         raise DecodeError("not-json", str(error)) from None
     if type(fields) is not dict:
         raise DecodeError("not-an-object", f"it is of type {type(fields).__name__}")
@@ -57,7 +57,7 @@ def decode_verdict(value: bytes | None, key: bytes | None = None) -> tuple[str, 
 
 
 def encode_verdict(alert: str, verdict: str, by: str = "", note: str = "") -> bytes:
-    """Return a verdict's JSON. Raises DecodeError, as a reader would, when it is none."""
+    """Return a verdict's JSON. Raises DecodeError, as a reader would, when it is not valid."""
     value = orjson.dumps(
         {"alert": alert, "verdict": verdict} | ({"by": by} if by else {}) | ({"note": note} if note else {})
     )
@@ -66,13 +66,13 @@ def encode_verdict(alert: str, verdict: str, by: str = "", note: str = "") -> by
 
 
 class FeedbackLimiter:
-    """Takes the messages of one partition in order, and says of each what becomes of it.
+    """Accepts or refuses the messages of one partition, in order.
 
-    `oldest` is what it must begin with to say the same again; what lies before `position.read` is only counted.
+    `oldest` is the offset to start at for the same decisions; messages before `position.read` are only counted.
     """
 
     def __init__(self, config: VerdictConfig, partition: Partition, position: Position | None) -> None:
-        """Begin at `position` (None: at the oldest message there is)."""
+        """Begin at `position` (None: at the oldest message available)."""
         self.partition = partition
         self.start = None if position is None else position.offset
         self._read = 0 if position is None else position.read
@@ -86,7 +86,7 @@ class FeedbackLimiter:
         self.moved = False
 
     def take(self, batch: MessageBatch) -> tuple[list[RecordedVerdict], list[DeadLetter]]:
-        """Return the verdicts accepted and the messages refused; together all that were not read before."""
+        """Return accepted verdicts and refused messages; together all messages that were not read before."""
         accepted: list[RecordedVerdict] = []
         refused: list[DeadLetter] = []
         for message in batch.messages:
@@ -107,7 +107,7 @@ class FeedbackLimiter:
         return accepted, refused
 
     def position(self) -> Position:
-        """Return where the partition stands, for a commit."""
+        """Return the partition's position to commit."""
         assert self._at is not None, "nothing was taken"
         return Position(min(self._oldest, self._at), max(self._read, self._at), self._epoch + 1)
 
@@ -117,7 +117,7 @@ class FeedbackLimiter:
         self._read, self._epoch, self.moved = position.read, position.epoch, False
 
     def _pass(self, offset: int, ts_ms: int) -> None:
-        """Let message time pass."""
+        """Advance message time."""
         self._now_ms = max(self._now_ms, ts_ms)
         minute = self._now_ms // MINUTE_MS
         if minute != self._minute:
@@ -125,7 +125,7 @@ class FeedbackLimiter:
             self._counts.clear()
 
     def _count(self, by: str) -> None:
-        """Count a verdict; raise DecodeError(rate-limited) when it is one too many."""
+        """Count a verdict; raise DecodeError(rate-limited) when it exceeds a limit."""
         if self._counts.total() >= self._in_all:
             raise DecodeError("rate-limited", f"more than {self._in_all} verdicts in one minute (verdicts.in_all)")
         if self._counts[by] >= self._per_sender:
@@ -136,7 +136,7 @@ class FeedbackLimiter:
 
 
 def newest(verdicts: Sequence[RecordedVerdict]) -> dict[str, RecordedVerdict]:
-    """Return of each alert the verdict that counts: the last one said."""
+    """Return the verdict in effect for each alert: the most recent one."""
     found: dict[str, RecordedVerdict] = {}
     for one in verdicts:
         if one.alert not in found or found[one.alert].order <= one.order:

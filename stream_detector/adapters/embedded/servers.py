@@ -106,7 +106,7 @@ class Embedded:
         self.redis_url = f"redis://127.0.0.1:{self._store.port}/0"
 
     def _start_heir(self) -> subprocess.Popen[bytes]:
-        """Start what ends the servers when this process is gone; told to stop, it goes without."""
+        """Start what ends the servers when this process is gone; asked to stop, it exits without."""
         assert self._folder is not None
         assert self._broker is not None
         script = 'read -r word; [ "$word" = stop ] || { kill -9 "$1" "$2"; rm -rf "$3"; }'

@@ -38,7 +38,7 @@ def require_rights(config: Config) -> None:
 
 
 def _missing_on_topics(client: Any, wanted: list[KafkaPermission]) -> list[KafkaPermission]:
-    """Return of each topic's right what is lacking."""
+    """Return the missing permissions of each topic."""
     missing = []
     for topic in client.describe_topics([right.name for right in wanted]):
         right = next(right for right in wanted if right.name == topic["name"])

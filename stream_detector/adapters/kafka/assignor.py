@@ -1,12 +1,12 @@
 """Who processes which task: the partition assignor of the workers' group.
 
-A task is one partition number of all input topics, so it is tasks that are dealt out, not partitions: the partitions of
-one number stay together whatever moves. Stays with its worker what can: of n tasks and k workers each has n/k of them,
-rounded up or down, and only what is over that moves.
+A task is one partition number of all input topics. Tasks are assigned, not partitions, so the partitions with the same
+number always stay together. The assignment is sticky: of n tasks and k workers each gets n/k, rounded up or down, and
+only the surplus moves.
 
-It serves both rebalance protocols. Cooperative (KIP-429): a worker says when it joins what it owns, and a task that
-another one owns is not given to its new worker yet; its owner gives it up first, and joins again. Eager: a worker has
-given up everything before it joins, and owns nothing.
+Both rebalance protocols are supported. Cooperative (KIP-429): a joining worker reports the tasks it owns, and a task
+owned by another worker is not assigned to its new worker yet; its owner revokes it first and rejoins. Eager: a worker
+has revoked all its tasks before it joins.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from stream_detector.adapters.kafka.client_patches import member_assignment, mem
 
 
 def deal(tasks: int, owned: Mapping[str, Iterable[int]], generations: Mapping[str, int]) -> dict[str, list[int]]:
-    """Deal tasks 0 to `tasks` - 1 to members; return each one's, in order.
+    """Assign tasks 0 to `tasks` - 1 to members; return each member's tasks in ascending order.
 
-    `owned`: of every member, what it owns now (nothing: an empty list). `generations`: since which generation of the
-    group; of two that own the same task the one of the newer generation is believed, of equals neither. The answer
-    leaves out tasks that have to be given up by their owner first; deal again when that is done.
+    `owned`: the tasks each member owns now (none: an empty list). `generations`: the group generation in which the
+    member got them. If two members claim the same task, the newer generation wins; of equal generations neither does.
+    Tasks that their owner has to revoke first are left out; call again once they are revoked.
     """
     owner: dict[int, str] = {}
-    held: set[int] = set()  # by whomever: given to nobody else before it is given up
+    held: set[int] = set()  # by any member: not assigned to another one before it is revoked
     disputed: set[int] = set()
     for member in sorted(owned, key=lambda one: (-generations.get(one, -1), one)):
         for task in sorted(set(owned[member])):
@@ -43,7 +43,7 @@ def deal(tasks: int, owned: Mapping[str, Iterable[int]], generations: Mapping[st
         if task in owner and task not in disputed:
             mine[owner[task]].append(task)
     share, over = divmod(tasks, max(1, len(mine)))
-    # Those who have most may keep one more than others: so the fewest move.
+    # The members with the most tasks keep the extra ones, so that the fewest tasks move.
     ranked = sorted(mine, key=lambda one: (-len(mine[one]), one))
     room = {member: share + (rank < over) for rank, member in enumerate(ranked)}
     kept = {member: mine[member][: room[member]] for member in mine}
@@ -57,7 +57,7 @@ def deal(tasks: int, owned: Mapping[str, Iterable[int]], generations: Mapping[st
 
 
 class TaskAssignor(AbstractPartitionAssignor):
-    """Deals tasks to the members of a group."""
+    """Assigns tasks to the members of a consumer group."""
 
     name = "stream-detector-tasks"
 
@@ -71,23 +71,23 @@ class TaskAssignor(AbstractPartitionAssignor):
         self._generation = -1
 
     def supported_protocols(self) -> list[RebalanceProtocol]:
-        """Return the protocol this member keeps to; an eager one may be in a group with cooperative ones."""
+        """Return the protocol this member follows; an eager member may share a group with cooperative ones."""
         return [RebalanceProtocol.COOPERATIVE if self._cooperative else RebalanceProtocol.EAGER]
 
     def metadata(self, topics: Iterable[str]) -> Any:
-        """Return what the leader is told of this member: topics, what it owns, and since when."""
+        """Return what the leader gets from this member: topics, owned partitions and their generation."""
         found: dict[str, list[int]] = defaultdict(list)
         for partition in self._owned() if self._cooperative else ():
             found[partition.topic].append(partition.partition)
         return member_data(topics, found, self._generation)
 
     def on_assignment(self, assignment: Any, generation: int) -> None:
-        """Note since when this member owns what it owns."""
+        """Record the generation in which this member got its partitions."""
         self._generation = generation
         self._assigned()
 
     def assign(self, cluster: Any, members: Iterable[Any]) -> dict[str, Any]:
-        """Deal; return by member id what it gets now. Topics are dealt together that the same members read."""
+        """Return each member's assignment by member id. Topics with the same subscribers are assigned together."""
         told = {member.member_id: member.metadata for member in members}
         readers: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for topic in sorted({topic for one in told.values() for topic in one.topics}):

@@ -52,7 +52,7 @@ class Outgoing(NamedTuple):
         return len(self.key or b"") + len(self.value or b"") + headers
 
     def shrunk(self) -> Outgoing:
-        """Return it without what is too large, saying so; the other headers tell where the original is."""
+        """Return it without oversized parts and mark it so; the other headers locate the original."""
         own = self.headers[-len(DEAD_LETTER_HEADERS) :]
         key = self.key if self.key is not None and len(self.key) <= _KEY_KEPT else None
         small = self._replace(key=key, value=b"", headers=own)

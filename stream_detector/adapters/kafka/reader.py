@@ -45,7 +45,7 @@ class TopicReader:
             if from_beginning:
                 self._consumer.assign(partitions)
                 self._consumer.seek_to_beginning(*partitions)
-            else:  # fixes the places now: what is written after this returns is read, however late the first read is
+            else:  # resolve the positions now: messages written after this are read, however late the first read
                 go_to_ends(self._consumer, partitions)
         self._assigned = True
 

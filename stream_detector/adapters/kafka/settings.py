@@ -1,4 +1,4 @@
-"""Connection settings of every Kafka client here, and the client's errors said in ours."""
+"""Connection settings of every Kafka client here, and the translation of the client's errors."""
 
 from __future__ import annotations
 

@@ -37,22 +37,22 @@ _CLOSE_TIMEOUT_MS = 5_000
 _PARTITION_FETCH_BYTES = 4 * 2**20
 _FETCH_WAIT_MS = 100
 _ENDS_EVERY_S, _ENDS_WAIT_MS = 10.0, 500
-_SILENT_S = 3.0  # heartbeats without an answer for so long: the broker is away. There is one every second or more often
+_SILENT_S = 3.0  # no heartbeat answered for this time: the broker is unreachable. At least one is sent per second
 
 
 class KafkaSource:
     """`ports.Source` on Kafka.
 
-    Partitions with the same index of all input topics go to the same worker: `assignor` deals tasks, and the range
-    assignor of eager rebalances does so when the topics have equally many, which `open` checks.
+    Partitions with the same index in all input topics go to the same worker: `assignor` assigns tasks, and the range
+    assignor of eager rebalances does the same if the topics have equal partition counts, which `open` checks.
 
-    Cooperative rebalances take back only what goes to another worker; the rest is read on, while the group is joined
-    anew, too. Offsets carry the generation of the last join that was completed, and none are committed (`settled`)
-    while one is under way. A member that learns that it was put out of the group gives up all it had before it joins
-    again, so a worker that was away too long can't hold on to a partition that has a new owner.
+    Cooperative rebalances revoke only the partitions that move to another worker; the others are read throughout the
+    rejoin. Offsets carry the generation of the last completed join, and none are committed during a join (`settled`).
+    A member that learns it was removed from the group revokes all its partitions before it rejoins, so a worker that
+    was away too long can't keep a partition that has a new owner.
 
-    The rebalance listener is called on a thread of its own while `poll` waits: never at the same time as anything
-    else the caller does, and free to commit, seek and look up offsets. What it raises, `poll` raises.
+    The rebalance listener is called on its own thread while `poll` waits: never concurrently with other calls of the
+    caller. It may commit, seek and look up offsets. `poll` raises what the listener raises.
     """
 
     def __init__(self, config: Config) -> None:
@@ -92,17 +92,17 @@ class KafkaSource:
             client_id=self.transactional_id,
             group_id=self._config.group,
             group_instance_id=self._kafka.instance_id,
-            # Only for a position that retention has deleted: go on at the oldest message there is, whatever
-            # start_from says. Where a new group starts is settled in `_assigned` and `seek`.
+            # Only for a position that retention has deleted: continue at the oldest message left, regardless of
+            # start_from. `_assigned` and `seek` decide where a new group starts.
             auto_offset_reset="earliest",
             partition_assignment_strategy=self._assignors(),
             max_poll_records=self._kafka.max_poll_records,
             session_timeout_ms=session,
-            # Members learn of a rebalance by heartbeat: seldom ones make every rebalance slow.
+            # Members learn of a rebalance by heartbeat: a long interval makes every rebalance slow.
             heartbeat_interval_ms=max(100, min(1_000, session // 5)),
             max_poll_interval_ms=self._kafka.max_poll_interval_ms,
             max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
-            # A fetch waits so long for messages of partitions without any, and meanwhile no other is sent.
+            # A fetch from partitions without messages waits this long, and no other fetch is sent meanwhile.
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             fetch_max_bytes=max(_PARTITION_FETCH_BYTES, int(self._kafka.max_fetch_mb * 2**20)),
         )
@@ -114,25 +114,25 @@ class KafkaSource:
         try:
             with translated(self._kafka, "subscribing"):
                 self._consumer.subscribe(topics=self._topics, listener=self._rebalances())
-                for topic in self._topics:  # known before joining: a leader that doesn't know one hands out none of it
+                for topic in self._topics:  # before joining: a leader without its metadata assigns none of it
                     self._consumer.partitions_for_topic(topic)
         except BaseException:
             self.close()
             raise
 
     def _assignors(self) -> list[Any]:
-        """Return what this member can be dealt partitions by, best first."""
+        """Return the assignors this member supports, preferred first."""
         tasks = TaskAssignor(lambda: self._consumer.assignment() or (), self._join_ended, self._cooperative)
-        # Eager ones can be in a group with workers that know only the range assignor, and with cooperative ones: so a
-        # group is taken from one to the other worker by worker.
+        # Eager members can share a group with workers that have only the range assignor and with cooperative ones, so
+        # that a group can be migrated worker by worker.
         return [tasks] if self._cooperative else [RangePartitionAssignor, tasks]
 
     def _join_ended(self) -> None:
-        """Note the generation that offsets carry from now on; on the client's thread, before partitions come or go."""
+        """Record the generation of later offsets; on the client's thread, before any assignment or revocation."""
         self._membership = self._consumer.group_metadata()
 
     def poll(self, timeout_ms: int, max_messages: int) -> list[MessageBatch]:
-        """Return what is there, at most `max_messages` in all; wait up to `timeout_ms` only when nothing is.
+        """Return available messages, at most `max_messages` in all; wait up to `timeout_ms` only if there are none.
 
         Returns nothing while no broker can be reached (flushes and commits raise then). Raises what the listener
         raised, BrokerError.
@@ -146,7 +146,7 @@ class KafkaSource:
         self._joining_since = None if self.settled() else self._joining_since or time.monotonic()
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            for partition, records in polled.items():  # not handed out, so not passed over
+            for partition, records in polled.items():  # not returned, so not skipped
                 self._consumer.seek(partition, records[0].offset)
             raise failure
         names = self._names
@@ -210,24 +210,24 @@ class KafkaSource:
         return {self._names[name]: behind for name, behind in self._lag().items()}
 
     def _look_for_ends(self) -> None:
-        """Ask where partitions end now and then: while a large fetch is worked off, nothing else would tell."""
+        """Query end offsets at intervals: during a long drain of one large fetch nothing else updates them."""
         now = time.monotonic()
         if now - self._looked_s < _ENDS_EVERY_S or not self._owned or self.trouble():
             return
         self._looked_s = now
-        with suppress(kafka_errors.KafkaError):  # polls and commits say what is wrong
+        with suppress(kafka_errors.KafkaError):  # polls and commits report the error
             self._seen_ends = self._consumer.end_offsets(list(self._owned), timeout_ms=_ENDS_WAIT_MS)
 
     def _lag(self) -> dict[TopicPartition, int]:
         lag: dict[TopicPartition, int] = {}
-        for name in self._owned & (self._consumer.assignment() or set()):  # not those that are just being given up
+        for name in self._owned & (self._consumer.assignment() or set()):  # not those being revoked
             read, end = self._consumer.position(name, timeout_ms=0), self._consumer.highwater(name)
             if read is not None and end is not None:
                 lag[name] = max(0, max(end, self._seen_ends.get(name, 0)) - read)
         return lag
 
     def trouble(self) -> str | None:
-        """Why no messages can come: this worker is out of its group, or no broker answers its heartbeats."""
+        """Return why no messages arrive: this worker is not in its group, or no broker answers its heartbeats."""
         consumer = self._consumer
         if consumer is None:
             return "it has not joined its group yet"
@@ -241,7 +241,7 @@ class KafkaSource:
         return f"no broker has answered for {silent:.0f} s" if silent > _SILENT_S else None
 
     def settled(self) -> bool:
-        """Whether positions can be committed now: not while the group is joined anew; `poll` until it is."""
+        """Whether positions can be committed now: not during a rejoin; call `poll` until it has completed."""
         return self._consumer is None or not joining(self._consumer)
 
     def group_metadata(self) -> Any:
@@ -251,8 +251,8 @@ class KafkaSource:
     def membership(self, partitions: Iterable[Partition]) -> Any:
         """Return what fences the offsets of these partitions in a transaction: the membership as of the last join.
 
-        Not the one of now: a member that was put out has none for a while, and a broker lets offsets without one pass.
-        What it had then was this member's all along, or was given up.
+        Not the current one: a removed member has none for a while, and a broker accepts offsets without a membership.
+        A partition of the last join is still this member's, or was revoked.
         Raises FencedError when a partition isn't this worker's any more.
         """
         if gone := sorted({TopicPartition(*partition) for partition in partitions} - self._owned):

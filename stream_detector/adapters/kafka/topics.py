@@ -59,10 +59,10 @@ def _error(code: int) -> kafka_errors.KafkaError:
 
 
 def ensure_topics(kafka: KafkaConfig, topics: Mapping[str, int], **settings: str) -> None:
-    """Create the topics that are missing, with so many partitions and the broker's default replication.
+    """Create the topics that are missing, with the given partition count and the broker's default replication.
 
     `settings` are the new topics' own, underscores for dots (`message_timestamp_type="LogAppendTime"`).
-    Existing topics are left as they are, whatever their partition count. Returns once every partition has a leader.
+    Existing topics are not changed, regardless of their partition count. Returns once every partition has a leader.
     Raises BrokerError.
     """
     with _admin(kafka, "creating topics") as client:

@@ -43,7 +43,7 @@ class TransactionalSource(KafkaSource):
 
 
 class TransactionalSink:
-    """`ports.Sink` on Kafka, exactly once: what is written since the last commit becomes readable with the positions.
+    """`ports.Sink` on Kafka, exactly once: messages since the last commit become readable with the positions.
 
     Consumers must read with `isolation.level=read_committed`. The transaction carries the membership of the source's
     last assignment: the broker refuses it once the group has gone on without this worker.
@@ -110,7 +110,7 @@ class TransactionalSink:
             self._size = sum(one.size for one in again)
 
     def _wait_for_answers(self) -> list[int]:
-        """Wait until all that was sent is acknowledged, or something of it failed; return what is not acknowledged.
+        """Wait until all sent messages are acknowledged or one failed; return those not acknowledged.
 
         The transaction is lost with its first message; the others would only time out.
         """
@@ -162,7 +162,7 @@ class TransactionalSink:
             self._connect()
 
     def close(self) -> None:
-        """Abort what is not committed and let go."""
+        """Abort the open transaction and close the producer."""
         if self._begun:
             with suppress(BrokerError):
                 self.abort()

@@ -1,8 +1,8 @@
 """Partitions that are far behind take turns with those that are not.
 
-The client hands out what it has fetched partition by partition, megabytes of one before the first message of the next:
-a worker that catches up with a day's backlog would leave its other partitions waiting for as long as that takes. So
-every so many polls those far behind stand back for one, and what was fetched of them is kept.
+The client returns fetched messages partition by partition, megabytes of one before the first message of the next: a
+worker that catches up with a day's backlog would starve its other partitions meanwhile. So at a fixed interval one poll
+skips the partitions that are far behind; messages already fetched from them are kept.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 
 from kafka import TopicPartition
 
-#: Messages from which on a partition is far behind.
+#: Lag, in messages, from which a partition counts as far behind.
 FAR = 10_000
-#: One poll in so many is for the partitions that are not.
+#: One poll in this number is for the partitions that are not.
 EVERY = 8
 
 
 class Turns:
-    """Whose turn a poll is."""
+    """Decides which partitions a poll reads."""
 
     def __init__(self) -> None:
-        """Everybody's."""
+        """Start with a poll of all partitions."""
         self._count = 0
 
     def due(self) -> bool:
@@ -31,7 +31,7 @@ class Turns:
         return self._count == 0
 
     def poll(self, consumer: Any, lag: Mapping[TopicPartition, int], most: int) -> Any:
-        """Return at most so many messages of the partitions that are not far behind, without waiting; perhaps none."""
+        """Return at most `most` messages of the partitions that are not far behind, without waiting; perhaps none."""
         paused = consumer.paused()
         far = [name for name, behind in lag.items() if behind > FAR and name not in paused]
         if not far or len(far) + len(paused) >= len(consumer.assignment()):

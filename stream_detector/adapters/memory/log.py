@@ -1,7 +1,7 @@
 """A log, source and sink in memory: for backtests and tests, and for users who want to test their own set-ups.
 
 One process, one thread, no clock. A `MemoryLog` holds topics and groups; several sources on it share a group's
-partitions as workers would. What the engine reads and writes has the very bytes it would have on a broker.
+partitions as workers would. Messages have the same bytes as on a broker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream_detector.types import Alert, Audit, DeadLetter, Message, MessageBatc
 
 @dataclass
 class _Group:
-    """A consumer group: its members in the order they came, who owns what, what is committed."""
+    """A consumer group: its members in joining order, their partitions, and the committed positions."""
 
     members: list[MemorySource] = field(default_factory=list)
     owners: dict[Partition, MemorySource] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class MemoryLog:
     """Topics of partitions of messages."""
 
     def __init__(self, topics: Mapping[str, int] | None = None) -> None:
-        """Make the topics named, with so many partitions."""
+        """Create topics; `topics` maps each name to its number of partitions."""
         self._topics: dict[str, list[list[PlainMessage]]] = {}
         self._groups: dict[str, _Group] = {}
         self.available = True
@@ -76,11 +76,11 @@ class MemoryLog:
         return messages[-1].offset + 1 if messages else 0
 
     def committed(self, group: str) -> dict[Partition, Position]:
-        """Return what a group has committed."""
+        """Return a group's committed positions."""
         return dict(self.group(group).committed)
 
     def group(self, name: str) -> _Group:
-        """Return a group's book, made on first use."""
+        """Return a group's state, created on first use."""
         return self._groups.setdefault(name, _Group())
 
     def check(self) -> None:
@@ -93,8 +93,8 @@ class MemorySource:
     """`ports.Source` on a MemoryLog.
 
     Members of a group share the partition indices in ranges, in the order they opened; all topics' partitions of one
-    index go to the same member. A member gives up what it should no longer have in its next poll, and gets what is
-    free in its own. `assign` and `revoke` put a member's partitions in a test's hands.
+    index go to the same member. A member revokes partitions it should no longer own in its next
+    poll, and gets free ones in its own. With `assign` and `revoke` a test controls a member's partitions.
     """
 
     def __init__(
@@ -144,9 +144,9 @@ class MemorySource:
         self._fixed = wanted - set(partitions)
 
     def expel(self) -> None:
-        """Put this member out of its group, as a broker does with one that was silent for too long.
+        """Remove this member from its group, as a broker does after missing heartbeats.
 
-        It learns of it when it commits (FencedError) or polls (`on_lost`); then it joins again.
+        The member notices when it commits (FencedError) or polls (`on_lost`); then it rejoins.
         """
         if self in self._group.members:
             self._group.members.remove(self)
@@ -154,12 +154,12 @@ class MemorySource:
             del self._group.owners[partition]
 
     def poll(self, timeout_ms: int, max_messages: int) -> list[MessageBatch]:
-        """Return what is there, at most `max_messages` in all, shared evenly by the partitions. Never waits."""
+        """Return available messages, at most `max_messages` in all, evenly from all partitions. Never waits."""
         self._log.check()
         self._rebalance()
         left = max_messages if self._batch is None else min(self._batch, max_messages)
         ready = [p for p in sorted(self._owned) if p not in self._paused and self._owned[p] < self._log.end(p)]
-        if ready:  # begin with another partition each time, so that a small limit starves none
+        if ready:  # start with another partition each time, so that a small limit starves none
             self._turn = (self._turn + 1) % len(ready)
             ready = ready[self._turn :] + ready[: self._turn]
         batches = []
@@ -227,7 +227,7 @@ class MemorySource:
         self._group.committed.update(positions)
 
     def seek(self, partition: Partition, offset: int | None) -> None:
-        """Read on from `offset`, or from where a new group starts when it is None."""
+        """Continue at `offset`, or where a new group starts when it is None."""
         if partition not in self._owned:
             raise BrokerError(f"seeking: {partition.topic}[{partition.index}] is not assigned")
         self._owned[partition] = self._start(partition) if offset is None else offset
@@ -319,11 +319,11 @@ class MemorySink:
         self._buffer.append((partition, message))
 
     def waiting_bytes(self) -> int:
-        """Return the size of what was written and is not there yet."""
+        """Return the size of written messages that are not flushed yet."""
         return self._size
 
     def flush(self) -> None:
-        """Append all that was written. Raises BrokerError while the log is away; what was written is kept."""
+        """Append all written messages. Raises BrokerError while the log is away; the messages are kept."""
         self._log.check()
         self._append()
 
@@ -338,7 +338,7 @@ class MemorySink:
         self._source.commit(positions)
 
     def abort(self) -> None:
-        """Forget what was written and is not on the topics yet."""
+        """Drop written messages that are not on the topics yet."""
         self._log.check()
         self._buffer.clear()
         self._size = 0

@@ -163,14 +163,14 @@ class MemoryStore:
             server.version += 1
 
     def accept(self, asset: str) -> None:
-        """Take the asset's open regime change for its new normal; nothing where none was told."""
+        """Accept the asset's open regime change as its new normal; no effect if none was reported."""
         with self._server() as server:
             server.clock += 1
             server.accepts[asset] = f"{server.clock:016d}"
             server.version += 1
 
     def rollback(self, asset: str, point: bytes) -> None:
-        """Go back to what an entry of the audit topic says the asset was held against. Raises DecodeError."""
+        """Restore the asset's baseline from an entry of the audit topic. Raises DecodeError."""
         state = decode_state(point)[1]
         with self._server() as server:
             server.clock += 1

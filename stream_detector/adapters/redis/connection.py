@@ -1,4 +1,4 @@
-"""How the store is reached: addresses, logins, certificates, and what goes wrong there said in our words."""
+"""How the store is reached: addresses, logins, certificates, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Connection:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn whatever the client raises into a StoreError that names the server and what to look at."""
+        """Translate the client's exceptions into a StoreError that names the server and what to look at."""
         try:
             yield
         except redis.exceptions.NoPermissionError as error:

@@ -1,4 +1,4 @@
-"""The writing calls as Lua scripts: each is atomic and one round trip. What they keep is said in the package."""
+"""The writing calls as Lua scripts: each is atomic and one round trip. The package describes the keys."""
 
 # The answer is a text: Lua numbers are doubles, and the client would read them back as integers anyway.
 ACQUIRE = """

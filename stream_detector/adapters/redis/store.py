@@ -1,4 +1,4 @@
-"""The calls of the store: what workers load and save, what operators set, what people said of alerts."""
+"""The calls of the store: what workers load and save, what operators set, people's verdicts on alerts."""
 
 from __future__ import annotations
 
@@ -189,12 +189,12 @@ class RedisStore:
             self._reset(keys=[self._key("resets"), self._key("controls")], args=[asset])
 
     def accept(self, asset: str) -> None:
-        """Take the asset's open regime change for its new normal; nothing where none was told."""
+        """Accept the asset's open regime change as its new normal; no effect if none was reported."""
         with self._server.errors():
             self._mark(keys=[self._key("accepts"), self._key("controls")], args=[asset, ""])
 
     def rollback(self, asset: str, point: bytes) -> None:
-        """Go back to what an entry of the audit topic says the asset was held against. Raises DecodeError."""
+        """Restore the asset's baseline from an entry of the audit topic. Raises DecodeError."""
         decode_state(point)  # what can't be read must not reach the workers
         with self._server.errors():
             self._mark(keys=[self._key("rollbacks"), self._key("controls")], args=[asset, b":" + point])

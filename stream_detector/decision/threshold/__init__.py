@@ -1,7 +1,7 @@
-"""Scores -> verdicts, and what is learnt on the way. Pure: a state in, a new one out; no clock, no I/O.
+"""Judges scores and learns the threshold from normal ones. Pure: a state in, a new one out; no clock, no I/O.
 
 Every method is a function of the sequence of scores alone: not of batches, workers or restarts. Judge first, then
-learn, and never learn from what alarmed: a slow fault must not be learned away.
+learn, and never learn from scores that alarmed: a slow fault must not be learnt as normal.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class ThresholdMethod(Protocol):
         """Return `state` having learnt one more normal `score`; `limit`: the pin it also had to lie below, if any."""
 
     def learn(self, state: ThresholdState, scores: Sequence[float], limit: float | None = None) -> ThresholdState:
-        """Return `state` having learnt these normal scores in turn: what as many calls of `update` return."""
+        """Return `state` having learnt these normal scores in order: the same as one `update` per score."""
 
     def adopt(self, state: ThresholdState) -> ThresholdState | None:
-        """Return a stored `state` as this configuration would have it: the same state when it was made under it.
+        """Return a stored `state` adapted to this configuration: unchanged if the configuration is the same.
 
-        None when another method made it: calibrate then.
+        None when another method made it: calibrate again.
         """
 
 
 class Judgement(msgspec.Struct, frozen=True, gc=False):
-    """What was decided of one score."""
+    """The decision about one score."""
 
-    level: float | None  # alarm above this; None while too little was seen
+    level: float | None  # alarm above this; None until there are enough scores
     anomalous: bool
-    pinned: bool = False  # the level is an operator's
+    pinned: bool = False  # the level was set by an operator
 
 
 _pack = Struct("<f").pack
@@ -77,9 +77,9 @@ def make_method(config: ThresholdConfig) -> ThresholdMethod:
 
 
 def alarm_level(level: float | None, margin: float) -> float | None:
-    """Return the score above which to alarm, of an adaptive level: `margin` times it, were it above 0.
+    """Return the score above which to alarm for an adaptive level: for a positive level, `margin` times it.
 
-    Levels of detectors whose scores are logarithms may lie at 0 or below; so the room is (margin - 1)·|level|.
+    Detectors whose scores are logarithms may have levels at or below 0, so the distance is (margin - 1)·|level|.
     """
     return None if level is None else level + (margin - 1.0) * abs(level)
 
@@ -94,21 +94,21 @@ def judge(
     learn_after: int = 0,
     adapt: bool = True,
 ) -> tuple[Judgement, ThresholdState]:
-    """Return what `score` means under `state`, and the state after it.
+    """Return the judgement of `score` under `state`, and the state after it.
 
-    A pin replaces the level for the verdict, not for learning: a score is learnt only when it lies above neither the
-    pin nor the adaptive level. So a pin set high to silence an asset teaches nothing wrong, and after `unpin` the
-    adaptive level is one that only ever saw scores it held for normal. A score that is not a number is anomalous,
-    whatever the level, and never learnt. With a `margin` above 1, scores between the adaptive level and the alarm level
-    (`alarm_level`) neither alarm nor are learnt: what is learnt must not depend on how tolerant the alarm is.
+    A pin replaces the level for the judgement, not for learning: a score is learnt only if it is above neither the pin
+    nor the adaptive level. So a high pin that silences an asset does not distort learning, and after `unpin` the
+    adaptive level is based only on scores below itself. A non-finite score is anomalous at any level and never learnt.
+    With a `margin` above 1, scores between the adaptive level and the alarm level (`alarm_level`) neither alarm nor are
+    learnt: learning must not depend on how tolerant the alarm is.
 
-    `learn_after` is how many normal scores must follow one before it is learnt (and up to a quarter as many again,
-    since they are learnt some at a time). Extreme value theory, and any quantile,
-    takes scores for independent; those of overlapping windows are not. A score that rises slowly towards the level
-    would be learnt step by step and lift the level before itself, for ever. Against a level that is `learn_after`
-    scores behind, a rise faster than that alarms. What is learnt in the end is the same, so rates stay what they were.
-    An incident empties the queue and nothing is learnt while it is open (engine.py): scores that rise to an alarm and
-    fall off after it are no normal ones, and a fault that comes and goes would lift the level with each time.
+    `learn_after` is the number of normal scores that must follow a score before it is learnt (up to a quarter more,
+    since scores are learnt in groups). Extreme value theory and quantiles assume independent scores; scores of
+    overlapping windows are not. A score that rises slowly towards the level would otherwise be learnt step by step and
+    raise the level ahead of itself indefinitely. With a level that lags by `learn_after` scores, a rise faster than
+    that lag alarms. The same scores are learnt in the end, so alarm rates do not change.
+    An incident empties the queue, and nothing is learnt while it is open (engine.py): scores that rise to an alarm and
+    fall after it are not normal, and an intermittent fault would raise the level each time.
     Without `adapt` nothing is learnt once there is a level.
     """
     level = state.level
@@ -132,11 +132,11 @@ def judge(
 def _learn(
     method: ThresholdMethod, state: ThresholdState, score: float, learn_after: int, limit: float | None = None
 ) -> ThresholdState:
-    """Return `state` with a normal `score` in the queue and those whose turn it is learnt.
+    """Return `state` with a normal `score` queued and the due scores learnt.
 
-    They are learnt some at a time (MOST_SPARE, and a quarter of `learn_after`), for each time costs a new state of the
-    method. They are learnt even if the level has fallen below them since: they were cut off by the level of their own
-    time; were they cut off by today's as well, the sample would lack more of its tail than methods allow for.
+    Scores are learnt in groups (MOST_SPARE, and a quarter of `learn_after`), since each update creates a new state of
+    the method. They are learnt even if the level has since fallen below them: they were already censored by the level
+    at their own time; censoring by the current level as well would remove more of the tail than the methods assume.
     """
     if state.level is None or (learn_after == 0 and not state.pending):
         return method.update(state, score, limit)
@@ -149,14 +149,14 @@ def _learn(
 
 
 def pack_score(score: float) -> bytes:
-    """Return a score as it waits to be learnt: float32, the largest that it holds for one beyond."""
+    """Return a score as stored in the queue: float32, clipped to the largest finite one."""
     return _pack(score if -LARGEST <= score <= LARGEST else math.copysign(LARGEST, score))
 
 
 def learn_together(
     method: ThresholdMethod, states: Sequence[ThresholdState], scores: NDArray[np.float64]
 ) -> list[ThresholdState]:
-    """Return A states having learnt scores (A, m): what `method.learn` returns of each, sooner where it can be."""
+    """Return A states having learnt scores (A, m): the same as `method.learn` for each, vectorized where possible."""
     if isinstance(method, Spot):
         return method.learn_all(states, scores)
     return [method.learn(*one) for one in zip(states, scores.tolist(), strict=True)]

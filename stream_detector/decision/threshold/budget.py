@@ -15,7 +15,7 @@ must meet by chance, with its square. So
 
 c corrects by what came of it: `opened` incidents of the `promised` ones so far, A of each added so that the first few
 don't swing it. Counts are halved every period, so that old ones are forgotten. What the shadow sees during an incident
-is the incident's. The risk is set anew `TURNS` times a period.
+is the incident's. The risk is reset `TURNS` times per period.
 """
 
 from __future__ import annotations

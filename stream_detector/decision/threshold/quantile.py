@@ -14,7 +14,7 @@ and tells how many scores are missing above c. The quantile is then taken at its
 when it is itself among the missing, or beyond the largest score, the level is u + b log(p / risk). For tails lighter
 than exponential that is cautious: fewer alarms than `risk`.
 
-The level is taken anew every EVERY scores (rolling.py), by their count, so that it depends on their order alone.
+The level is recomputed every EVERY scores (rolling.py), by their count, so that it depends on their order alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What methods that look at the last `memory` normal scores share: the ring and when the level is taken anew."""
+"""What methods that look at the last `memory` normal scores share: the ring buffer and when the level is recomputed."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Spot:
         ranked = np.sort(scores)
         wanted = max(MIN_PEAKS, math.floor(self.tail * seen))
         t = float(ranked[seen - wanted - 1])
-        if t == ranked[-1]:  # so many ties at the top that nothing lies above: step below them
+        if t == ranked[-1]:  # ties at the top leave no score above: step below them
             below = ranked[: np.searchsorted(ranked, t, "left")]
             t = float(below[-1]) if len(below) else t
         peaks = scores[scores > t]

@@ -1,8 +1,8 @@
 """`cwru`: bearing vibration. Fault-free recordings train with their first half; is every window of a fault stranger?
 
 Windows are judged, not rows: each fault's windows against those of the second half of the fault-free recordings. One
-detector a sample rate. The fault-free recordings are at 48 kHz; for faults recorded at 12 kHz they are decimated by 4
-(FIR low-pass, no phase shift), so a difference between the two recorders can help to tell them apart.
+detector per sample rate. The fault-free recordings are at 48 kHz; for faults recorded at 12 kHz they are decimated by 4
+(FIR low-pass, no phase shift), so a difference between the two recorders can help to distinguish them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FAST_HZ, SLOW_HZ = 48_000, 12_000
 
 @dataclass(frozen=True, slots=True)
 class _Rate:
-    """What is compared at one sample rate."""
+    """The recordings compared at one sample rate."""
 
     hz: int
     train: list[Recording]  # first halves of fault-free recordings
@@ -86,7 +86,7 @@ def _figures(run: Run, rates: Sequence[_Rate]) -> dict[str, Any]:
         for track, faulty in [(one, False) for one in normal] + [(one, True) for one in faults]:
             truth.append(np.full(len(track.score), faulty))
             said.append(track.anomalous)
-            # scores of two detectors have no common unit: held against the level each was calibrated to
+            # scores of two detectors have no common unit: compare each with its own calibrated level
             score.append(strangeness(track.score) / abs(track.level[0]) if len(track.level) else track.score)
     was = np.concatenate(truth)
     counts = Counts.of(was, np.concatenate(said))
@@ -159,7 +159,7 @@ def _at(recording: Recording, hz: int) -> Recording:
 
 
 class _Grid:
-    """Fits a set-up to a sample rate: a cell a sample."""
+    """Fits a set-up to a sample rate: one cell per sample."""
 
     def __init__(self, hz: int) -> None:
         self.hz = hz

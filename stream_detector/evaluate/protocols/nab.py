@@ -61,7 +61,7 @@ def _profiles(request: Request) -> Mapping[str, nab.Profile]:
 def _scores(run: Run, windows: Windows, profiles: Mapping[str, nab.Profile]) -> dict[str, Any]:
     """Return the corpus scores of the live alarms, and of the best threshold on the scores in hindsight.
 
-    A live detection is the row at which an incident opened: that is when somebody is told.
+    A live detection is the row at which an incident opened: that is when the alert is published.
     """
     found: dict[str, Any] = {}
     files = [windows[case.name] for case in run.cases]

@@ -13,7 +13,7 @@ from stream_detector.evaluate.data import Case, Recording
 from stream_detector.evaluate.protocols.base import Protocol, Request, cut, file_of, on_own_grid, sweep
 from stream_detector.evaluate.series import Outcome, Run
 
-#: `ucr`: the highest score must lie within so many values of the anomaly.
+#: `ucr`: the highest score must lie within this many values of the anomaly.
 UCR_SLACK = 100
 #: `yahoo-s5`, `csv`: share of a file's rows, at its beginning, that trains, where nothing else is asked.
 TRAIN_SHARE = 0.4

@@ -1,17 +1,17 @@
 """Streams of single records: `nsl-kdd`, `kdd99`, `creditcard`. Each record is judged for itself.
 
-    nsl-kdd     normal rows of KDDTrain+ (or of its 20 %) train, KDDTest+ is judged; KDDTest-21 too where it is there
+    nsl-kdd     normal rows of KDDTrain+ (or of its 20 %) train, KDDTest+ is judged; KDDTest-21 too if present
     kdd99       normal rows of kddcup.data_10_percent (or kddcup.data) train and `corrected` is judged; without it, the
                 first half of the normal rows trains and all other rows are judged
     creditcard  the first half of the normal transactions trains and all other rows are judged; `later` has the figures
-                of those after the last training row alone, as a live run would meet them
+                for only the rows after the last training row, as in a live run
 
-A training row's label is used to leave attacks out of training, for nothing else, unless the detector learns from
-labels: then attacks among the training rows train, too (nsl-kdd, kdd99: all rows of the training file), and where one
-file is cut in two (creditcard, kdd99 alone) all rows up to the last normal one that trains do, and only later ones are
-judged, whoever judges: no row is judged that some detector was trained on. Test rows play no part before they are
-judged. The live threshold is set on training rows. A record is alarmed when its own score is above its level,
-whatever incidents are open: F1, FPR and recall count those.
+Labels of training rows only exclude attacks from training, unless the detector learns from labels. Then attacks among
+the training rows are trained on as well (nsl-kdd, kdd99: all rows of the training file). Where one file is split in two
+(creditcard, kdd99 alone), all rows up to the last normal training row are trained on, and only later rows are judged,
+by baselines too: no row is judged that any detector was trained on. Test rows are not used before they are judged. The
+live threshold is set on training rows. A record counts as alarmed when its own score is above its level, regardless of
+open incidents: F1, FPR and recall count such records.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from stream_detector.models import Labelled, detector_class
 
 #: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.
 TRAIN_SHARE = 0.5
-#: Names of KDD Cup 99's files without their endings; of the training files the first that is there.
+#: Names of KDD Cup 99's files without their endings; the first training file found is used.
 _KDD99_TRAIN = (
     "kddcup.data_10_percent",
     "kddcup.data_10_percent_corrected",
@@ -73,14 +73,14 @@ def run_kdd99(request: Request) -> Outcome:
 
 
 def _kdd99_files(data: Path) -> list[Path]:
-    """Return the training file, the 10 percent where both are there, and the test file if any; a file is itself.
+    """Return the training file (the 10 percent if both exist) and the test file if any; `data` may be one file.
 
     Unpacked, the training files' names end in `_corrected` or `.corrected` themselves: only `corrected` is the test.
     """
     if not data.is_dir():
         return [data]
     named: dict[str, Path] = {}
-    for path in sorted(data.rglob("*"), key=lambda path: (len(path.parts), path)):  # of copies the outermost
+    for path in sorted(data.rglob("*"), key=lambda path: (len(path.parts), path)):  # of several copies, the outermost
         if path.is_file():
             named.setdefault(_stem(path).lower(), path)
     train = next((named[name] for name in _KDD99_TRAIN if name in named), None)
@@ -105,10 +105,10 @@ def run_creditcard(request: Request) -> Outcome:
 
 
 def _halved(request: Request, whole: Recording) -> tuple[NDArray[np.int64], Recording]:
-    """Return the rows that train and those that are judged, in order: the first part of the normal rows and all others.
+    """Return the training rows (the first part of the normal rows) and the judged rows (all others), in order.
 
-    Where labels train, too (the detector or a baseline learns from them): all rows up to the last of that part, and
-    all later ones.
+    If the detector or a baseline learns from labels, the training rows are all rows up to the last of that part, and
+    the judged rows all later ones.
     """
     normal = _normal(whole)
     train = normal[: _part(request, len(normal))]
@@ -127,7 +127,7 @@ def _run(
     whole = source.take(train_rows)
     normal = whole.take(_normal(whole))
     own = whole if _learns_from_labels(request.config) else normal
-    named = source if len(whole) == len(normal) else whole  # labels that leave attacks out are known, too
+    named = source if len(whole) == len(normal) else whole  # excluding attacks uses labels as well
     seen = set(named.details["attack"].tolist()) if "attack" in named.details else set()
     cases = [Case(file_of(one), own, one, request.config) for one in tests]
 
@@ -183,12 +183,12 @@ def _figures(run: Run, index: int, seen: set[str], after_ms: float = -np.inf) ->
 
 
 def _share(said: NDArray[np.bool_], which: NDArray[np.bool_]) -> dict[str, float | None]:
-    """Return how many attacks there are and which share of them was alarmed."""
+    """Return the number of attacks and the share of them that was alarmed."""
     return {"attacks": int(which.sum()), "recall": float(said[which].mean()) if which.any() else None}
 
 
 def _fixed(truth: NDArray[np.bool_], score: NDArray[np.float64], level: float) -> dict[str, float | None]:
-    """Return the figures at the level as training left it, had it not adapted."""
+    """Return the figures at the level that training set, without adaptation."""
     counts = Counts.of(truth, score > level)
     return {"f1": counts.f1, "fpr": counts.far, "precision": counts.precision, "recall": counts.recall}
 
@@ -199,7 +199,7 @@ def _by_record(
     anomalous: NDArray[np.bool_],
     own: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return each record's own score and verdict; -inf and False where no window ended with it (the last record).
+    """Return each record's own score and judgement; -inf and False where no window ended with it (the last record).
 
     `own` (N,): where each record's own window ends, UNIX ms.
     """
@@ -215,7 +215,7 @@ def _own_ends(ts_ms: NDArray[np.float64], window: WindowConfig) -> NDArray[np.fl
         return np.asarray(np.rint((np.floor(ts_ms / window.cell_ms + 1e-9) + 1) * window.cell_ms))
     ends = np.rint(ts_ms)
     steps = np.arange(len(ends))
-    return np.asarray(np.maximum.accumulate(ends - steps) + steps)  # no two alike: see windowing/records.py
+    return np.asarray(np.maximum.accumulate(ends - steps) + steps)  # all distinct: see windowing/records.py
 
 
 def _read(request: Request, format: str) -> list[Recording]:

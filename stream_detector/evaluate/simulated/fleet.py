@@ -113,7 +113,7 @@ class Fleet:
         self._models = ModelSet(by_asset=models)
         self.live = [one.rows(rows[one.asset]) for one in machines]
         self._scorer = Scorer(self._models, config.scorer)
-        self._after: list[LivenessEvent] = []  # what messages told after the last window
+        self._after: list[LivenessEvent] = []  # liveness events from messages after the last window
         self._parts = list(self._cut(self._scorer))
 
     @property
@@ -144,7 +144,7 @@ class Fleet:
         return found
 
     def _cut(self, scorer: Scorer) -> Iterator[tuple[WindowBatch, ScoreBatch, list[LivenessEvent]]]:
-        """Yield windows, their scores, and what the messages had told before them."""
+        """Yield windows, their scores, and the liveness events before them."""
         profiles = [artifact.profile for artifact in self._models.artifacts]
         task = _task(self._config, Engine.usual_gap(self._config, profiles))
         waiting: list[LivenessEvent] = []

@@ -1,5 +1,9 @@
-"""The four suites: does the risk mean what it says, do changes that are no fault pass, are hidden faults caught and
-kept, and are their kinds told? docs/evaluation.md says what each figure counts.
+"""The four suites of the simulated evaluation; docs/evaluation.md defines each figure.
+
+healthy   is the measured exceedance rate the configured risk, and does an alert budget hold?
+nuisance  do alarms about changes that are not faults end in time?
+faults    are hidden faults detected, and do their alarms last to the end of the fault?
+kinds     is the kind of each fault identified?
 """
 
 from __future__ import annotations
@@ -15,22 +19,22 @@ from stream_detector.evaluate.data import Tell, silent
 from stream_detector.evaluate.simulated.fleet import Fleet, Machine, Simulate, Watched, share, simulated, spans
 from stream_detector.types import AlertKind
 
-#: Risks whose promise `healthy` checks.
+#: Risks whose exceedance rate `healthy` checks.
 RISKS = (1e-3, 1e-4)
-#: The alert budget that `healthy` asks for where the set-up has none, incidents a week and machine.
+#: The alert budget that `healthy` asks for where the set-up has none, incidents per week and machine.
 _BUDGET = BudgetConfig(incidents=3, per="week")
 #: Machines that share a partition.
 TOGETHER = 10
 NUISANCES = ("load-steps", "season", "maintenance", "sensor-replaced")
 FAULTS = ("slow-wear", "intermittent", "two-faults")
-#: Share of a scenario's run that trains; nothing happens in it (producers/scenarios.py).
+#: Share of a scenario's run used for training; nothing happens in it (producers/scenarios.py).
 TRAINED = 0.4
-#: An alarm about a change that is no fault must be over within so many times `adaptation.flat_ms`: flat for that long,
-#: and for twice as long as the change took to come, in blocks, with what its heat takes to settle.
+#: An alarm about a change that is not a fault must end within this multiple of `adaptation.flat_ms`: the scores must be
+#: flat for that time and for twice the duration of the change, counted in blocks, after its heat has settled.
 OVER_AFTER = 6.0
-#: The end of a fault, as a share of it, in which an alarm must still be there.
+#: The last part of a fault, as a share of its duration, in which an alarm must still be active.
 TAIL = 0.2
-#: How long a reaction may take that is no fault of the detector: the alarm of a fault may open so much after its end.
+#: Reaction time that does not count against the detector: a fault's alarm may open this long after the fault's end.
 _LATE_WINDOWS = 1.0
 DAY_MS = 86_400_000.0
 HOUR_MS = 3_600_000.0
@@ -38,18 +42,18 @@ HOUR_MS = 3_600_000.0
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A suite asked for."""
+    """One requested run of a suite."""
 
     config: Config
     simulate: Simulate
     seeds: Sequence[int] = (0,)
-    machines: int = 100  # `healthy`: machines a seed
-    days: float = 7.0  # `healthy`: judged, after 40 % as long again to train; others: the whole run
+    machines: int = 100  # `healthy`: machines per seed
+    days: float = 7.0  # `healthy`: judged days, after another 40 % of it for training; others: the whole run
     tell: Tell = silent
 
 
 def healthy(trial: Trial) -> dict[str, Any]:
-    """Return the rate of exceedances measured for each risk, and the incidents that an alert budget let through."""
+    """Return the measured rate of exceedances for each risk, and the number of incidents under an alert budget."""
     config = trial.config
     counted = {risk: [0, 0] for risk in RISKS}  # exceedances, windows
     opened, weeks = 0, 0.0
@@ -80,7 +84,7 @@ def healthy(trial: Trial) -> dict[str, Any]:
 
 
 def nuisance(trial: Trial) -> dict[str, Any]:
-    """Return how many incidents changes that are no fault cost, and the share of changes whose alarms ended in time."""
+    """Return the incidents that harmless changes opened, and the share of changes whose alarms ended in time."""
     rows: list[dict[str, Any]] = []
     for scenario, machine, watched, _ in _scenarios(trial, NUISANCES):
         found = spans(watched)
@@ -111,7 +115,10 @@ def nuisance(trial: Trial) -> dict[str, Any]:
 
 
 def faults(trial: Trial) -> dict[str, Any]:
-    """Return how many hidden faults were caught, and how many of those that a frozen threshold sees were unlearnt."""
+    """Return how many hidden faults were detected, and how many were learnt as normal before they ended.
+
+    The latter: at the end of the fault a frozen threshold still detects it, and the adaptive one has no alarm.
+    """
     by_scenario = {name: {"faults": 0, "caught": 0, "learned_away": 0, "false_before": 0} for name in FAULTS}
     for scenario, machine, watched, frozen in _scenarios(trial, FAULTS):
         counts = by_scenario[scenario]
@@ -137,8 +144,8 @@ def faults(trial: Trial) -> dict[str, Any]:
     }
 
 
-#: One machine's faults a kind, at moments of a run: far from each other, each after its kind. Two shifts a day begin at
-#: 06 h; a run begins at 14 h.
+#: One machine's faults, one per kind, each at a time of the run that suits its kind and far from the others. Two shifts
+#: per day begin at 06 h; a run begins at 14 h.
 _KINDS = {
     "point": "knock@{a}h+60s:0.9",
     "contextual": "unbalance@{b}h+40m~60s:0.6",  # idling at night as much as by day at work
@@ -147,7 +154,7 @@ _KINDS = {
 
 
 def kinds(trial: Trial) -> dict[str, Any]:
-    """Return the share of faults of each kind that were caught and told as what they are."""
+    """Return the share of faults of each kind that were detected and whose kind was identified correctly."""
     right: dict[AlertKind, list[bool]] = {"point": [], "contextual": [], "collective": [], "sensor-fault": []}
     said: dict[str, dict[str, int]] = {}
     as_machine: list[bool] = []
@@ -200,7 +207,7 @@ SUITES: Mapping[str, Callable[[Trial], dict[str, Any]]] = {
 
 
 def over_after_ms(config: Config) -> float:
-    """Return the time within which an alarm about a change that is no fault must be over; a week where none ends it."""
+    """Return the time, ms, in which an alarm about a change that is not a fault must end; a week if nothing ends it."""
     flat_ms = config.adaptation.flat_ms
     return 7.0 * DAY_MS if flat_ms is None else OVER_AFTER * flat_ms
 
@@ -211,7 +218,7 @@ def _fleet(trial: Trial, machines: int, days: float, seed: Sequence[int], traine
 
 
 def _scenarios(trial: Trial, names: Sequence[str]) -> list[tuple[str, Machine, Watched, Watched]]:
-    """Return scenario, machine, what became of it and what a frozen threshold would have said: a machine a seed."""
+    """Return scenario, machine, its result and the result with a frozen threshold: one machine per seed."""
     found = []
     steps = len(names) * len(trial.seeds)
     done = 0
@@ -235,7 +242,7 @@ def _with(config: Config, **sections: Mapping[str, Any]) -> Config:
 
 
 def _asked(config: Config) -> float:
-    """Incidents a week and machine."""
+    """Return the alert budget, incidents per week and machine."""
     return (config.threshold.budget or _BUDGET).rate * 7 * DAY_MS
 
 

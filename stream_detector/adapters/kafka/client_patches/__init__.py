@@ -1,8 +1,9 @@
-"""All that depends on the inside of kafka-python: what the client lacks, and what is done about it.
+"""Everything that depends on kafka-python's internals: what the client lacks, and the workarounds.
 
 The other modules use its public names (`kafka`, `kafka.admin`, `kafka.coordinator.assignors`, `kafka.errors`,
-`kafka.net.sasl.oauth`, `kafka.structs`) and functions of this module. `Lacks` says of each function what upstream has
-not; `Gone when` how to see that the function can go: mostly a test that fails without it on the version known here.
+`kafka.net.sasl.oauth`, `kafka.structs`) and functions of this module. In each docstring, `Lacks` describes what
+upstream is missing and `Gone when` how to check that the function can be removed: mostly a test that fails without it
+on the version supported here.
 
 To move to another minor version: read each function against the new source, change or delete it, set `VERSION` here and
 the requirement in pyproject.toml, and run tests/test_client_patches.py and tests/contracts on Apache Kafka.
@@ -22,12 +23,12 @@ from kafka.version import __version__ as _installed
 
 from stream_detector.errors import ConfigError
 
-#: The version whose inside is known here; later ones of the same minor version are taken to be alike.
+#: The version these workarounds were written for; later patch releases are assumed to be compatible.
 VERSION = (3, 0, 12)
 
 
 def require_version(found: str) -> None:
-    """Raise ConfigError unless the client's version is one whose inside is known."""
+    """Raise ConfigError unless the client's version is supported here."""
     numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", found)
     version = tuple(map(int, numbers.groups())) if numbers else ()
     if version[:2] != VERSION[:2] or version < VERSION:
@@ -59,13 +60,13 @@ _strict: Any = DefaultRecordBatch._read_msg
 
 class _Name(bytes):
     def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
-        """Decode whatever it is."""
+        """Decode any bytes; invalid ones are escaped."""
         return super().decode(encoding, errors)
 
 
 class _Buffer(bytes):
     def __getitem__(self, place: Any) -> Any:
-        """Return parts that can be decoded whatever they are."""
+        """Return slices whose `decode` never fails."""
         part = super().__getitem__(place)
         return _Name(part) if isinstance(part, bytes) else part
 
@@ -136,7 +137,7 @@ def joining(consumer: Any) -> bool:
 
 
 def put_out(consumer: Any) -> bool:
-    """Whether the group has gone on without this member, as far as it knows.
+    """Whether this member knows that it was removed from the group.
 
     Lacks: a name for it; what it reads is public.
     Gone when: `cooperate` is, and `group_metadata` has such a state.
@@ -181,7 +182,7 @@ def keep_joins(consumer: Any) -> None:
 
 
 def cooperate(consumer: Any) -> None:
-    """Let a cooperative consumer read on during a join, and give up all it had once it knows that it was put out.
+    """Let a cooperative consumer read during a join, and revoke everything once it knows that it was removed.
 
     Lacks: while the group is joined `poll` returns nothing, of partitions that stay (KIP-429) either. A member that
     learns in the middle of a join that it was put out joins as a new one without calling `on_partitions_lost`, and
@@ -349,9 +350,9 @@ def ignore_permissions(admin: Any) -> None:
 
 
 class LoginDialogue:
-    """What is said over one connection to log in by SASL.
+    """The SASL login exchange over one connection.
 
-    Lacks: a client whose login is refused tries again until its time is over, and then says that no broker answered.
+    Lacks: a client whose login is refused retries until its timeout, and then reports that no broker answered.
     Gone when: test_logins_that_kafka_refuses passes with a `login.require_login` that does nothing.
     """
 
