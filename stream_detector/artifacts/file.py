@@ -24,9 +24,9 @@ from stream_detector.errors import ArtifactError
 
 FORMAT = 1
 METADATA_KEY = "stream_detector"
-#: Largest file `load` reads unless told otherwise.
+#: Largest file that `load` reads by default.
 MAX_BYTES = 256 * 1024 * 1024
-#: Largest safetensors header taken; ours are a few kB, a fleet's asset names included a few hundred.
+#: Largest safetensors header accepted; ours have a few kB, with a fleet's asset names a few hundred kB.
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 DAMAGED = "copy it again or train again"
 

@@ -36,10 +36,10 @@ from stream_detector.errors import ArtifactError
 from stream_detector.models.stacking import stacked
 from stream_detector.types import ModelRef
 
-#: Most assets of one file: with small models a hundred thousand reach the largest size that is read.
+#: Most assets in one file: with small models a hundred thousand reach the largest size that is read.
 MOST_ASSETS = 100_000
 _SHARED = "shared."
-#: What is the same in all of a file's artifacts.
+#: Fields that are the same in all artifacts of a file.
 _OF_ALL = ("format", "kind", "columns", "config", "packages", "plugin")
 
 
@@ -48,7 +48,7 @@ class Fleet:
     """Detectors by asset, in the order of the assets' names."""
 
     artifacts: Mapping[str, Artifact]
-    shared: Artifact | None = None  # for every other asset
+    shared: Artifact | None = None  # for all other assets
     left_out: Mapping[str, str] = field(default_factory=dict)  # asset without a detector of its own -> why; not saved
 
     @property

@@ -84,7 +84,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """The windows of all assets, and which block of its asset's history each lies in."""
+    """The windows of all assets, and the block of its asset's history that each belongs to."""
 
     windows: Tensor  # (N, K, C) physical units
     fold: Tensor  # (N,) int64
