@@ -1,1 +1,1 @@
-"""Trained detectors as sealed files: one, a fleet in one, and which asset has which."""
+"""Trained detectors as checksummed files: one detector or a whole fleet per file, and which asset uses which."""

@@ -1,8 +1,8 @@
-"""A trained detector on disk: one safetensors file with weights, scaler, calibration scores and all that explains them.
+"""A trained detector on disk: one safetensors file with weights, scaler, calibration scores and their description.
 
-The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms`; how they are sealed: file.py. A model
-is built only from a validated configuration. The same training gives the same bytes: nothing here depends on the clock,
-a file's path or a dictionary's order.
+The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms` (the channel profile); file.py computes the
+checksum over them. A model is built only from a validated configuration. The same training gives the same bytes:
+nothing here depends on the clock, a file's path or a dictionary's order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.types import ModelRef
 from stream_detector.windowing.channel_profile import ChannelProfile
 
-#: Packages whose version may change what the same training gives.
+#: Packages whose version may change the result of the same training.
 PACKAGES = ("stream-detector", "torch", "numpy", "safetensors")
 
 
@@ -88,7 +88,7 @@ class DataFingerprint:
     """Which windows a detector was trained and calibrated on."""
 
     sha256: str  # over each asset's windows in order: name, end times and float32 values
-    windows: int  # all of them: training, calibration and those dropped between
+    windows: int  # total: training, calibration and those dropped between the two
     start_ms: int  # start of the first window, event time, UNIX ms
     end_ms: int  # end of the last window
 
@@ -97,31 +97,31 @@ class DataFingerprint:
 class Split:
     """How the history was divided between the fit and the calibration; all counts are windows."""
 
-    # "holdout": each asset's last windows, later than all it was trained on; "cross-fit": every window, judged by
+    # "holdout": each asset's last windows, all later than its training windows; "cross-fit": every window, scored by
     # networks that were not trained on its block
     method: str
     n_train: int  # windows that scaler and weights were fitted to
-    n_calibration: int  # windows scored for calibration; not trained on by what scored them
-    n_overlapping: int  # of these, windows that still share cells with windows trained on
+    n_calibration: int  # windows scored for calibration, each by a detector that was not trained on it
+    n_overlapping: int  # calibration windows that still share cells with training windows
     n_dropped: int  # windows at the boundary left out because they share cells with the training part
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained detector and where it comes from. `ref.version` is the end date of its data and a hash of it all."""
+    """A trained detector and its origin. `ref.version` is the end date of its data and a hash of the whole content."""
 
     detector: Detector  # float32, in eval mode
     preprocess: Preprocess  # float64
     calibration: NDArray[np.float64]  # (n_calibration,) scores of windows not trained on, asset by asset in event time
     config: Snapshot
-    assets: tuple[str, ...] | None  # the assets it was trained for; None: whichever come
+    assets: tuple[str, ...] | None  # the assets it was trained for; None: any asset
     data: DataFingerprint
     split: Split
     fit: FitReport
     packages: Mapping[str, str]  # package -> version at training
     ref: ModelRef
-    profile: ChannelProfile | None = None  # what is usual for each channel by itself; None in files of earlier versions
-    plugin: str | None = None  # the distribution that the detector came with; None for those built in
+    profile: ChannelProfile | None = None  # normal range of each channel by itself; None in files of earlier versions
+    plugin: str | None = None  # the distribution that provides the detector; None for built-in ones
 
     @classmethod
     def create(
@@ -149,7 +149,7 @@ class Artifact:
         return draft._named(digest(draft.content(), draft.tensors()))
 
     def save(self, path: Path | str) -> None:
-        """Write the file atomically: after a crash there is the old file or the new one, nothing between.
+        """Write the file atomically: after a crash there is either the old file or the new one, never a partial one.
 
         Raises ArtifactError when it can't be written.
         """
@@ -164,7 +164,7 @@ class Artifact:
         return load(Path(path), max_bytes, sha256)
 
     def mismatches(self, config: Config) -> list[str]:
-        """Say where `config` asks for other windows than this detector was trained on: one `key: ...` each."""
+        """List the keys of `config` that ask for other windows than the training windows, one `key: ...` per key."""
         ours, theirs = self.config, config
         found = []
         if ours.columns != theirs.columns:
@@ -183,9 +183,9 @@ class Artifact:
     def check_compatible(self, config: Config, path: Path | None = None) -> None:
         """Raise ArtifactError when `config` asks for other windows than this detector was trained on.
 
-        Compared are what the windows hold and how they are prepared: columns, how cells are filled, cell width,
-        length, features. The rest may differ (stride, lateness, gaps, units, valid
-        ranges): it doesn't change what the detector sees.
+        Compares what the windows hold and how they are prepared: columns, how cells are filled, cell width, length,
+        features. Other keys may differ (stride, lateness, gaps, units, valid ranges): they don't change the
+        detector's input.
         """
         if found := self.mismatches(config):
             name = f"the artifact {path}" if path is not None else f"the artifact {self.ref.version}"
@@ -201,7 +201,7 @@ class Artifact:
         return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
 
     def content(self) -> dict[str, Any]:
-        """Return what the file says beside its tensors."""
+        """Return the file's JSON content, all that is stored beside the tensors."""
         return {
             "format": FORMAT,
             "kind": self.config.model.kind,
@@ -257,11 +257,11 @@ def snapshot(content: Mapping[str, Any]) -> Snapshot:
 
 
 def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snapshot | None = None) -> Artifact:
-    """Make an artifact of a file's content; `known` is its configuration where that was read before."""
+    """Build an artifact from a file's content; pass `known` where its configuration has been read already."""
     config = known or snapshot(content)
     channels = column_channels(config.channels)
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
-    preprocess.load_state_dict(_under("preprocess.", tensors))  # first: it knows how many features there are
+    preprocess.load_state_dict(_under("preprocess.", tensors))  # first: it determines the number of features
     with torch.device("meta"):  # shapes only: a forged width costs no memory, the tensors must be there to match it
         detector = build_whole(config.model, config.train, preprocess.length, preprocess.columns)
     detector.restore(_under("detector.", tensors))

@@ -1,8 +1,9 @@
-"""An artifact's file: tensors (safetensors) and JSON in its header, sealed by a checksum.
+"""An artifact's file: tensors (safetensors) and JSON in its header, protected by a checksum.
 
 The safetensors metadata has one entry, `stream_detector`: JSON with `content`, `version` and `checksum`, a SHA-256 over
-the content and every tensor. Nothing in a file can run: no pickle. The checksum finds damage, not forgery; whoever may
-write the file may write another. The same content gives the same bytes: nothing here depends on the clock or the path.
+the content and every tensor. A file holds no executable code: no pickle. The checksum detects damage, not forgery:
+anyone with write access to the file can recompute it. The same content gives the same bytes: nothing here depends on
+the clock or the path.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from stream_detector.errors import ArtifactError
 
 FORMAT = 1
 METADATA_KEY = "stream_detector"
-#: Largest file `load` reads unless told otherwise.
+#: Largest file that `load` reads by default.
 MAX_BYTES = 256 * 1024 * 1024
-#: Largest safetensors header taken; ours are a few kB, a fleet's asset names included a few hundred.
+#: Largest safetensors header accepted; ours have a few kB, with a fleet's asset names a few hundred kB.
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 DAMAGED = "copy it again or train again"
 
 
 class UnusableError(Exception):
-    """What is wrong with a file, before its name is known."""
+    """A file can't be used; raised where the file's name is not yet known."""
 
 
 def write_file(path: Path, content: Mapping[str, Any], tensors: dict[str, Tensor], version: str) -> None:
@@ -48,7 +49,7 @@ def write_file(path: Path, content: Mapping[str, Any], tensors: dict[str, Tensor
         draft.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # or the rename may be lost with the power
+            os.fsync(folder)  # else a power failure may lose the rename
         finally:
             os.close(folder)
     except OSError as error:
@@ -68,7 +69,7 @@ def read_file(path: Path, max_bytes: int, sha256: str | None = None) -> bytes:
     """Return a file's bytes. Raises UnusableError when it can't be read, is too large or not the one with `sha256`."""
     try:
         with path.open("rb") as file:
-            # No more than there is: a read of the limit would take the limit's memory first.
+            # Read no more than the file holds: a read of `max_bytes` would allocate that much memory first.
             blob = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except OSError as error:
         raise UnusableError(f"{error.strerror}; give the path that `stream-detector train` wrote") from error
@@ -84,7 +85,7 @@ def verified(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     envelope = _envelope(blob)
     try:
         tensors = safetensors.torch.load(blob)
-    except Exception as error:  # the library documents no error types; whatever it finds means the file is damaged
+    except Exception as error:  # the library documents no error types; any error means that the file is damaged
         raise UnusableError(f"it is damaged ({error}); {DAMAGED}") from error
     try:
         found = digest(envelope["content"], tensors)
@@ -100,18 +101,18 @@ def verified(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 @contextmanager
 def described() -> Iterator[None]:
-    """Turn whatever goes wrong with a file's content into an UnusableError that says so."""
+    """Convert any error that a file's content causes into an UnusableError that names it."""
     try:
         yield
     except UnusableError:
         raise
-    except Exception as error:  # somebody else's content: whatever it makes of our code, it can't be used
+    except Exception as error:  # untrusted content may raise any error in our code; the file can't be used
         detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:500]
         raise UnusableError(f"its content is not valid ({detail}); train again with this version") from error
 
 
 def _envelope(blob: bytes) -> dict[str, Any]:
-    """Return the JSON of ours in a safetensors header, checked as far as the format's version."""
+    """Return our JSON from a safetensors header; only its structure and format version are checked here."""
     size = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or size > min(len(blob) - 8, MAX_HEADER_BYTES):
         raise UnusableError(f"it is no safetensors file or cut short ({len(blob)} bytes); {DAMAGED}")

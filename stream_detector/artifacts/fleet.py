@@ -1,13 +1,13 @@
-"""A plant's detectors in one file: a model an asset, all of one shape, and perhaps one for every other asset.
+"""A plant's detectors in one file: one model per asset, all of one shape, and optionally one for all other assets.
 
 The file is a safetensors file like an artifact's (artifact.py), with the same envelope and checksum:
 
     NAME            (M, …)   every tensor of the M detectors and their preprocessing
     calibration     (Σ n_m,) their calibration scores one after the other; calibration.count (M,)
     fit.losses, fit.val_losses (Σ epochs_m,)
-    shared.NAME              the tensors of the one for every other asset, where there is one
+    shared.NAME              the tensors of the detector for all other assets, where there is one
 
-and in its header what artifacts say, per asset in lists of length M.
+The header has the fields of an artifact's header, those that differ by asset as lists of length M.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from stream_detector.errors import ArtifactError
 from stream_detector.models.stacking import stacked
 from stream_detector.types import ModelRef
 
-#: Most assets of one file: with small models a hundred thousand reach the largest size that is read.
+#: Most assets in one file: with small models a hundred thousand reach the largest size that is read.
 MOST_ASSETS = 100_000
 _SHARED = "shared."
-#: What is the same in all of a file's artifacts.
+#: Fields that are the same in all artifacts of a file.
 _OF_ALL = ("format", "kind", "columns", "config", "packages", "plugin")
 
 
@@ -48,12 +48,12 @@ class Fleet:
     """Detectors by asset, in the order of the assets' names."""
 
     artifacts: Mapping[str, Artifact]
-    shared: Artifact | None = None  # for every other asset
+    shared: Artifact | None = None  # for all other assets
     left_out: Mapping[str, str] = field(default_factory=dict)  # asset without a detector of its own -> why; not saved
 
     @property
     def ref(self) -> ModelRef:
-        """Name of the file as a whole, which alerts of all its assets bear."""
+        """Model reference of the whole file; the alerts of all its assets carry it."""
         return next(iter(self.artifacts.values())).ref
 
     def save(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class Fleet:
         write_file(path, content, tensors, self.ref.version)
 
     def named(self) -> Fleet:
-        """Return the fleet with one version for all, from its content."""
+        """Return the fleet with one version for all artifacts, derived from its content."""
         version = self._version(digest(*self._packed()))
         refs = {asset: replace(one, ref=ModelRef(one.ref.kind, version)) for asset, one in self.artifacts.items()}
         shared = self.shared and replace(self.shared, ref=ModelRef(self.shared.ref.kind, version))
@@ -108,9 +108,9 @@ class Fleet:
 
 
 def load(path: Path, max_bytes: int = MAX_BYTES, sha256: str | None = None) -> Artifact | Fleet:
-    """Read and verify a file of one detector or of a fleet's, with `sha256` only if it has that.
+    """Read and verify a file of one detector or of a fleet; with `sha256`, only if the file has that SHA-256.
 
-    Raises ArtifactError naming the file and the fault.
+    Raises ArtifactError naming the file and what is wrong with it.
     """
     try:
         envelope, tensors = verified(read_file(path, max_bytes, sha256))

@@ -1,5 +1,7 @@
-"""The trained detectors of one worker: one for all assets, or one an asset (a folder, or a fleet in
-one file) with an optional default."""
+"""The trained detectors of one worker: one for all assets, or one per asset with an optional default.
+
+Detectors per asset come from a folder of files or from one fleet file.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,18 @@ from stream_detector.types import ModelRef
 SUFFIX = ".safetensors"
 #: The file of a folder that serves every asset without a file of its own.
 DEFAULT_FILE = f"default{SUFFIX}"
-#: Longer quoted names are cut and get a hash: file systems end at 255 bytes.
+#: Longer quoted names are cut and get a hash: file systems allow 255 bytes.
 LONGEST_NAME = 200
 
 
 def asset_file(asset: str) -> str:
-    """Return the file name of an asset's own detector, safe whatever the asset is called.
+    """Return the file name of an asset's own detector, a safe name for any asset name.
 
     >>> asset_file("pump-1"), asset_file("hall 2/pump"), asset_file("default")
     ('pump-1.safetensors', 'hall%202%2Fpump.safetensors', '%64efault.safetensors')
     """
     name = quote(asset, safe="")
-    if name == "default":  # that file is everybody's
+    if name == "default":  # that file serves all assets
         name = "%64efault"
     if len(name) > LONGEST_NAME:
         name = f"{name[:150]}-{hashlib.sha256(asset.encode()).hexdigest()[:16]}"
@@ -37,13 +39,13 @@ def asset_file(asset: str) -> str:
 
 
 def save_all(artifacts: Mapping[str, Artifact], folder: Path) -> None:
-    """Write one file an asset into `folder`. Raises ArtifactError when one can't be written."""
+    """Write one file per asset into `folder`. Raises ArtifactError when one can't be written."""
     for asset, artifact in artifacts.items():
         artifact.save(folder / asset_file(asset))
 
 
 def _pins(config: Config, files: list[Path]) -> dict[Path, str]:
-    """Return the SHA-256 each file must have when it is loaded; none without a pin. Raises ArtifactError."""
+    """Return the SHA-256 that each file must have when it is loaded; empty without a pin. Raises ArtifactError."""
     path, wanted = config.artifact, config.artifact_sha256
     if wanted is None or path is None:
         return {}
@@ -60,10 +62,10 @@ def _pins(config: Config, files: list[Path]) -> dict[Path, str]:
 
 
 class ModelSet:
-    """Detectors by index, and which asset has which. Assets are looked up by the name of their file."""
+    """Detectors by index, and which asset uses which. Assets are looked up by their file name."""
 
     def __init__(self, default: Artifact | None = None, by_asset: Mapping[str, Artifact] | None = None) -> None:
-        """Serve every asset with `default`, but those in `by_asset` with their own."""
+        """Serve the assets in `by_asset` with their own detectors and all others with `default`."""
         own = {asset_file(asset): artifact for asset, artifact in (by_asset or {}).items()}
         self._fill(default, own)
 
@@ -88,7 +90,7 @@ class ModelSet:
         for file in files:
             found = load(file, sha256=pinned.get(file))
             if isinstance(found, Fleet):
-                next(iter(found.artifacts.values())).check_compatible(config, file)  # all have one configuration
+                next(iter(found.artifacts.values())).check_compatible(config, file)  # all share one configuration
                 fleets.update({asset_file(asset): one for asset, one in found.artifacts.items()})
                 shared = found.shared or shared
             else:
@@ -96,7 +98,7 @@ class ModelSet:
                 loaded[file.name] = found
         models = cls()
         if path.is_dir():
-            models._fill(loaded.pop(DEFAULT_FILE, shared), fleets | loaded)  # an asset's own file goes before its fleet
+            models._fill(loaded.pop(DEFAULT_FILE, shared), fleets | loaded)  # an asset's own file takes precedence
         else:
             models._fill(loaded.get(path.name, shared), fleets)
         return models
@@ -111,7 +113,7 @@ class ModelSet:
         return tuple(artifact.ref for artifact in self.artifacts)
 
     def ref_of(self, asset: str) -> ModelRef | None:
-        """Return which detector an asset has; None for none."""
+        """Return the model reference of an asset's detector; None when it has none."""
         index = self.for_asset(asset)
         return None if index is None else self.refs[index]
 

@@ -1,10 +1,10 @@
-"""What every reader promises, as checks that any package with a format of its own can run in its tests.
+"""The contract of every reader, as checks that a package with its own format can run in its tests.
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_it_keeps_the_contract(check):
         check(Case("my-format", Path("sample.jsonl")))
 
-Each raises AssertionError saying what is not as promised.
+Each raises AssertionError naming the part of the contract that is broken.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from stream_detector.datasets import format_of, read
 from stream_detector.datasets.recording import Recording
 from stream_detector.errors import DataError
 
-#: Fields of every message: no channel can have such a name.
+#: Fields of every message; reserved, so no channel can have one of these names.
 RESERVED = {"asset", "ts", "values", "interval_ms"}
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A format, and a file in it with at least two rows and a label or none."""
+    """A format and a file in it, with at least two rows, with or without labels."""
 
     format: str
     file: Path
     options: Mapping[str, Any] = field(default_factory=dict)
-    """As `read` takes them."""
+    """Further arguments of `read`."""
 
     def read(self, path: Path | None = None, **more: Any) -> list[Recording]:
         """Return the file's recordings."""
@@ -45,7 +45,7 @@ Check = Callable[[Case], None]
 
 
 def a_file_is_found_by_itself_and_in_its_folder(case: Case) -> None:
-    """`find` of the file is the file; of the folder above, the file is among what is found."""
+    """`find` of the file returns that file; `find` of its folder returns the file among others."""
     find = format_of(case.format).find
     assert find(case.file) == [case.file], f"find({case.file.name}) is {find(case.file)}"
     with tempfile.TemporaryDirectory() as name:
@@ -56,14 +56,14 @@ def a_file_is_found_by_itself_and_in_its_folder(case: Case) -> None:
 
 
 def nothing_to_read_is_refused(case: Case) -> None:
-    """DataError for no such file, and for a folder without any; the message says what was expected."""
+    """A missing file and a folder without files of the format raise DataError that states what was expected."""
     with tempfile.TemporaryDirectory() as name:
         _refused(lambda: case.read(Path(name, "no-such")), "no such file or folder")
         _refused(lambda: case.read(Path(name)), format_of(case.format).layout)
 
 
 def recordings_are_whole(case: Case) -> None:
-    """Times, channels, source and asset are there, and a label is no channel."""
+    """Times, channels, source and asset are present, and no label is a channel."""
     found = case.read()
     assert found, "there is no recording"
     for one in found:
@@ -77,7 +77,7 @@ def recordings_are_whole(case: Case) -> None:
 
 
 def every_message_is_a_reading(case: Case) -> None:
-    """JSON with asset, time and some of the channels."""
+    """Every message is JSON with asset, time and at least one channel."""
     for one in case.read():
         for message in one.messages():
             fields = orjson.loads(message.value)
@@ -86,7 +86,7 @@ def every_message_is_a_reading(case: Case) -> None:
 
 
 def channels_can_be_chosen(case: Case) -> None:
-    """`columns` keeps those named, and an unknown one is refused with its name."""
+    """`columns` keeps the named channels; an unknown one raises DataError that names it."""
     first = case.read()[0].channels[0]
     kept = case.read(columns=[first])[0].channels
     assert kept == [first], f"columns=[{first!r}] gives {kept}"
@@ -94,13 +94,13 @@ def channels_can_be_chosen(case: Case) -> None:
 
 
 def the_same_file_gives_the_same_recording(case: Case) -> None:
-    """Whenever, and wherever it lies but for its name."""
+    """Reading is deterministic: neither the time nor the file's folder matters, only the name."""
     for one, again in zip(case.read(), case.read(), strict=True):
         assert [m.value for m in one.messages()] == [m.value for m in again.messages()], f"{one.asset}: it differs"
 
 
 def damage_is_refused(case: Case) -> None:
-    """DataError naming the file, whatever its bytes."""
+    """A damaged file, with any bytes, raises DataError that names it."""
     with tempfile.TemporaryDirectory() as name:
         broken = Path(name, case.file.name)
         for harm in (b"", b"\x00\xff\xfe\x01 no such thing\n" * 3):
@@ -120,7 +120,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def _refused(call: Callable[[], object], told: str) -> None:
-    """Check that a call raises DataError whose message holds `told`."""
+    """Check that a call raises DataError whose message contains `told`."""
     message = None
     try:
         call()

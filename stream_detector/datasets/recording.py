@@ -1,6 +1,6 @@
-"""A recording in memory: one asset's readings by column, what is known of their truth, and their messages.
+"""A recording in memory: one asset's readings by column, their ground truth, and their messages.
 
-Labels and faults are for training and judging; no message ever carries them.
+Labels and faults serve training and evaluation; no message ever carries them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Headers = list[tuple[str, bytes]]
 #: A column: numbers (float64, NaN where missing) or categories (object: str, None where missing).
 Column = NDArray[Any]
 
-_CHUNK = 8_192  # rows turned into Python objects at a time: bounds memory, amortises the call
+_CHUNK = 8_192  # rows converted to Python objects at a time: bounds memory, amortises the call
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Fault:
     start_ms: float  # UNIX ms
     end_ms: float  # UNIX ms
     name: str
-    severity: float | None = None  # 0 (none) to 1 (failing), where known
+    severity: float | None = None  # 0 (none) to 1 (failing); None if unknown
 
 
 class Outgoing(NamedTuple):
@@ -42,32 +42,32 @@ class Outgoing(NamedTuple):
     value: bytes
     headers: Headers
     event_ms: float  # event time of the (first) reading in it, UNIX ms
-    sent_ms: float  # when it is due, UNIX ms: its event time, but for broken clocks
+    sent_ms: float  # when it is due, UNIX ms: its event time, unless the clock is broken
 
 
 @dataclass(slots=True)
 class Recording:
-    """Readings of one asset in the order of their source; N rows, each sent as one message.
+    """Readings of one asset in source order; N rows, each sent as one message.
 
-    A row carries the channels of `values` that are finite (or, for categories, not None) and the blocks that are not
-    None. Raises DataError when columns differ in length or a block holds a sample that is not finite.
+    A row carries the `values` that are finite (for categories: not None) and the blocks that are not None. Raises
+    DataError when columns differ in length or a block holds a sample that is not finite.
     """
 
     asset: str
-    ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms; of a block: its first sample's
+    ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms; for a block, of its first sample
     values: dict[str, Column] = field(default_factory=dict)  # channel -> (N,)
     blocks: dict[str, list[NDArray[np.float64] | None]] = field(default_factory=dict)  # channel -> (N) waveforms
-    interval_ms: float | None = None  # from sample to sample of the blocks
-    labels: NDArray[np.int8] | None = None  # (N,) 1 where anomalous; None when nobody knows
+    interval_ms: float | None = None  # between samples of the blocks
+    labels: NDArray[np.int8] | None = None  # (N,) 1 where anomalous; None without labels
     marks: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # further label columns: changepoint, training
-    details: dict[str, Column] = field(default_factory=dict)  # further truth in words: attack, category
+    details: dict[str, Column] = field(default_factory=dict)  # further ground truth as text: attack, category
     faults: list[Fault] = field(default_factory=list)
-    events: list[Fault] = field(default_factory=list)  # what changed the readings and was no fault
+    events: list[Fault] = field(default_factory=list)  # causes of changed readings that are not faults
     source: str = ""  # the file or folder it was read from
-    sent_ms: NDArray[np.float64] | None = None  # (N,) when each row was sent, where its time is a broken clock's
+    sent_ms: NDArray[np.float64] | None = None  # (N,) when each row was sent, where a broken clock set its time
 
     def __post_init__(self) -> None:
-        """Check the columns against each other."""
+        """Check that the columns are consistent."""
         where = self.source or self.asset
         columns: dict[str, Any] = {**self.values, **self.blocks, **self.marks, **self.details}
         if self.labels is not None:
@@ -100,7 +100,7 @@ class Recording:
 
     @property
     def end_ms(self) -> float:
-        """Event time at which a next row would be due: the latest plus the usual step, or plus its block's length."""
+        """Event time at which the next row would be due: the latest plus the usual step or its block's length."""
         if not len(self):
             return 0.0
         steps = np.diff(self.ts_ms)
@@ -110,7 +110,7 @@ class Recording:
         return float(self.ts_ms.max()) + max(step, longest * (self.interval_ms or 0.0))
 
     def rows(self, start: int, stop: int | None = None) -> Recording:
-        """Return rows start..stop (as a slice counts them), with the faults that touch their time."""
+        """Return rows start..stop (like a slice), with the faults that overlap their time."""
         cut = slice(start, stop)
         ts = self.ts_ms[cut]
         first, last = (float(ts.min()), float(ts.max())) if len(ts) else (np.inf, -np.inf)
@@ -128,7 +128,7 @@ class Recording:
         )
 
     def take(self, places: NDArray[np.int64]) -> Recording:
-        """Return the rows at these places, in their order; faults stay as they are."""
+        """Return the rows at these positions, in the given order; faults stay as they are."""
         return replace(
             self,
             ts_ms=self.ts_ms[places],
@@ -141,7 +141,7 @@ class Recording:
         )
 
     def carrying(self, channels: Iterable[str]) -> Recording:
-        """Return the rows that carry any of some channels: a thermometer's own rows say nothing of vibration."""
+        """Return the rows that carry at least one of the channels, e.g. without rows that hold only a temperature."""
         present = np.zeros(len(self), np.bool_)
         for name in channels:
             if name in self.values:
@@ -153,10 +153,10 @@ class Recording:
         return self if present.all() else self.take(np.flatnonzero(present))
 
     def decimated(self, factor: int, low_pass: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Recording:
-        """Return the recording with every `factor`-th sample of its blocks, filtered by `low_pass` as one waveform.
+        """Return the recording with every `factor`-th sample of its blocks, low-pass filtered as one waveform.
 
-        Blocks keep their length, so there are fewer rows; those at the end are cut. Raises DataError when blocks are
-        missing somewhere, or of different lengths other than the last.
+        Blocks keep their length, so there are fewer rows; samples that do not fill a last block are cut. Raises
+        DataError when a block is missing, or one other than the last has a different length.
         """
         waves = {name: [block for block in blocks if block is not None] for name, blocks in self.blocks.items()}
         size = max(len(block) for blocks in waves.values() for block in blocks)
@@ -185,7 +185,7 @@ class Recording:
         format: MessageFormat = "json",
         shift_ms: float = 0.0,
     ) -> Iterator[Outgoing]:
-        """Yield one message a row, in row order, as docs/wire-format.md has it. A row without any value has none.
+        """Yield one message per row, in row order, in the format of docs/wire-format.md; rows without values have none.
 
         `fields` maps `asset`, `ts`, `interval_ms`, `values` or a channel to the field's name on the topic, as
         `kafka.inputs[].fields` does. `shift_ms` is added to every event time.
@@ -209,11 +209,11 @@ class Recording:
     def _chunks(
         self, names: Mapping[str, str], shift_ms: float, format: MessageFormat
     ) -> Iterator[tuple[list[float], list[float], Iterator[dict[str, Any]], Iterator[bool]]]:
-        """Yield (times, when due, values by field, whether a block is among them), some thousand rows at a time."""
+        """Yield (times, due times, values by field, whether a block is among them) for some thousand rows at a time."""
         for begin in range(0, len(self), _CHUNK):
             cut = slice(begin, begin + _CHUNK)
             shifted = self.ts_ms[cut] + shift_ms
-            whole = np.array_equal(shifted, np.floor(shifted))  # UNIX ms as integers wherever they are
+            whole = np.array_equal(shifted, np.floor(shifted))  # send UNIX ms as integers where possible
             times = (shifted.astype(np.int64) if whole else shifted).tolist()
             due = times if self.sent_ms is None else (self.sent_ms[cut] + shift_ms).tolist()
             columns = {names.get(name, name): column[cut] for name, column in self.values.items()}
@@ -232,7 +232,7 @@ class Recording:
 
 
 def _rows(columns: dict[str, Column], count: int) -> Iterator[dict[str, Any]]:
-    """Yield each row's values by field, without those missing."""
+    """Yield each row's values by field, without missing ones."""
     if not columns:
         return ({} for _ in range(count))
     present = {name: _present(column) for name, column in columns.items()}
@@ -254,7 +254,7 @@ def _present(column: Column) -> NDArray[np.bool_]:
 
 
 def _block(block: NDArray[np.float64], format: MessageFormat) -> object:
-    """A waveform as it travels: a list in JSON, little-endian float32 bytes in MessagePack."""
+    """Encode a waveform for a message: a list in JSON, little-endian float32 bytes in MessagePack."""
     return block.astype("<f4").tobytes() if format == "msgpack" else np.ascontiguousarray(block)
 
 

@@ -1,4 +1,4 @@
-"""Tables of records without names for their columns, too long to hold as text: NSL-KDD, KDD Cup 99, creditcard."""
+"""Tables of records without column names, too long to hold as text: NSL-KDD, KDD Cup 99, creditcard."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def read_records(
 ) -> Columns:
     """Read a table of numbers (float64) and categories (str), (N,) each; .gz is unpacked.
 
-    Raises DataError that names the line and what is wrong in it.
+    Raises DataError that names the line and the error in it.
     """
     dtype = [(name, f"U{LONGEST}" if name in categories else "f8") for name in names]
     first = 2 if header else 1
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy only warns of an empty file
+            warnings.simplefilter("error")  # for an empty file numpy only warns
             table = np.loadtxt(
                 path,
                 dtype=dtype,
@@ -77,7 +77,7 @@ def first_fields(path: Path, delimiter: str = ",") -> list[str]:
 
 
 def _place(message: str, names: Sequence[str], first: int) -> str:
-    """Say where numpy stopped: its rows and columns count from 0 and 1, and it knows no names."""
+    """Translate numpy's error place: it counts rows from 0 and columns from 1, and has no column names."""
     match = _AT.search(message)
     if match is None:
         return f": {message}"

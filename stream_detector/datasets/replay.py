@@ -1,7 +1,7 @@
-"""Recordings into a topic: side by side, at the pace they were recorded, faster, or as fast as it goes.
+"""Replay of recordings into a topic: side by side, at recorded speed, faster, or as fast as possible.
 
-All recordings start at the same moment, whatever their dates: readings are sent in order of the time since their own
-recording's start. Each loop follows the one before: its event times are later by the longest recording's length.
+All recordings start at the same moment, regardless of their dates: readings are sent in order of the time since their
+own recording's start. Each loop follows the previous one: its event times are later by the longest recording's length.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from stream_detector.errors import DataError
 #: keep: event times as recorded. now: the first reading is now. until-now: the last reading is now.
 Times = Literal["keep", "now", "until-now"]
 
-_LOOK_EVERY = 512  # messages between looks at the clock where nothing is waited for
+_LOOK_EVERY = 512  # messages between reads of the clock when none has to wait
 _REPORT_EVERY_S = 0.2
-_LONGEST_SLEEP_S = 0.5  # so that a bar moves and a stop is seen while nothing is due
-_FLUSH_EVERY_S = 10.0  # a broker that went away shows at a flush, and a replay may never end
-_INSTANT_S = 1e-6  # shorter waits than this are none; the clock's own steps may be longer
+_LONGEST_SLEEP_S = 0.5  # keeps the progress bar and the stop check alive while nothing is due
+_FLUSH_EVERY_S = 10.0  # a lost broker shows only at a flush, and a replay may run forever
+_INSTANT_S = 1e-6  # shorter waits are skipped; the clock's resolution may be coarser
 
 
 class Writer(Protocol):
-    """Where messages go; `stream_detector.adapters.kafka.MessageWriter` is one."""
+    """Destination of messages; `stream_detector.adapters.kafka.MessageWriter` is one."""
 
     def send(
         self,
@@ -41,34 +41,34 @@ class Writer(Protocol):
         """Buffer a message for sending."""
 
     def flush(self) -> None:
-        """Return once all that was sent is acknowledged."""
+        """Return once all messages sent are acknowledged."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class Clock(Protocol):
-    """Time, so that tests can make it pass."""
+    """Source of time, so that tests can control it."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Seconds since an arbitrary moment; never decreases."""
 
     def now_ms(self) -> float:
         """The time of day, UNIX ms."""
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass; may return earlier."""
+        """Wait; may return earlier."""
 
 
 class SystemClock:
-    """The machine's clock. `wait` sleeps; give an event's `wait` so that a signal ends the sleep."""
+    """The computer's clock. `wait` sleeps; pass an event's `wait` so that a signal ends the sleep."""
 
     def __init__(self, wait: Callable[[float], object] = time.sleep) -> None:
-        """Keep how to sleep."""
+        """Keep the function that sleeps."""
         self._wait = wait
 
     def monotonic(self) -> float:
-        """Seconds since some moment."""
+        """Seconds since an arbitrary moment."""
         return time.monotonic()
 
     def now_ms(self) -> float:
@@ -76,7 +76,7 @@ class SystemClock:
         return time.time() * 1_000.0
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, or until the wait is ended."""
+        """Sleep until the time has passed or the wait is ended."""
         self._wait(seconds)
 
 
@@ -85,14 +85,14 @@ class Plan:
     """What to send and how fast."""
 
     topic: str
-    speed: float | None = 1.0  # recorded seconds a second; None: as fast as it goes
+    speed: float | None = 1.0  # recorded seconds per second; None: as fast as possible
     times: Times = "keep"
-    loops: int | None = 1  # None: for ever
+    loops: int | None = 1  # None: without end
     format: MessageFormat = "json"
-    fields: Mapping[str, str] = field(default_factory=dict)  # as `kafka.inputs[].fields`
+    fields: Mapping[str, str] = field(default_factory=dict)  # as in `kafka.inputs[].fields`
 
     def __post_init__(self) -> None:
-        """Raise DataError on settings that can't be met."""
+        """Raise DataError on invalid settings."""
         if self.speed is not None and not 0 < self.speed < float("inf"):
             raise DataError(f"speed must be more than 0, got {self.speed}")
         if self.loops is not None and self.loops < 1:
@@ -103,29 +103,29 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a replay has come."""
+    """Progress of a replay."""
 
     sent: int  # messages
     elapsed_s: float  # wall-clock time since the start
-    lag_s: float  # how far behind its schedule; 0 at full speed
+    lag_s: float  # delay behind the schedule; 0 at full speed
     event_ms: float | None  # event time of the last message sent, UNIX ms
     done: bool = False  # False in a summary: stopped before the end
 
     @property
     def rate(self) -> float:
-        """Messages a second since the start."""
+        """Messages per second since the start."""
         return self.sent / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
 
 def period_ms(recordings: Sequence[Recording]) -> float:
-    """Return the length of one loop, whole ms: the longest recording's, up to where its next reading would be due."""
+    """Return the length of one loop in whole ms: the longest recording, up to when its next reading would be due."""
     return float(ceil(max((each.end_ms - each.start_ms for each in recordings if len(each)), default=0.0)))
 
 
 def schedule(recordings: Sequence[Recording], plan: Plan, now_ms: float) -> Iterator[tuple[float, Outgoing]]:
-    """Yield (ms since the start of the replay, message) in order of time, loop after loop.
+    """Yield (ms since the start of the replay, message) in time order, loop after loop.
 
-    Rows of one recording keep their order even where their times go back. Raises DataError when there is no row at all.
+    Rows of one recording keep their order even where their times go back. Raises DataError when there are no rows.
     """
     filled = [recording for recording in recordings if len(recording)]
     if not filled:
@@ -148,7 +148,7 @@ def schedule(recordings: Sequence[Recording], plan: Plan, now_ms: float) -> Iter
 def _timed(
     recording: Recording, place: int, plan: Plan, now_ms: float, after_ms: float
 ) -> Iterator[tuple[float, int, Outgoing]]:
-    """Yield (due, place, message); `place` decides between messages due at once, so messages are never compared."""
+    """Yield (due, place, message); `place` breaks ties between equal due times, so messages are never compared."""
     start = recording.start_ms
     shift = 0.0 if plan.times == "keep" else float(round(now_ms - start))  # whole ms: integers stay integers
     origin = start + shift
@@ -165,10 +165,10 @@ def replay(
     stopped: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Send all that is planned, flush, and return what was done. Ends early, flushed, once `stopped()` is true.
+    """Send all planned messages, flush, and return the summary. Ends early, flushed, once `stopped()` is true.
 
-    Never waits to slow a late replay down further: what is due is sent at once, in order. `report` is called a few
-    times a second at most. Raises BrokerError when the writer does.
+    A replay that is behind its schedule catches up: messages already due are sent at once, in order. `report` is
+    called at most a few times per second. Raises BrokerError when the writer does.
     """
     began = clock.monotonic()
     pace = None if plan.speed is None else 1e-3 / plan.speed
@@ -178,7 +178,7 @@ def replay(
     done = True
 
     def look() -> None:
-        """Read the clock; report when it is time to."""
+        """Read the clock; report if a report is due."""
         nonlocal elapsed, last_report
         elapsed = clock.monotonic() - began
         if elapsed - last_report >= _REPORT_EVERY_S:
@@ -212,5 +212,5 @@ def replay(
 
 
 def messages_in(recordings: Sequence[Recording], loops: int | None) -> int | None:
-    """Return at most how many messages a replay sends, for a progress bar; None when it never ends."""
+    """Return the most messages that a replay sends, for a progress bar; None when it never ends."""
     return None if loops is None else loops * sum(map(len, recordings))

@@ -2,11 +2,11 @@
 
     dense       hidden layers on the flattened window: short windows and single vectors
     conv        each level halves the length and widens the channels: waveforms, local shapes
-    recurrent   GRU layers, cell after cell: short windows whose order counts; slow for long ones
+    recurrent   GRU layers, cell after cell: short windows in which order matters; slow for long ones
     mixer       patches, mixed over time and over features in turn: long windows of many channels
 
-Whatever the body, one vector stands for the whole window, so a network can't become the identity however long the
-window is, and any length works.
+Every body encodes the whole window in one vector, so a network can't learn the identity however long the window is,
+and any length works.
 """
 
 from __future__ import annotations
@@ -162,11 +162,11 @@ class RecurrentEncoder(nn.Module):
 
 
 class RecurrentDecoder(nn.Module):
-    """The code at every cell, with a learnt mark of the cell's place, through GRU layers to the features.
+    """The code at every cell, with a learnt embedding of the cell's position, through GRU layers to the features.
 
-    Decoded from the last cell backwards, for the code knows the window's end best (Srivastava, Mansimov &
-    Salakhutdinov, "Unsupervised learning of video representations using LSTMs", ICML 2015). The mark spares the first
-    layer from counting cells.
+    Decoded from the last cell backwards, because the code represents the window's end most exactly (Srivastava,
+    Mansimov & Salakhutdinov, "Unsupervised learning of video representations using LSTMs", ICML 2015). With the
+    position given, the first layer need not count cells.
     """
 
     def __init__(self, length: int, features: int, hidden: list[int], inputs: int) -> None:
@@ -228,10 +228,10 @@ class _Turned(nn.Module):
 
 
 class MixerEncoder(nn.Module):
-    """Patches of `patch` cells, embedded linearly, through one MixerBlock a hidden width, then one linear layer."""
+    """Patches of `patch` cells, embedded linearly, one MixerBlock per hidden width, then one linear layer."""
 
     def __init__(self, length: int, features: int, hidden: list[int], outputs: int, patch: int) -> None:
-        """Build for windows (B, length, features); a length that is no multiple of `patch` is padded at its start."""
+        """Build for windows (B, length, features); lengths that are no multiple of `patch` are padded at the start."""
         super().__init__()
         self.patch = patch
         patches = -(-length // patch)

@@ -1,19 +1,20 @@
-"""Classifier: the odds that a window is one of the faults that were labelled.
+"""Classifier: the odds that a window is one of the labelled faults.
 
     h = f(x),  ℓ = v·g(h) + a                               f: a body (bodies.py), ℓ: log-odds of "faulty"
     loss  = mean of w_y · (log(1 + e^ℓ) − y·ℓ),             w_y = n / (2 n_y), or w₁ = fault_weight · w₀
     score = log₂(1 + e^u),   u = (ℓ − ℓ₅₀) / (ℓ₉₅ − ℓ₅₀)
 
-y is 1 for faulty windows; n₀, n₁ are the training windows of either kind, so that by default both weigh the same
-however rare faults are. In training Gaussian noise of `noise` spreads is added to the input: what is decided by less
-than that is not learnt.
+y is 1 for faulty windows; n₀, n₁ count the normal and the faulty training windows, so that by default both kinds have
+the same total weight however rare faults are. In training, Gaussian noise of `noise` spreads is added to the input, so
+that differences smaller than the noise are not learnt.
 
-A probability ends at 1, and a network sure of itself says 1 of everything strange: no level, margin or share of a peak
-could be asked of it. Log-odds have no end, but are negative for all that is normal. ℓ₅₀ and ℓ₉₅ are their median and
-95 % quantile on normal training windows: the score is 1 for what is usual, 1.9 for what one normal window in twenty
-reaches, and rises in proportion to the log-odds from there. It orders windows as the probability does.
+A probability is bounded by 1, and a confident network gives 1 for every anomalous window: thresholds, margins and
+shares of a peak would not work on it. Log-odds are unbounded, but negative for normal windows. ℓ₅₀ and ℓ₉₅ are their
+median and 95 % quantile on normal training windows: the score is 1 for a usual window, 1.9 for the one in twenty
+normal windows with the highest log-odds, and above that it is proportional to the log-odds. It orders windows as the
+probability does.
 
-It knows the faults it was shown, and nothing says what it makes of others: see docs/labels.md.
+Its response to kinds of faults it was not trained on is undefined: see docs/labels.md.
 Source: logistic loss and weights against rare events: King & Zeng, "Logistic regression in rare events data", Political
 Analysis 9, 2001; noise as regularisation: Bishop, "Training with noise is equivalent to Tikhonov regularization",
 Neural Computation 7, 1995.
@@ -34,7 +35,7 @@ LOWEST = -30.0
 
 
 class Classifier(Labelled):
-    """A network's log-odds of "faulty", in steps of what varies among normal windows."""
+    """A network's log-odds of "faulty", in units of their variation among normal windows."""
 
     kind = "classifier"
     middle: Tensor

@@ -1,15 +1,15 @@
-"""Deep SAD: normal windows are drawn together around a centre, labelled faults are pushed away from it.
+"""Deep SAD: normal windows are pulled towards a centre, labelled faults are pushed away from it.
 
     d²(x) = ‖φ(x) − c‖²                                     φ: a body (bodies.py), c: the centre, fixed
     loss  = 1/N · ( Σ over normal of d²  +  η Σ over faulty of 1/(d² + ε) )
     score = d² / mean of d² over the normal training windows
 
-φ is the encoder of an autoencoder trained for the first passes (`pretrain`) on the normal training windows; its decoder
-is thrown away. c is the mean of φ over them then, each coordinate at least 0.1 from zero, lest φ reach it by switching
-off. The score is about 1 on the training part and has no upper bound.
+φ is the encoder of an autoencoder trained for the first passes (`pretrain`) on the normal training windows; the decoder
+is discarded. c is the mean of φ over them after these passes, each coordinate at least 0.1 from zero, so that φ can't
+reach it with all units at zero. The score is about 1 on the training part and has no upper bound.
 
-Unlike a classifier it holds what is normal together whatever faults there are: a fault of a kind never labelled has no
-reason to lie near c. So a few labelled faults are enough, and they sharpen what normal windows alone would give.
+Unlike a classifier it models what is normal, independent of the labelled faults: a fault of a kind never labelled is
+not drawn towards c. So a few labelled faults are enough, and they improve on a fit to normal windows alone.
 With η = 0 it is Deep SVDD. The inverse of a fault's distance makes the trivial solution φ = c expensive, so layers may
 keep their biases.
 Source: Ruff et al., "Deep semi-supervised anomaly detection", ICLR 2020, equation 7 (all windows here are labelled or
@@ -60,7 +60,7 @@ class DeepSAD(Labelled):
         return found
 
     def scaled(self, raw: Tensor) -> Tensor:
-        """Return the raw score: it is on its scale, and never quite nil."""
+        """Return the raw score, already on its scale, with a floor just above zero."""
         return raw.clamp_min(torch.finfo(raw.dtype).tiny)
 
     def fit_labelled(
@@ -111,7 +111,7 @@ class DeepSAD(Labelled):
     def _pretrain(
         self, normal: Tensor, val: Tensor, config: TrainConfig, passes: int, progress: Progress | None
     ) -> FitReport:
-        """Train body and a passing decoder to restore normal windows (N, T, F)."""
+        """Train the body with a temporary decoder to reconstruct normal windows (N, T, F)."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)
             decoder = make_decoder(self._config, self._length, self._features, self._config.latent)

@@ -14,22 +14,22 @@ from stream_detector.config import TrainConfig
 from stream_detector.errors import DataError
 
 Progress = Callable[[int, int, float, float], None]
-"""Called after every epoch with epoch (from 1), most epochs, training loss, validation loss."""
+"""Called after every epoch with epoch (from 1), maximum epochs, training loss, validation loss."""
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """How a fit went; kept in the artifact."""
+    """Report of a fit; kept in the artifact."""
 
     epochs: int  # passes made
     best_epoch: int  # the pass whose weights were kept, from 1; 0 for detectors without passes
     losses: tuple[float, ...]  # (epochs) mean training loss of each pass
     val_losses: tuple[float, ...]  # (epochs) loss on the held-out windows after each pass
-    first_choice: int = 1  # the first pass whose weights could be kept: what came before prepared the ground
-    warnings: tuple[str, ...] = ()  # what the user must know before trusting the scores
-    faulty: int = 0  # windows labelled faulty that it learnt from
+    first_choice: int = 1  # the first pass whose weights may be kept; earlier passes are preparation
+    warnings: tuple[str, ...] = ()  # limits on the scores' reliability that the user must see
+    faulty: int = 0  # training windows labelled faulty
 
 
 def fit_by_gradient(
@@ -46,8 +46,7 @@ def fit_by_gradient(
 
     `begin` is called before each epoch with the share of `config.epochs` made so far, for losses with a schedule.
     Deterministic: shuffles come from a generator seeded with `config.seed`, and every validation uses the same draws.
-    Leaves the model in eval mode with the weights of its best epoch. Raises DataError when the loss stops being
-    a number.
+    Leaves the model in eval mode with the weights of its best epoch. Raises DataError when the loss becomes non-finite.
     """
     shuffle = torch.Generator().manual_seed(config.seed)
     weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
@@ -62,7 +61,7 @@ def fit_by_gradient(
         if begin is not None:
             begin((epoch - 1) / config.epochs)
         order = torch.randperm(n, generator=shuffle).to(x_train.device)
-        shuffled = x_train[order]  # one gather an epoch; minibatches are views of it
+        shuffled = x_train[order]  # one gather per epoch; minibatches are views of it
         total = torch.zeros((), dtype=torch.float64, device=x_train.device)
         for batch in torch.split(shuffled, config.batch):
             adam.zero_grad(set_to_none=True)
@@ -87,7 +86,7 @@ def fit_by_gradient(
 
 
 def joint_report(reports: Sequence[FitReport]) -> FitReport:
-    """Return one report of the members' fits: means, as far as all of them went, and each warning once."""
+    """Return one report of the members' fits: mean losses of the passes all members made, each warning once."""
     if len(reports) == 1:
         return reports[0]
     least = min(report.epochs for report in reports)
@@ -107,7 +106,7 @@ def joint_report(reports: Sequence[FitReport]) -> FitReport:
 
 
 def check_finite(epoch: int, loss: float, config: TrainConfig) -> None:
-    """Raise DataError when the loss of an epoch is no finite number."""
+    """Raise DataError when the loss of an epoch is not finite."""
     if not math.isfinite(loss):
         raise DataError(
             f"training diverged in epoch {epoch}: the loss is no longer a finite number; "
@@ -118,6 +117,6 @@ def check_finite(epoch: int, loss: float, config: TrainConfig) -> None:
 @torch.no_grad()
 def _validate(loss: Loss, x: Tensor, config: TrainConfig) -> float:
     draws = torch.Generator().manual_seed(config.seed)
-    # large chunks: this is no step, only a mean, and memory is the one limit
+    # large chunks: only a mean is computed, so memory is the only limit
     parts = [float(loss(chunk, draws)) * len(chunk) for chunk in torch.split(x, max(config.batch, 4096))]
     return sum(parts) / len(x)

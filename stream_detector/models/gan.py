@@ -1,4 +1,4 @@
-"""Generative adversarial network: what is far from everything the generator can make was not in the training data.
+"""Generative adversarial network: a window far from all that the generator can make is anomalous.
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 − D(G(z)))],   z ~ N(0, I),   D = sigmoid of its last layer
     generator     minimises −log D(G(z)) instead (non-saturating: the gradient does not vanish while D wins)
@@ -13,17 +13,17 @@ f is the discriminator's last hidden layer. The generator kept is the moving ave
     encoder+features   ½ of it + ½ mean over k of v_k · (f_k(x) − f_k(G(E(x))))², v_k like w_c
     discriminator      −log D(x)
 
-The game alone lets the generator leave out what is rare: D seldom sees it missed. Then rare normal windows score as
-high as faults, and a level set on held-out ones is far too high (on NSL-KDD F1 was .74 at λ = 0, .92 at λ = 1, while
-AUC hardly changed). The second term of its loss asks it to make every training window for some z. For
-short histories of slow sensors it buys nothing (SKAB: F1 .855, .864 without it).
+The adversarial loss alone lets the generator miss rare normal windows, because D seldom notices. Rare normal windows
+then score as high as faults, and a threshold set on held-out windows is far too high (on NSL-KDD F1 was .74 at λ = 0,
+.92 at λ = 1, while AUC hardly changed). The second term of the loss requires a z for every training window. For short
+histories of slow sensors it has no benefit (SKAB: F1 .855, .864 without it).
 
-`encoder` is the default: on SKAB and CWRU it ranks as well as `encoder+features` where that is at its best, and it does
-not fall when the discriminator's features are poor. `discriminator` is there because the literature has it; at the end
-of a good training D can't tell anything from anything, and away from the data it was never trained at all, so its
-score is weak and sometimes inverted. `fit` tries the detector on disturbed windows and says so (see gan_checks.py).
+`encoder` is the default: on SKAB and CWRU it ranks as well as `encoder+features` at its best, and it does not degrade
+when the discriminator's features are poor. `discriminator` is offered because the literature describes it; at the end
+of a good training D can't separate real from generated windows, and far from the data it was never trained, so its
+score is weak and sometimes inverted. `fit` tests the detector on disturbed windows and warns (see gan_checks.py).
 
-The parts of all three are the residuals, scaled so that their mean is the score.
+The contributions of all three are the residuals, scaled so that their mean is the score.
 Source: Goodfellow et al., "Generative adversarial nets", NeurIPS 2014; Mescheder, Geiger & Nowozin, "Which training
 methods for GANs do actually converge?", ICML 2018 (R1); the term of λ: Che et al., "Mode regularized generative
 adversarial networks", ICLR 2017; Schlegl et al., "f-AnoGAN", Medical Image Analysis 54, 2019;
@@ -48,7 +48,7 @@ from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.gan_checks import troubles
 from stream_detector.models.gan_training import play
 
-#: Residuals below this share a floor in the scaling of parts, so that a perfect window has parts and none is 0/0.
+#: Floor of residuals when contributions are scaled: a perfectly restored window would give 0/0.
 TINY = 1e-12
 
 
@@ -96,15 +96,15 @@ class GAN(Detector):
         return cls(config, length, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the nearest the generator comes, G(E(x)), (B, T, F) -> (B, T, F)."""
+        """Return the generator's approximation of a window, G(E(x)), (B, T, F) -> (B, T, F)."""
         made: Tensor = self.generator(self.encoder(x))
         return made
 
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
         """Play the game for most of the passes, then train the encoder (see gan_training.py).
 
-        Raises ConfigError when `train.epochs` is 1, DataError when training diverges or the generator makes one and the
-        same window always; lesser troubles are told in the report's warnings.
+        Raises ConfigError when `train.epochs` is 1, DataError when training diverges or the generator always makes the
+        same window; lesser problems are listed in the report's warnings.
         """
         report = play(self, x_train, x_val, config, progress)
         with torch.no_grad():
@@ -118,7 +118,7 @@ class GAN(Detector):
         self.feature_weight.copy_(feature_weight)
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
-        """Return score (B,), parts (B, F) and the last cell of G(E(x)) (B, F)."""
+        """Return score (B,), contributions (B, F) and the last cell of G(E(x)) (B, F)."""
         made = self(x)
         residual = self.weight * (x - made).square().mean(dim=1)  # (B, F)
         whole = residual.mean(dim=1)
@@ -127,7 +127,7 @@ class GAN(Detector):
         return Judged(score, parts, made[:, -1])
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the parts (B, F) and the last cell of G(E(x)) (B, F)."""
+        """Return the contributions (B, F) and the last cell of G(E(x)) (B, F)."""
         judged = self.judge(x, seeds)
         return judged.parts, judged.expected
 

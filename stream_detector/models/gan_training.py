@@ -1,12 +1,12 @@
-"""How a GAN is fitted: the game between generator and discriminator, then the encoder for the generator it left.
+"""The fit of a GAN: adversarial training of generator and discriminator, then training of the encoder.
 
     passes 1 … a        generator (with encoder, where `restore` asks for it) against discriminator, a = 70 % of
                         train.epochs
     passes a + 1 … n    encoder, G and D fixed; its best pass on the held-out windows is kept, and `train.patience`
                         ends it early
 
-The loss told on the held-out windows is one quantity all the way: how far they are, in mean square, from what the
-generator makes. In the game that is the nearest of some hundred samples, afterwards G(E(x)).
+The loss reported for the held-out windows is one quantity throughout: their mean square distance from the generator's
+output. In the adversarial passes that is the nearest of some hundred samples, afterwards G(E(x)).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from stream_detector.models.fitting import FitReport, Progress, check_finite, fi
 if TYPE_CHECKING:
     from stream_detector.models.gan import GAN
 
-#: Share of the passes that the game takes.
+#: Share of the passes for adversarial training.
 GAME_SHARE = 0.7
-#: The penalty on the discriminator's gradient is as costly as all else: every so many steps, so many times as strong.
+#: The gradient penalty costs as much as the rest of a step: applied once per LAZY steps, LAZY times as strong.
 #: Source: Karras et al., "Analyzing and improving the image quality of StyleGAN", CVPR 2020.
 LAZY = 4
-#: Adam's first moment: momentum of .9 makes the two players circle each other.
+#: Adam's first moment: with .9 generator and discriminator oscillate around each other.
 BETAS = (0.5, 0.9)
 #: Decay of the moving average of the generator's weights.
 AVERAGE = 0.99
-#: Samples and held-out windows among which the nearest are looked for.
+#: Number of samples and held-out windows in the search for the nearest.
 NEAREST = 512
 
 
 def play(gan: GAN, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None) -> FitReport:
-    """Fit generator, discriminator and encoder to windows (N, T, F); return how it went.
+    """Fit generator, discriminator and encoder to windows (N, T, F); return the report.
 
     Raises ConfigError when there are fewer than two passes to make, DataError when training diverges.
     """
@@ -89,20 +89,20 @@ class _Game:
         self.steps = 0
 
     def one_pass(self, x_train: Tensor) -> float:
-        """One step of each player a minibatch; return the discriminator's mean loss (2 log 2 when it is at a loss)."""
+        """Step both networks once per minibatch; return the discriminator's mean loss (2 log 2 at chance level)."""
         order = torch.randperm(len(x_train), generator=self.draws).to(x_train.device)
         total = torch.zeros((), dtype=torch.float64, device=x_train.device)
         for real in torch.split(x_train[order], self.config.batch):
             total += self._discriminate(real) * len(real)
             self._generate(real)
             self.steps += 1
-            decay = min(AVERAGE, self.steps / (self.steps + 10))  # a young average must not remember the first weights
+            decay = min(AVERAGE, self.steps / (self.steps + 10))  # an early average must forget the initial weights
             torch._foreach_lerp_(self.average, [p.detach() for p in self.makers], 1 - decay)
         return float(total) / len(x_train)
 
     @torch.no_grad()
     def distance(self, x: Tensor) -> float:
-        """Return the mean square distance, per value, of windows to the nearest of NEAREST made by the average."""
+        """Return the windows' mean square distance, per value, to the nearest of NEAREST averaged-generator samples."""
         some = x[:: max(1, len(x) // NEAREST)].flatten(1)
         playing = [p.detach().clone() for p in self.makers]
         torch._foreach_copy_(self.makers, self.average)
@@ -113,7 +113,7 @@ class _Game:
 
     @torch.no_grad()
     def end(self) -> None:
-        """Leave the generator with its average."""
+        """Set the generator's weights to their moving average."""
         torch._foreach_copy_(self.makers, self.average)
 
     def _noise(self, like: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class _Game:
 
     def _generate(self, real: Tensor) -> None:
         self.adam_g.zero_grad(set_to_none=True)
-        for p in self.judges:  # no gradients for those who don't move: a third of the time
+        for p in self.judges:  # no gradients for fixed weights: saves a third of the time
             p.requires_grad_(False)
         loss = F.softplus(-self.discriminator(self.generator(self._noise(real)))).mean()
         if self.restore:
@@ -151,13 +151,13 @@ class _Game:
 
 
 def _train_encoder(gan: GAN, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress) -> FitReport:
-    """Fit E to windows and to the features D sees in them (izi_f of f-AnoGAN), G and D fixed."""
+    """Fit E to windows and to D's features of them (izi_f of f-AnoGAN), G and D fixed."""
     features = gan.discriminator.features
 
     def loss(x: Tensor, draws: torch.Generator) -> Tensor:
         made = gan(x)
         residual: Tensor = (x - made).square().mean()
-        if not gan.encoder.training:  # passes are compared by what the game's are
+        if not gan.encoder.training:  # validation uses the same quantity as the adversarial passes
             return residual
         return residual + (features(x) - features(made)).square().mean()
 

@@ -1,13 +1,13 @@
-"""What the detectors that learn from labelled faults share: two kinds of windows to fit, parts by occlusion.
+"""Base of the detectors that learn from labelled faults: fit to two kinds of windows, contributions by occlusion.
 
     part_c = max(0, r(x) − r(x with feature c at its usual value)),   r: the raw score, before its scale
 
-Occlusion (Zeiler & Fergus, "Visualizing and understanding convolutional networks", ECCV 2014) asks what the score
-would be, had feature c stayed at the median of the normal training windows in every cell. Unlike gradient times input
-it is an answer about the score itself, not about its slope, so it holds where the network is curved or saturated; it
-needs no backward pass, so it runs wherever scoring does; it draws nothing, and a window's parts are its own. The price
-is one more pass for each feature that differs from its usual value. Features that say the same thing share little of
-the credit: without one of them the others still speak.
+Occlusion (Zeiler & Fergus, "Visualizing and understanding convolutional networks", ECCV 2014) computes the score with
+feature c set to the median of the normal training windows in every cell. Unlike gradient times input it measures the
+score itself and not its slope, so it is valid where the network is curved or saturated; it needs no backward pass, so
+it runs wherever scoring does; it is deterministic, and a window's contributions depend on no other window. The cost is
+one more pass per feature that differs from its median. Redundant features get small contributions: when one of them is
+occluded, the others still raise the score.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ENTRIES = 1 << 21
 CHUNK = 4096
 
 LabelledLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""Mean loss of windows (B, T, F) and what they are (B,), 1 for faulty."""
+"""Mean loss of windows (B, T, F) with labels (B,), 1 for faulty."""
 
 
 class Labelled(Detector):
@@ -41,7 +41,7 @@ class Labelled(Detector):
     usual: Tensor
 
     def __init__(self, config: NetworkConfig, length: int, features: int) -> None:
-        """Build the body, for windows (B, length, features), and register what is usual of each feature."""
+        """Build the body for windows (B, length, features) and register each feature's usual value."""
         super().__init__()
         self.body = make_encoder(config, length, features, config.latent)
         self.register_buffer("usual", torch.zeros(features))  # (F,) median of the normal training windows' last cells
@@ -54,11 +54,11 @@ class Labelled(Detector):
 
     @abstractmethod
     def raw(self, x: Tensor) -> Tensor:
-        """Return the score before it is put on its scale, (B, T, F) -> (B,), higher is stranger."""
+        """Return the score before scaling, (B, T, F) -> (B,); higher is more anomalous."""
 
     @abstractmethod
     def scaled(self, raw: Tensor) -> Tensor:
-        """Return the score (B,) > 0 of a raw one; rises with it, about 1 for what is usual, without upper bound."""
+        """Map raw scores to scores (B,) > 0: monotonic, about 1 for normal windows, without upper bound."""
 
     @abstractmethod
     def fit_labelled(
@@ -71,34 +71,34 @@ class Labelled(Detector):
         *,
         progress: Progress | None = None,
     ) -> FitReport:
-        """Learn from windows (N, T, F) and which are faulty (N,) bool, of both kinds; later ones say when to stop.
+        """Learn from normal and faulty windows (N, T, F) with labels (N,) bool; later ones decide when to stop.
 
-        Ends in eval mode. `x_val` may hold no faulty window.
+        Ends in eval mode. `x_val` may lack faulty windows.
         """
 
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
-        """Raise DataError: normal windows alone don't teach what a fault is."""
+        """Raise DataError: this detector can't be fitted without faulty windows."""
         raise DataError(f"model.kind {self.kind} learns from labelled faults; use fit_labelled")
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
-        """Return score (B,), parts (B, F) and the usual last cell (B, F)."""
+        """Return score (B,), contributions (B, F) and the usual last cell (B, F)."""
         raw = self.raw(x)
         parts = (raw[:, None] - self._occluded(x, raw)).clamp_min(0.0)
         return Judged(self.scaled(raw), parts, self.usual.expand(len(x), -1))
 
     def score(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """Return only the scores: no occlusion is needed."""
+        """Return only the scores, without occlusion."""
         return self.scaled(self.raw(x))
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the parts (B, F) and the usual last cell (B, F)."""
+        """Return the contributions (B, F) and the usual last cell (B, F)."""
         judged = self.judge(x, seeds)
         return judged.parts, judged.expected
 
     def _occluded(self, x: Tensor, raw: Tensor) -> Tensor:
-        """Return r with each feature at its usual value, (B, F); `raw` (B,) where it is there anyway."""
+        """Return r with each feature at its usual value, (B, F); equals `raw` (B,) where a feature already is."""
         found = raw[:, None].repeat(1, x.shape[2])
-        differ = (x != self.usual).any(dim=1).nonzero()  # most categories' features are where they usually are
+        differ = (x != self.usual).any(dim=1).nonzero()  # most features of categories have their usual value
         for some in torch.split(differ, max(1, ENTRIES // (x.shape[1] * x.shape[2]))):
             window, feature = some[:, 0], some[:, 1]
             without = x[window]  # a copy
@@ -107,12 +107,12 @@ class Labelled(Detector):
         return found
 
     def learn_usual(self, normal: Tensor) -> None:
-        """Set what is usual from normal training windows (N, T, F)."""
+        """Set the features' usual values from normal training windows (N, T, F)."""
         self.usual.copy_(normal[:, -1].median(dim=0).values)
 
     @staticmethod
     def of_all(net: nn.Module, windows: Tensor) -> Tensor:
-        """Return what a network makes of windows (N, T, F), some thousand at a time."""
+        """Return a network's outputs for windows (N, T, F), computed some thousand at a time."""
         return torch.cat([net(chunk) for chunk in torch.split(windows, CHUNK)])
 
     def minimise(
@@ -126,7 +126,7 @@ class Labelled(Detector):
         config: TrainConfig,
         progress: Progress | None = None,
     ) -> FitReport:
-        """Minimise a loss of windows and labels by `fit_by_gradient`; windows as of `fit_labelled`."""
+        """Minimise a loss of windows and labels by `fit_by_gradient`; windows as in `fit_labelled`."""
         val = with_faults(x_train, faulty_train, x_val, faulty_val)
         return _minimise(self, loss, (x_train, faulty_train), val, config=config, progress=progress)
 
@@ -143,7 +143,7 @@ def _minimise(
     features = train[0].shape[2]
 
     def joined(x: Tensor, faulty: Tensor) -> Tensor:
-        """Put the label beside the features, so that shuffling keeps them together."""
+        """Append the label to the features, so that shuffling keeps them together."""
         return torch.cat((x, faulty.to(x.dtype)[:, None, None].expand(-1, x.shape[1], 1)), dim=2)
 
     def apart(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -153,9 +153,9 @@ def _minimise(
 
 
 def with_faults(x_train: Tensor, faulty_train: Tensor, x_val: Tensor, faulty_val: Tensor) -> tuple[Tensor, Tensor]:
-    """Return windows and labels that tell when to stop: of validation; without a fault there, training's are added.
+    """Return windows and labels for early stopping: validation windows, plus training faults if they hold none.
 
-    Normal windows alone would say: go on until everything is normal.
+    With normal windows alone the validation loss would be least for a network that calls every window normal.
     """
     if bool(faulty_val.any()):
         return x_val, faulty_val

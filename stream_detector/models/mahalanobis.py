@@ -1,11 +1,11 @@
-"""Mahalanobis distance: how far from the mean of normal windows, in units of how they spread together.
+"""Mahalanobis distance: distance from the mean of normal windows in units of their joint spread.
 
     d = x − μ,   score = dᵀ Σ⁻¹ d / D,   D = T·F: the window as one vector
     part_c = mean over t of (W d)²_tc,   W = Σ^(−1/2) in its corr-max form (whitening.py)
-    expected_j = x_j − (Σ⁻¹ d)_j / (Σ⁻¹)_jj: what the rest of the window foretells of the value
+    expected_j = x_j − (Σ⁻¹ d)_j / (Σ⁻¹)_jj: the value predicted from the rest of the window
 
-Σ is the covariance of the training windows, shrunk towards a multiple of the identity as far as their number calls for
-(Ledoit & Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate
+Σ is the covariance of the training windows, shrunk towards a multiple of the identity, more so for few windows (Ledoit
+& Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate
 Analysis 88, 2004). Source: Mahalanobis, "On the generalised distance in statistics", 1936.
 """
 
@@ -22,7 +22,7 @@ from stream_detector.errors import ConfigError
 from stream_detector.models.closed_form import ClosedFormDetector
 from stream_detector.models.whitening import by_channel, corr_max, floored
 
-#: Widest window taken, as numbers in it: the matrices have its square.
+#: Most values per window (T·F): the matrices have the square of it.
 MOST_INPUTS = 2048
 
 
@@ -57,7 +57,7 @@ class Mahalanobis(ClosedFormDetector):
         self.keep(center=flat.mean(dim=0), whiten=corr_max(floored(covariance)))
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return part_c (B, F) and what the rest of the window foretells of its last cell (B, F)."""
+        """Return part_c (B, F) and the last cell predicted from the rest of the window (B, F)."""
         offset = x.flatten(1) - self.center
         white = offset @ self.whiten.T
         parts = by_channel(white.square(), self.length, self.features) / self.length

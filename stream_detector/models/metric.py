@@ -1,4 +1,4 @@
-"""Metric learning on patches: a small network learns which windows are alike; strange is what is like none of them.
+"""Metric learning on patches: a small network learns which windows are alike; a window unlike all is anomalous.
 
     x̃_tc = (x_tc − mean_t x_c) / max(sd_t x_c, s_min)            instance normalisation, if asked for
     e(x) = h(x̃) / ‖h(x̃)‖,   h: convolutions of stride 2, mean over time, one linear layer
@@ -8,13 +8,14 @@
     loss    = triplet + λ · pretext,   λ falls from 1 to 0 in the first fifth of the steps
     score   = mean of d(x, b) over the k nearest b of the bank
 
-What follows within some cells is alike (triplet), and what follows a whole window later belongs to it (pretext); that
-is all that is taught, no label, no reconstruction. The bank holds training windows, those next to the centers of a
-k-means clustering of their embeddings. Time order within the training part is all that `fit` needs to know.
+The network learns from time order only: windows a few cells apart are alike (triplet), and a window one whole window
+later is recognised as its successor (pretext); there are no labels and no reconstruction. The bank holds the training
+windows nearest to the centers of a k-means clustering of their embeddings. `fit` needs windows in time order.
 
-Parts share the score as the mean square differences, feature by feature, from the nearest windows of the bank do.
+Contributions divide the score in proportion to each feature's mean square difference from the nearest windows of the
+bank.
 Source: Park & Kang, "PaAno: Patch-based representation learning for time-series anomaly detection", ICLR 2026; ours
-judges the one patch that ends with the row, for live there is none after it. Triplet loss: Schroff, Kalenichenko &
+judges the one patch that ends with the row, as a live stream has no later one. Triplet loss: Schroff, Kalenichenko &
 Philbin, "FaceNet", CVPR 2015; the bank: Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
 """
 
@@ -34,13 +35,13 @@ from stream_detector.errors import ConfigError
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.fitting import FitReport, Progress, check_finite
 
-#: s_min, in units of a channel's normal spread: a flat window's noise must not be blown up to look like a signal.
+#: s_min, in units of a channel's normal spread: keeps the noise of a flat window from being amplified to a signal.
 SMALLEST_SPREAD = 0.1
 #: m, the margin of the triplet loss.
 MARGIN = 0.5
 #: Share of the steps after which the pretext no longer counts.
 PRETEXT_SHARE = 0.2
-#: Keeps parts of windows that equal their neighbours from being 0/0.
+#: Avoids contributions of 0/0 for windows that equal their neighbours.
 TINY = 1e-12
 
 
@@ -71,7 +72,7 @@ class Embedding(nn.Module):
 
 
 class Metric(Detector):
-    """Distance to the nearest windows of a bank, in a space learnt to tell windows apart."""
+    """Distance to the nearest windows of a bank, in a learnt embedding space."""
 
     kind = "metric"
     bank: Tensor
@@ -102,7 +103,7 @@ class Metric(Detector):
         return FitReport(config.epochs, config.epochs, losses, losses, first_choice=config.epochs)  # the last is kept
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
-        """Return score (B,), parts (B, F) and the mean of the neighbours' last cells (B, F)."""
+        """Return score (B,), contributions (B, F) and the mean of the neighbours' last cells (B, F)."""
         apart = 1.0 - self.embed(x) @ self.known.T  # (B, R)
         near, which = apart.topk(min(self.config.neighbours, len(self.known)), dim=1, largest=False)
         score = near.mean(dim=1).clamp_min(0.0)
@@ -113,7 +114,7 @@ class Metric(Detector):
         return Judged(score, parts, neighbours[:, :, -1].mean(dim=1))
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the parts (B, F) and the mean of the neighbours' last cells (B, F)."""
+        """Return the contributions (B, F) and the mean of the neighbours' last cells (B, F)."""
         judged = self.judge(x, seeds)
         return judged.parts, judged.expected
 
@@ -131,7 +132,7 @@ class Metric(Detector):
     def _learn(self, x: Tensor, config: TrainConfig, progress: Progress | None) -> tuple[float, ...]:
         draws = torch.Generator().manual_seed(config.seed)
         follows = nn.Bilinear(self.config.embedding, self.config.embedding, 1)
-        for drawn in follows.parameters():  # of its own seed, whatever was drawn before
+        for drawn in follows.parameters():  # from its own seed, independent of earlier draws
             nn.init.uniform_(drawn, -0.1, 0.1, generator=draws)
         adam = torch.optim.Adam([*self.embed.parameters(), *follows.parameters()], lr=config.learning_rate, fused=True)
         count, window = len(x), x.shape[1]
@@ -163,7 +164,7 @@ class Metric(Detector):
         return tuple(losses)
 
     def _fill(self, x: Tensor, seed: int) -> None:
-        """Set the bank: all windows, or those whose embeddings are next to the centers of a clustering."""
+        """Set the bank: all windows, or those whose embeddings are nearest to the centers of a clustering."""
         points = torch.cat([self.embed(chunk) for chunk in torch.split(x, 4096)])
         if len(x) > self.config.references:
             from sklearn.cluster import MiniBatchKMeans  # deferred: slow to import

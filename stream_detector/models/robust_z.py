@@ -1,4 +1,4 @@
-"""Robust z-scores with control charts: each channel by itself, against its own median and spread.
+"""Robust z-scores with control charts: each channel by itself, compared with its own median and spread.
 
     z = (x − median) / s,   s = (q90 − q10)/2.563
     last    y = z_T
@@ -8,7 +8,7 @@
 
 s_c is the root mean square of y_c on the training windows, so that the score is about 1 on normal data, however
 autocorrelated the channel: the textbook's limits suppose independent values, which sensor readings are not.
-A chart begins anew in every window, so that a window's score depends on nothing but itself.
+A chart restarts in every window, so that a window's score depends on no other window.
 Source: Roberts, "Control chart tests based on geometric moving averages", Technometrics 1, 1959; Page, "Continuous
 inspection schemes", Biometrika 41, 1954; both in Montgomery, "Introduction to statistical quality control".
 """
@@ -51,7 +51,7 @@ class RobustZ(ClosedFormDetector):
         return cls(config, features)
 
     def learn(self, x_train: Tensor, config: TrainConfig) -> None:
-        """Set median and spread from all cells, then the usual size of the chart's statistic."""
+        """Set median and spread from all cells, then the root mean square of the chart's statistic."""
         cells = x_train.reshape(-1, x_train.shape[-1])
         ranked = cells.sort(dim=0).values
         low, middle, high = (ranked[round(share * (len(cells) - 1))] for share in (0.1, 0.5, 0.9))
@@ -62,7 +62,7 @@ class RobustZ(ClosedFormDetector):
         self.keep(usual=charted.square().mean(dim=0).sqrt().clamp_min(SMALLEST_DEVIATION))
 
     def check(self) -> None:
-        """Spreads are divisors."""
+        """Raise ValueError unless the spreads are positive: they are divisors."""
         require(bool((self.spread > 0).all() and (self.usual > 0).all()), "a spread is not positive")
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,13 @@
 """Many small detectors fitted at once: the gradient loop of fitting.py with a leading dimension of models.
 
-Each model sees the very minibatches, draws and weights to begin with that it would see alone, has its own steps of
-Adam (they are elementwise), its own early stopping and its own best epoch. So what an asset's model becomes does not
-depend on which other assets are trained with it, but for the rounding of sums.
+Each model has the same minibatches, random draws and initial weights as in a separate fit, its own steps of Adam (they
+are elementwise), its own early stopping and its own best epoch. So an asset's model does not depend on the assets that
+are trained with it, except for the rounding of sums.
 
     windows (N_m, T, F) of model m, shuffled ─▶ (M, batch, T, F) ─▶ vmap(loss) ─▶ (M,) losses ─▶ one backward pass
 
-Models whose minibatches are equally many are trained together; the last minibatch is filled up with windows of weight
-0. Source of the batched loss: `torch.func` (Horace He & Richard Zou, "functorch", 2021).
+Models with equal numbers of minibatches are trained together; the last minibatch is padded with windows of weight 0.
+Source of the batched loss: `torch.func` (Horace He & Richard Zou, "functorch", 2021).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from stream_detector.models.base import Detector
 from stream_detector.models.fitting import FitReport, Progress, check_finite
 from stream_detector.models.stacking import Method, stacked
 
-#: Most models trained at once: more gain nothing and need memory.
+#: Most models trained at once: more are no faster and need more memory.
 MOST = 512
-#: Models of more numbers than this are trained one by one: their products fill a core by themselves.
+#: Models with more parameters than this are trained one by one: each keeps a core busy by itself.
 LARGEST = 1 << 16
-#: Most values in the windows of models trained at once, as each has a copy of its own: 1 GiB.
+#: Most values in the windows of models trained at once, each with its own copy: 1 GiB.
 MOST_VALUES = 1 << 28
 #: Windows of all models in one step of a validation.
 CHUNK = 1 << 16
@@ -43,9 +43,9 @@ def fit_all(
     *,
     progress: Progress | None = None,
 ) -> list[FitReport]:
-    """Fit detectors of one family and shape, together if that has a batched form, else one after the other.
+    """Fit detectors of one family and shape, together if they have a batched form, else one after the other.
 
-    Arguments and errors as of `fit_stacked`. `progress` is told of each pass, with means over the detectors.
+    Arguments and errors as in `fit_stacked`. `progress` is called after each pass with means over the detectors.
     """
     if not detectors:
         return []
@@ -62,7 +62,7 @@ def fit_all(
 
 
 def _after(progress: Progress | None, done: int, of: int) -> Progress | None:
-    """Return a callback for one of several fits after `done` of them."""
+    """Return the callback of one of several fits, after `done` finished ones."""
     if progress is None:
         return None
     tell = progress
@@ -74,9 +74,9 @@ def _after(progress: Progress | None, done: int, of: int) -> Progress | None:
 
 
 def trains_stacked(detector: Detector) -> bool:
-    """Tell whether a detector's training can be batched over many: small dense nets of families with the loss for it.
+    """Return whether many such detectors can be trained in one batch: small dense nets with a `weighted_loss`.
 
-    Recurrent nets have no batched form in torch; convolutions have one, which is no faster than one by one on a CPU.
+    Recurrent nets have no batched form in torch; convolutions have one, but on a CPU it is no faster than one by one.
     """
     modules = (nn.RNNBase, nn.Conv1d, nn.ConvTranspose1d)
     if type(detector).weighted_loss is Detector.weighted_loss:
@@ -97,7 +97,7 @@ def fit_stacked(
 ) -> list[FitReport]:
     """Fit M detectors of one family and shape, detectors[m] to windows x_train[m] (N_m, T, F) with its seed.
 
-    `x_val`: later windows (V_m, T, F) of each. Raises DivergedError when a loss stops being a number.
+    `x_val`: later windows (V_m, T, F) of each. Raises DivergedError when a loss becomes non-finite.
     """
     groups: dict[int, list[int]] = {}
     for index, windows in enumerate(x_train):
@@ -126,7 +126,7 @@ class DivergedError(DataError):
 
 
 class _Fit:
-    """The fit of M models whose minibatches are equally many."""
+    """The fit of M models with equal numbers of minibatches."""
 
     def __init__(
         self,
@@ -145,18 +145,18 @@ class _Fit:
         state = stacked([one.state_dict() for one in detectors])
         self.weights = {name: tensor.requires_grad_() for name, tensor in state.items() if name in names}
         self.buffers = {name: tensor for name, tensor in state.items() if name not in self.weights}
-        # every model as it would be alone: detectors of one seed and length share their shuffles
+        # as in separate fits: detectors with the same seed and length share their shuffles
         self.shuffles = {key: torch.Generator().manual_seed(key[0]) for key in zip(seeds, self.counts, strict=True)}
         self.template = copy.deepcopy(detectors[0]).to("meta")
         self.loss = Method(self.template, "weighted_loss")
 
     def run(self, indexes: Sequence[int], progress: Progress | None) -> list[FitReport]:
-        """Fit them; `indexes` are what errors call them."""
+        """Fit them; `indexes` identify the models in errors."""
         size, config = len(self.x_train), self.config
         adam = torch.optim.Adam(list(self.weights.values()), lr=config.learning_rate, fused=True)
         best = torch.full((size,), torch.inf, dtype=torch.float64)
         best_epoch = torch.zeros(size, dtype=torch.int64)
-        stopped = torch.zeros(size, dtype=torch.int64)  # the epoch it stopped after; 0: goes on
+        stopped = torch.zeros(size, dtype=torch.int64)  # the epoch it stopped after; 0: still running
         kept = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
         losses: list[Tensor] = []
         val_losses: list[Tensor] = []
@@ -188,7 +188,7 @@ class _Fit:
         return reports
 
     def _epoch(self, adam: torch.optim.Adam) -> Tensor:
-        """Make one pass; return each model's mean loss (M,) float64."""
+        """Run one pass; return each model's mean loss (M,) float64."""
         orders = {key: torch.randperm(key[1], generator=draws) for key, draws in self.shuffles.items()}
         width = self.x.shape[1]
         order = torch.stack([_filled(orders[key], width) for key in zip(self.seeds, self.counts, strict=True)])
@@ -226,7 +226,7 @@ class _Fit:
         return value, after
 
     def _noise(self, counts: Sequence[int], width: int, fresh: bool = False) -> Tensor:
-        """Return draws (M, width, noise_width), for each model what it would draw alone; `fresh`: from its seed on."""
+        """Return draws (M, width, noise_width), equal to those of separate fits; `fresh`: restart from the seeds."""
         values = self.template.noise_width
         if not values:
             return self.x.new_zeros(len(counts), width, 0)
@@ -251,7 +251,7 @@ class _Fit:
 
     @torch.no_grad()
     def _complete(self, place: int, kept: dict[str, Tensor]) -> None:
-        """Give one detector its weights and what is measured with them."""
+        """Set one detector's weights and what is measured with them."""
         one = self.detectors[place]
         tensors = {**self.buffers, **kept}
         one.load_state_dict({name: tensor[place].detach().clone() for name, tensor in tensors.items()})
@@ -260,12 +260,12 @@ class _Fit:
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:
-    """Return parts (n_m, T, F) as (M, n, T, F), the shorter ones filled with zeros."""
+    """Return parts (n_m, T, F) as (M, n, T, F), the shorter ones padded with zeros."""
     return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
 
 
 def _filled(order: Tensor, width: int) -> Tensor:
-    """Return an order (n,) with zeros up to a width."""
+    """Return an order (n,) padded with zeros to a width."""
     return nn.functional.pad(order, (0, width - len(order)))
 
 

@@ -1,1 +1,1 @@
-"""History -> artifact: gathering windows, calibration, labelled faults, fleets."""
+"""From history to artifact: gathering windows, fitting, calibration, labelled faults, fleets."""

@@ -1,8 +1,8 @@
-"""The ways to fit a detector and to score windows that it was not trained on: hold a tail out, or cross-fit.
+"""Two ways to fit a detector and to score windows that it was not trained on: hold out a tail, or cross-fit.
 
-A way is prepared first, fitted after: what many assets prepare is fitted together (models/stacked_fit.py).
+A way is prepared first and fitted later, so that the nets of many assets are fitted together (models/stacked_fit.py).
 
-    windows ─▶ HoldOut or CrossFitted: unfitted nets, what each of them is shown ─▶ fit_all ─▶ result ─▶ Fitted
+    windows ─▶ HoldOut or CrossFitted: unfitted nets, each with its training windows ─▶ fit_all ─▶ result ─▶ Fitted
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ CHUNK = 4096
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What either way leaves."""
+    """The result of either way."""
 
     preprocess: Preprocess
     detector: Detector
-    scores: NDArray[np.float64]  # (M,) of windows that what scored them was not trained on
+    scores: NDArray[np.float64]  # (M,) each by a detector that was not trained on the window
     report: FitReport
     split: Split
 
 
 @dataclass(frozen=True, slots=True)
 class Nets:
-    """Detectors to fit, all of one shape, each with its windows and its seed."""
+    """Detectors to fit, all of one shape, each with its windows and seed."""
 
     detectors: list[Detector]
     x_train: list[Tensor]  # each (n, T, F) float32, scaled
@@ -61,7 +61,7 @@ class Nets:
 
 
 class Way(Protocol):
-    """A fit prepared: its nets, and what becomes of them once they are fitted."""
+    """A prepared fit: its nets, and how the fitted nets give a detector with calibration scores."""
 
     preprocess: Preprocess
     nets: Nets
@@ -72,7 +72,7 @@ class Way(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The windows of all assets, divided."""
+    """The windows of all assets, divided into training and held-out windows."""
 
     train: Tensor  # (N, K, C) physical units
     held_out: Tensor  # (M, K, C)
@@ -84,7 +84,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """The windows of all assets, and which block of its asset's history each lies in."""
+    """The windows of all assets, and the block of its asset's history that each belongs to."""
 
     windows: Tensor  # (N, K, C) physical units
     fold: Tensor  # (N,) int64
@@ -93,10 +93,10 @@ class Blocks:
 
 
 class HoldOut:
-    """Fit on the first part; stop early by the rest, and score that."""
+    """Fit on the training windows; the held-out windows decide early stopping and are scored."""
 
     def __init__(self, config: Config, parts: Parts) -> None:
-        """Fit the scaler and build the networks, their weights drawn by torch's generator."""
+        """Fit the scaler and build the networks, with weights drawn by torch's generator."""
         self.parts = parts
         self.preprocess = _preprocess(config)
         self.preprocess.scaler.fit(parts.train)
@@ -115,13 +115,13 @@ class HoldOut:
 
 
 class HoldOutLabelled:
-    """As HoldOut, of detectors that learn from faulty windows, too; scaler and calibration know the normal ones alone.
+    """As HoldOut, for detectors that also learn from faulty windows; scaler and calibration use only normal windows.
 
-    Fitted in `result`, one by one.
+    Each detector is fitted separately, in `result`.
     """
 
     def __init__(self, config: Config, parts: Parts, progress: Progress | None, place: str) -> None:
-        """Fit the scaler and build the detector. Raises DataError, naming the `place`, when no fault can train."""
+        """Fit the scaler and build the detector. Raises DataError naming `place` when no training window is faulty."""
         self.config, self.parts = config, parts
         self._progress, self._place = progress, place
         self._faults = int(parts.faulty_train.sum())
@@ -154,10 +154,10 @@ class HoldOutLabelled:
 
 
 class CrossFitted:
-    """Fit several, each without some blocks; score each row by those that have not seen it (models/cross_fit.py)."""
+    """Fit several networks, each without some blocks; score each row by those not trained on it (cross_fit.py)."""
 
     def __init__(self, config: Config, blocks: Blocks) -> None:
-        """Fit the scaler and build the members, their weights drawn by torch's generator."""
+        """Fit the scaler and build the members, with weights drawn by torch's generator."""
         self.config, self.blocks = config, blocks
         self.preprocess = _preprocess(config)
         self.preprocess.scaler.fit(blocks.windows)
@@ -178,7 +178,7 @@ class CrossFitted:
             self.nets = Nets(self._making.members, own, own, self._making.seeds)
 
     def result(self, reports: list[FitReport]) -> Fitted:
-        """Score every row by members that have not seen its block. What learns without passes is fitted only here."""
+        """Score every row by members not trained on its block. Detectors that learn without passes are fitted here."""
         if self._making is not None:
             fitted = self._making.result(reports)
         else:
@@ -204,7 +204,7 @@ class CrossFitted:
 
 
 def _scores(detector: Detector, x: Tensor, seeds: Tensor | None) -> NDArray[np.float64]:
-    """Score as the scorer does: in float64, rounded to the same bits."""
+    """Score as the scorer does: in float64, with the same rounding."""
     double = copy.deepcopy(detector).double().eval()
     with torch.inference_mode():
         found = [

@@ -1,4 +1,4 @@
-"""A fleet's history -> one file with a detector an asset, and perhaps one that serves all others."""
+"""From a fleet's history to one file: one detector per asset, and optionally one for all other assets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream_detector.types import WindowBatch
 
 log = logging.getLogger(__name__)
 
-#: Most windows, of all assets, that the shared detector is trained on: evenly taken from each.
+#: Most windows that the shared detector is trained on, over all assets; taken evenly from each.
 MOST_SHARED = 20_000
 
 
@@ -27,10 +27,10 @@ def train_fleet(
     progress: Callable[[str], None] | None = None,
     labels: Labels | None = None,
 ) -> Fleet:
-    """Train one detector an asset. `progress` is told the name of each that is done.
+    """Train one detector per asset. `progress` is called with the name of each asset that is done.
 
-    What becomes of an asset whose history is too short `train.short_history` says. Raises DataError, the asset named,
-    when it says `refuse`, when no asset has enough, or when a fit diverges.
+    `train.short_history` decides how an asset with too short a history is treated. Raises DataError naming the asset
+    when that is `refuse`, when no asset has enough windows, or when a fit diverges.
     """
     histories = gather(config, batches, None, labels)
     short: dict[str, str] = {}
@@ -55,6 +55,6 @@ def train_fleet(
 
 
 def _shared(config: Config, histories: dict[str, History]) -> Artifact:
-    """Train one detector on windows of all assets, those with short histories included."""
+    """Train one detector on windows of all assets, including those with short histories."""
     step = -(-sum(len(history) for history in histories.values()) // MOST_SHARED)
     return one_artifact(config, [history.thinned(step) for history in histories.values()], None, "shared detector: ")

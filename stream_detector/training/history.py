@@ -1,6 +1,6 @@
-"""What a detector is trained on: each asset's windows, prepared up to scaling, with what is usual and a fingerprint.
+"""A detector's training data: each asset's windows, prepared up to scaling, its channel profile, and a fingerprint.
 
-Detectors that learn from labelled faults get the windows' labels; no other detector is given one.
+Only detectors that learn from labelled faults get the windows' labels.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from stream_detector.windowing.channel_profile import ChannelProfileLearner
 
 @dataclass(slots=True)
 class History:
-    """One asset's windows, prepared up to scaling; the raw ones are not kept, they may be many times as large."""
+    """One asset's windows, prepared up to scaling; raw windows are not kept, they may be many times as large."""
 
     asset: str
     profile: ChannelProfileLearner
     newest: list[NDArray[np.float32]] = field(default_factory=list)  # each (n, C): raw values of the last cells
     physical: list[Tensor] = field(default_factory=list)  # each (n, K, C) float64
-    seeds: list[Tensor] = field(default_factory=list)  # each (n,) int64; empty for detectors that don't draw
+    seeds: list[Tensor] = field(default_factory=list)  # each (n,) int64; empty for detectors that are not stochastic
     end_ms: list[NDArray[np.int64]] = field(default_factory=list)
     faulty: list[NDArray[np.bool_]] = field(default_factory=list)  # each (n,); all False without labels
     times_sha: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -44,14 +44,14 @@ class History:
         return sum(map(len, self.end_ms))
 
     def thinned(self, step: int) -> History:
-        """Return every `step`-th window of it, with the norms of all."""
+        """Return every `step`-th window, with the channel profile of all windows."""
         end_ms, windows, seeds, faulty = self.ordered()
         thin = [] if seeds is None else [seeds[::step]]
         flags = [faulty.numpy()[::step]]
         return replace(self, physical=[windows[::step]], seeds=thin, end_ms=[end_ms[::step]], faulty=flags)
 
     def ordered(self) -> tuple[NDArray[np.int64], Tensor, Tensor | None, Tensor]:
-        """Return end times, windows, seeds and which are faulty, in event-time order."""
+        """Return end times, windows, seeds and faulty flags, in event-time order."""
         end_ms, windows = np.concatenate(self.end_ms), torch.cat(self.physical)
         seeds = torch.cat(self.seeds) if self.seeds else None
         faulty = torch.from_numpy(np.concatenate(self.faulty))
@@ -64,7 +64,7 @@ class History:
 def gather(
     config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None, labels: Labels | None
 ) -> dict[str, History]:
-    """Return the windows of each asset, or of `assets` only, by name in order. Raises DataError when one has none."""
+    """Return the windows of all assets, or of `assets` only, sorted by name. Raises DataError when one has none."""
     marker = _marker(config, labels)
     channels = column_channels(config.channels)
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
@@ -111,7 +111,7 @@ def gather(
 
 
 def _marker(config: Config, labels: Labels | None) -> Marker | None:
-    """Return what marks windows for a detector that learns from labels; None for all others. Raises DataError."""
+    """Return the marker of faulty windows if the detector learns from labels, else None. Raises DataError."""
     kind = config.model.kind
     if not issubclass(detector_class(kind), Labelled):
         return None
@@ -127,7 +127,7 @@ def _marker(config: Config, labels: Labels | None) -> Marker | None:
 
 
 def fingerprint(config: Config, histories: list[History]) -> DataFingerprint:
-    """Return which windows these are: a hash over names, times and values, and the time they span."""
+    """Return the windows' fingerprint: a hash over names, times and values, and the time they span."""
     sha = hashlib.sha256()
     for history in histories:
         name = history.asset.encode()

@@ -2,9 +2,9 @@
 
     faulty      a cell that the detector sees (`features.keep`, else the whole window) holds a faulty reading
     left out    only an earlier cell does: smoothing still carries the fault, so the window is neither
-    normal      all others, those of assets that nobody labelled included
+    normal      all other windows, including those of assets without labels
 
-A stream of records (`window.mode: records`) has a window a record, which is what its row is.
+In a stream of records (`window.mode: records`) each window is one record and takes the label of its row.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ NORMAL, FAULTY, LEFT_OUT = 0, 1, -1
 
 
 class Rows(Protocol):
-    """What is asked of a recording with N rows; `stream_detector.datasets.recording.Recording` is one."""
+    """A recording with N rows, as far as labels need it; `datasets.recording.Recording` implements it."""
 
     asset: str
     ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms
     values: dict[str, NDArray[Any]]  # channel -> (N,)
     blocks: dict[str, list[NDArray[np.float64] | None]]  # channel -> (N) waveforms
-    labels: NDArray[np.int8] | None  # (N,) 1 where anomalous; None when nobody knows
-    interval_ms: float | None  # from sample to sample of waveforms
+    labels: NDArray[np.int8] | None  # (N,) 1 where anomalous; None without labels
+    interval_ms: float | None  # between samples of waveforms
     source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is known of a history's faults, by asset."""
+    """The labelled faults of a history, by asset."""
 
     stretches: Mapping[str, NDArray[np.float64]]  # (n, 2) first and last faulty moment, event time, UNIX ms
-    records: Mapping[str, NDArray[np.bool_]]  # (N,) of each complete record in order; instead of stretches
+    records: Mapping[str, NDArray[np.bool_]]  # (N,) True for faulty, complete records in order; replaces stretches
 
     @property
     def faults(self) -> int:
-        """Faulty records and stretches."""
+        """Number of faulty records and stretches."""
         return sum(map(len, self.stretches.values())) + sum(int(flags.sum()) for flags in self.records.values())
 
 
 def from_rows(recordings: Iterable[Rows], config: Config) -> Labels | None:
-    """Return what the recordings' own labels say; None when none of them has any."""
+    """Return the labels that the recordings carry; None when none of them has any."""
     stretches: dict[str, list[NDArray[np.float64]]] = {}
     records: dict[str, list[NDArray[np.bool_]]] = {}
     known = False
@@ -72,7 +72,7 @@ def from_rows(recordings: Iterable[Rows], config: Config) -> Labels | None:
 
 
 def from_intervals(intervals: Sequence[Interval], assets: Iterable[str]) -> Labels:
-    """Return what a list of faults says of these assets. Raises DataError when it names none of them."""
+    """Return the labels of these assets from a list of faults. Raises DataError when it names none of them."""
     stretches: dict[str, list[tuple[float, float]]] = {asset: [] for asset in assets}
     for one in intervals:
         if one.asset in stretches:
@@ -86,7 +86,7 @@ def from_intervals(intervals: Sequence[Interval], assets: Iterable[str]) -> Labe
 
 
 def only_normal(batches: Iterable[WindowBatch], labels: Labels, config: Config) -> Iterator[WindowBatch]:
-    """Yield the windows that are neither faulty nor left out, in their order. Raises DataError as `Marker.check`."""
+    """Yield the windows that are neither faulty nor left out, in order. Raises DataError as `Marker.check` does."""
     marker = Marker(labels, config)
     for batch in batches:
         normal = np.zeros(len(batch), np.bool_)
@@ -108,10 +108,10 @@ def only_normal(batches: Iterable[WindowBatch], labels: Labels, config: Config) 
 
 
 class Marker:
-    """Says of windows, asset by asset in the order they come, whether they are faulty."""
+    """Marks windows as faulty, normal or left out, for each asset in the order they arrive."""
 
     def __init__(self, labels: Labels, config: Config) -> None:
-        """Prepare for the windows of a set-up."""
+        """Take the labels, and the window and feature settings that decide which readings a window holds."""
         window, features = config.window, config.features
         self._labels = labels
         self._records = window.mode == "records"
@@ -128,14 +128,14 @@ class Marker:
             start = self._taken.get(asset, 0)
             self._taken[asset] = start + len(end_ms)
             mine = flags[start : start + len(end_ms)]
-            return np.pad(mine, (0, len(end_ms) - len(mine))).astype(np.int8)  # `check` complains of too few
+            return np.pad(mine, (0, len(end_ms) - len(mine))).astype(np.int8)  # `check` reports missing labels
         if self._records:
             return self._touched(asset, end_ms, end_ms + 1).astype(np.int8)
         found = np.where(self._touched(asset, end_ms - self._span_ms, end_ms), LEFT_OUT, NORMAL)
         return np.where(self._touched(asset, end_ms - self._seen_ms, end_ms), FAULTY, found).astype(np.int8)
 
     def check(self) -> None:
-        """Raise DataError when there were not as many records as labels: whose is whose is unknown then."""
+        """Raise DataError when the numbers of records and labels differ: they can't be matched then."""
         for asset, flags in self._labels.records.items():
             if (taken := self._taken.get(asset, len(flags))) != len(flags):
                 raise DataError(
@@ -144,13 +144,13 @@ class Marker:
                 )
 
     def _touched(self, asset: str, low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
-        """Whether a stretch lies in or across [low, high), (W,) each."""
+        """Return whether a faulty stretch overlaps [low, high), (W,) each."""
         starts, stops = self._edges.get(asset, (np.empty(0), np.empty(0)))
         return np.searchsorted(starts, high, side="left") > np.searchsorted(stops, low, side="left")
 
 
 def _stretches(one: Rows, faulty: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the moments (n, 2) that faulty rows span: one each, of waveforms to their last sample."""
+    """Return the first and last moment (n, 2) of each faulty row; a waveform's row extends to its last sample."""
     places = np.flatnonzero(faulty)
     starts = one.ts_ms[places]
     stops = starts.copy()
@@ -161,7 +161,7 @@ def _stretches(one: Rows, faulty: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _complete(one: Rows, config: Config) -> NDArray[np.bool_]:
-    """Return which records have every channel: the others are dead letters and make no window."""
+    """Return which records have every channel; the others become dead letters and make no window."""
     whole = np.ones(len(one.ts_ms), np.bool_)
     for name in config.channels:
         column = one.values.get(name)

@@ -1,13 +1,13 @@
-"""History -> artifact: split each asset's windows in time, fit scaler and weights on the first part, score the rest.
+"""From history to artifact: split windows in time, fit scaler and weights on the first part, score the rest.
 
     │◀────────── training part ─────────▶│◀ overlap ▶│◀── calibration: early stopping, then scores ──▶│
     event time of one asset ──────────────────────────────────────────────────────────────────────────▶
 
-Windows of the overlap reach back into the training part. They are dropped where enough remain after them.
+Windows of the overlap share cells with the training part. They are dropped if enough windows remain after them.
 
-With `train.folds` nothing is held out: see models/cross_fit.py.
-Detectors that learn from labelled faults get the labels of both parts; scaler, norms and calibration know only normal
-windows. No other detector is given a label.
+With `train.folds` no windows are held out: see models/cross_fit.py.
+Detectors that learn from labelled faults get the labels of both parts; scaler, channel profile and calibration use
+only normal windows. No other detector gets labels.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 MIN_TRAIN = 20
 #: Fewest windows to calibrate a threshold on.
 MIN_CALIBRATION = 10
-#: Windows that overlap the training part are dropped where so many of the asset's remain after them.
+#: Windows that overlap the training part are dropped if at least this many of the asset's windows remain after them.
 MIN_CLEAN = 100
-#: Assets whose detectors are trained together; more gain nothing.
+#: Assets whose detectors are trained together; larger batches are no faster.
 TOGETHER = 500
 
 
@@ -56,14 +56,14 @@ def train(
 ) -> Artifact:
     """Train one detector on the windows of all assets, or of `assets` only, which the artifact then names.
 
-    `labels` say which windows are faulty; only detectors that learn from them look at it, and they need it.
+    `labels` mark faulty windows; detectors that learn from labels require them, all others ignore them.
 
-    Windows come in event-time order per asset, as the window stage gives them; how they are batched plays no role.
+    Windows come in event-time order per asset, as the window stage emits them; how they are batched does not matter.
     The same windows, configuration and seed give the same artifact, byte for byte, on the CPU with one thread.
 
-    What the detector warns of (`Artifact.fit.warnings`) is logged too.
-    Raises DataError when there are too few windows, one holds a value that is no finite number, labels are missing, or
-    the fit diverges; ConfigError when the configuration asks for what can't be built.
+    The detector's warnings (`Artifact.fit.warnings`) are logged too.
+    Raises DataError when there are too few windows, a value is not finite, labels are missing, or the fit diverges;
+    ConfigError when the configured detector can't be built.
     """
     histories = gather(config, batches, assets, labels)
     names = None if assets is None else tuple(sorted(assets))
@@ -78,11 +78,11 @@ def train_many(
     assets: Collection[str] | None = None,
     labels: Labels | None = None,
 ) -> dict[str, Artifact]:
-    """Train one detector an asset; return them by asset. `progress` is told the name of each one that is done.
+    """Train one detector per asset; return them by asset. `progress` is called with the name of each asset done.
 
-    Small dense nets are trained together, in batched products. Each sees the minibatches and draws that it would see
-    alone, so its scores are those of `train` but for the rounding of sums, about 5 digits.
-    Raises what `train` raises, the asset named.
+    Small dense nets are trained together, in batched products. Each gets the minibatches and random draws that it
+    would get alone, so its scores equal those of `train` to about 5 digits; sums are rounded differently.
+    Raises what `train` raises, naming the asset.
     """
     histories = gather(config, batches, assets, labels)
     if not histories:
@@ -93,7 +93,7 @@ def train_many(
 def of_each(
     config: Config, histories: dict[str, History], progress: Callable[[str], None] | None = None
 ) -> dict[str, Artifact]:
-    """Train one detector for each of some histories; see `train_many`."""
+    """Train one detector per history; see `train_many`."""
     found: dict[str, Artifact] = {}
     names = list(histories)
     for start in range(0, len(names), TOGETHER):
@@ -112,7 +112,7 @@ def one_artifact(
     place: str = "",
     progress: Progress | None = None,
 ) -> Artifact:
-    """Train one detector on some assets' histories; `place` begins what is said of it."""
+    """Train one detector on the histories of several assets; `place` is the prefix of log and error messages."""
     with _reproducible(config):
         way = _way(config, histories, place, progress)
         fitted = way.result(_fit(config, way.nets, progress))
@@ -136,7 +136,7 @@ def _train_together(config: Config, histories: list[History]) -> dict[str, Artif
     places = [f"asset {history.asset!r}: " for history in histories]
     ways: list[Way] = []
     for history, place in zip(histories, places, strict=True):
-        with _reproducible(config):  # each begins with the weights that it would have alone
+        with _reproducible(config):  # each starts from the weights that it would have alone
             ways.append(_way(config, [history], place))
     fitted: list[Fitted | None] = [None] * len(ways)
     with _reproducible(config):
@@ -151,7 +151,7 @@ def _train_together(config: Config, histories: list[History]) -> dict[str, Artif
 
 
 def _alike(ways: list[Way]) -> list[list[int]]:
-    """Return the indexes of those whose nets have one shape; with categories that depends on the values."""
+    """Group the indexes of ways by the shape of their nets; with categories the shape depends on the values."""
     found: dict[int, list[int]] = {}
     for index, way in enumerate(ways):
         found.setdefault(way.preprocess.columns, []).append(index)
@@ -159,7 +159,7 @@ def _alike(ways: list[Way]) -> list[list[int]]:
 
 
 def _fit_together(config: Config, ways: list[Way], alike: list[int], places: list[str]) -> list[list[FitReport]]:
-    """Fit the nets of some ways; return each way's reports. Raises DataError naming the asset."""
+    """Fit the nets of several ways; return each way's reports. Raises DataError naming the asset."""
     owner = [index for index in alike for _ in ways[index].nets.detectors]
     nets = [ways[index].nets for index in alike]
     joint = Nets(
@@ -243,7 +243,7 @@ def _blocks(config: Config, histories: list[History], place: str) -> Blocks:
 
 
 def enough(config: Config, histories: list[History], place: str) -> None:
-    """Raise DataError, beginning with `place`, when histories are too short for a detector."""
+    """Raise DataError, prefixed with `place`, when histories are too short for a detector."""
     if config.train.folds:
         _blocks(config, histories, place)
     else:
@@ -251,17 +251,17 @@ def enough(config: Config, histories: list[History], place: str) -> None:
 
 
 def _across(end_ms: NDArray[np.int64], fold: NDArray[np.int64], reach_ms: float) -> int:
-    """Return how many windows share cells with one of another block."""
-    before = np.searchsorted(end_ms, end_ms - reach_ms, side="right")  # the first that ends after this one's start
-    after = np.searchsorted(end_ms, end_ms + reach_ms, side="left") - 1  # the last that starts before its end
+    """Return how many windows share cells with a window of another block."""
+    before = np.searchsorted(end_ms, end_ms - reach_ms, side="right")  # the first one to end after this one's start
+    after = np.searchsorted(end_ms, end_ms + reach_ms, side="left") - 1  # the last that starts before this one's end
     last = len(end_ms) - 1
     return int(((fold[np.minimum(before, last)] != fold) | (fold[np.maximum(after, 0)] != fold)).sum())
 
 
 def _reach_ms(config: Config) -> float:
-    """Return how far apart the ends of windows are that share no cell."""
+    """Return the least distance between the ends of two windows that share no cell, ms."""
     # half a cell of slack: end times are whole ms, cells may be fractions
-    # a record shares nothing with the one before
+    # a record shares nothing with the previous one
     return 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
 
 
