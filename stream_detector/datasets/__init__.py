@@ -89,7 +89,7 @@ def read(
 
     `asset` names the asset of a single file. `columns` keeps only these channels. `rate_hz` and `block` (samples in a
     message) are for waveforms; `start_ms` is when a recording without dates begins (FEMTO: on which day).
-    Raises DataError that names the file, the place in it and the mend.
+    Raises DataError that names the file, the place in it and the fix.
     """
     reader = format_of(format)
     options = ReadOptions(

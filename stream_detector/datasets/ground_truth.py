@@ -1,4 +1,4 @@
-"""Incidents held against what is known to have happened: which faults were caught, which incidents were false."""
+"""Incidents compared with the ground truth: which faults were detected, which incidents were false."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What came of it."""
+    """Faults and incidents, with those that are detected and those that are false."""
 
     faults: list[Interval] = field(default_factory=list)
     detected: list[Interval] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Recordings to files: CSV or Parquet, one an asset, and their faults beside them. readers/ reads them back."""
+"""Recordings to files: CSV or Parquet, one per asset, with their faults beside them. The readers read them back."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
     def test_it_keeps_the_contract(check, case):
         check(case)
 
-Each raises AssertionError saying what is not as promised. The built-in detectors are checked by the same functions.
+Each raises AssertionError naming the part of the contract that is broken. The same functions check the
+built-in detectors.
 """
 
 from __future__ import annotations

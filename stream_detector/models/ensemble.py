@@ -61,7 +61,7 @@ class Ensemble(Detector):
 
     @classmethod
     def of(cls, fitted: Sequence[Detector], features: int) -> Self:
-        """Join M detectors fitted to windows of so many features on one scale."""
+        """Join M detectors fitted to windows of `features` features on one scale."""
         ensemble = cls(copy.deepcopy(fitted[0]), len(fitted), features)
         ensemble.take(fitted)
         return ensemble

@@ -10,8 +10,8 @@ part_c: what the cuts of channel c make of the mass that an even spread would ha
 as far as it is positive in sum. expected: the median of the training windows' last cells.
 
 The masses are learnt one window at a time, in order, and count the last ψ; then they are frozen, so that a replay
-gives the same scores; to go on learning is a refit. Grown by river, kept as arrays, scored here; tests hold the scores
-against river's. Source: Tan, Ting & Liu, "Fast anomaly detection for streaming data", IJCAI 2011.
+gives the same scores; learning more is a refit. Grown by river, kept as arrays, scored here; tests compare the scores
+with river's. Source: Tan, Ting & Liu, "Fast anomaly detection for streaming data", IJCAI 2011.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import HalfSpaceTreesConfig
 from stream_detector.models.closed_form import Gauged, require
 
-#: The range cut reaches so many training ranges beyond what was seen, on either side.
+#: The range of the cuts extends the training range by this many times its width, on either side.
 BEYOND = 1.0
 
 

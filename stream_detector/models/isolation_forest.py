@@ -10,7 +10,7 @@ expected of training windows; part_c sums those of channel c's cuts, as far as t
 reading of trees: Saabas, "Interpreting random forests", 2014. expected: the median of the training windows' last
 cells.
 
-Grown by scikit-learn, kept as arrays, scored here; tests hold the scores against scikit-learn's.
+Grown by scikit-learn, kept as arrays, scored here; tests compare the scores with scikit-learn's.
 Source: Liu, Ting & Zhou, "Isolation forest", ICDM 2008.
 """
 

@@ -20,7 +20,7 @@ from stream_detector.models.closed_form import ClosedFormDetector, require
 
 #: Most numbers kept in all training windows: 64 MB.
 MOST_NUMBERS = 1 << 24
-#: So many more candidates than neighbours are taken by the fast, less exact distance.
+#: Number of candidates beyond the neighbours that the fast, less exact distance selects.
 SPARE = 8
 
 

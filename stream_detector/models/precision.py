@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: A spread of fewer steps of float32 than this is told: what is a hundredth of it can't be seen any more. With steps of
+#: A spread of fewer float32 steps than this is reported: a hundredth of it can't be resolved any more. With steps of
 #: |median| · 2^-23 to 2^-24 that is |median| / spread above 1e5 to 2e5.
 STEPS = 80.0
 

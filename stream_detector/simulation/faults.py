@@ -49,9 +49,9 @@ class FaultKind:
     clock: Callable[[Array], Array] | None = None
     """Severity (N,) -> seconds added to the times of readings."""
     harmless: bool = False  # no fault: never labelled, listed as an event of its own
-    lasts: bool = False  # to the end of the run, unless told otherwise
-    burst_s: float = 0.0  # comes and goes: there for so long ...
-    every_s: float = 0.0  # ... every so often; 0: there all the time
+    lasts: bool = False  # to the end of the run by default
+    burst_s: float = 0.0  # intermittent: length of each burst ...
+    every_s: float = 0.0  # ... and from start to start; 0: present all the time
 
 
 #: The channel of what spoils all of them.
@@ -201,7 +201,7 @@ class Duration:
     share: float = 0.0
 
     def of(self, run_s: float) -> float:
-        """Seconds, in a run so long."""
+        """Return the seconds in a run of `run_s` seconds."""
         return self.seconds + self.share * run_s
 
 
@@ -228,7 +228,7 @@ class FaultPlan:
             raise DataError(f"{self.kind} is no sensor fault: it can't be in the channel {self.channel!r} only")
 
     def resolved(self, run_s: float) -> Onset:
-        """Return the fault in seconds, for a run so long."""
+        """Return the fault in seconds, for a run of `run_s` seconds."""
         kind = KINDS[self.kind]
         start = self.start.of(run_s)
         usual = run_s - start if kind.lasts else float(np.clip(0.06 * run_s, 120.0, 1_200.0))

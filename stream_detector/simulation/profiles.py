@@ -13,7 +13,7 @@ Profile = Callable[[np.random.Generator, Array, float], tuple[Array, Array]]
 
 
 def constant(rng: np.random.Generator, t_s: Array, day_s: float) -> tuple[Array, Array]:
-    """One operating point for ever."""
+    """One constant operating point."""
     return np.full(len(t_s), 1.0), np.full(len(t_s), 0.75)
 
 

@@ -1,4 +1,4 @@
-"""What a broken sensor says instead of the truth: readings (N,), severity (N,), the sensor -> readings (N,)."""
+"""What a broken sensor reports instead of the true value: readings (N,), severity (N,), the sensor -> readings (N,)."""
 
 from __future__ import annotations
 

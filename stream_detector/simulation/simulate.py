@@ -34,7 +34,7 @@ from stream_detector.simulation.profiles import PROFILES
 from stream_detector.simulation.scenarios import SCENARIOS
 from stream_detector.simulation.sensors import Sensor
 
-#: 2025-01-06T14:00:00Z, when simulated time begins unless told otherwise.
+#: 2025-01-06T14:00:00Z, when simulated time begins by default.
 DEFAULT_START_MS = 1_736_172_000_000.0
 #: Channels that can be had: unit, decimals kept (the sensor's resolution), and the sensor.
 CHANNELS: dict[str, tuple[str, int, Sensor]] = {
@@ -118,7 +118,7 @@ def simulate(
     channels: Sequence[str] = DEFAULT_CHANNELS,
     waveforms: Waveforms | None = None,
 ) -> list[Recording]:
-    """Simulate machines `name`-1, `name`-2, … from `start_ms` (UNIX ms) for so many hours, a reading every 1/rate_hz s.
+    """Simulate machines `name`-1, `name`-2, … from `start_ms` (UNIX ms) for `hours`, a reading every 1/rate_hz s.
 
     `faults`: `default` (see `faults.default_faults`), `none`, a text as `faults.SYNTAX` has it, or plans; `scenario`:
     one of `scenarios.SCENARIOS` instead, with its profile unless another is named. Labels are 1 while a fault, or the
