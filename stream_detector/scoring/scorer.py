@@ -54,14 +54,16 @@ class Judge(nn.Module):
         self.detector: Detector = copy.deepcopy(artifact.detector).to(dtype).eval()
         self.dtype = dtype
 
-    def forward(self, x: Tensor, shift: Tensor, seeds: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor | None, seeds: Tensor | None = None) -> Tensor:
         """Return score, parts, observed, expected, offset side by side: (B, T, C) float32 -> (B, 1 + 3C + N) float64.
 
         `shift` (B, N) float64, in training spreads, is taken off the N numeric columns and added to what is expected;
-        `seeds` (B,), for detectors that draw, are `window_seeds`.
+        None: nothing is. `seeds` (B,), for detectors that draw, are `window_seeds`.
         """
         physical: Tensor = self.preprocess.physical(x.double())
-        scaled: Tensor = self.preprocess.scaler(physical, shift[:, None])
+        scaled: Tensor = self.preprocess.scaler(physical, None if shift is None else shift[:, None])
+        if shift is None:
+            shift = scaled.new_zeros(len(x), len(self.preprocess.scaler.numbers))
         score, parts, expected = self.detector.judge(scaled.to(self.dtype), seeds)
         parts = self.preprocess.fold(parts.double())
         numbers = shift.shape[1]  # they come first
@@ -142,10 +144,9 @@ class Scorer:
                 continue
             self._check_shape(index, batch.values.shape[1:])
             for start in range(0, len(rows), self._config.max_batch):
-                some = rows[start : start + self._config.max_batch]
-                whole = len(some) == count
-                values, moved = (batch.values, shift) if whole else (batch.values[some], shift[some])
-                table[some] = self._run(index, values, moved)
+                stop = start + self._config.max_batch
+                some = slice(start, stop) if len(rows) == count else rows[start:stop]  # a slice copies nothing
+                table[some] = self._run(index, batch.values[some], None if shifts is None else shift[some])
         parts = round_mantissa(table[:, 1 : 1 + 3 * columns], PART_BITS).astype(np.float32)
         return ScoreBatch(
             score=round_mantissa(table[:, 0], SCORE_BITS),
@@ -197,21 +198,24 @@ class Scorer:
                 table[part] = out.cpu().numpy()  # windows that fill up a group say the same again
 
     @torch.inference_mode()
-    def _run(self, index: int, values: NDArray[np.float32], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _run(self, index: int, values: NDArray[np.float32], shift: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Return the table of up to max_batch windows (B, T, C): one transfer in (and a small one), one out."""
         count = len(values)
         x = torch.from_numpy(np.ascontiguousarray(values))
-        moved = torch.from_numpy(np.ascontiguousarray(shift))
+        moved = None if shift is None else torch.from_numpy(np.ascontiguousarray(shift))
         if self.buckets:
             size = next(bucket for bucket in self.buckets if bucket >= count)
             staging = self._stage(size, *values.shape[1:])
             staging[:count].copy_(x)
             staging[count:].zero_()
             x = staging
-            moved = torch.cat((moved, moved.new_zeros(size - count, moved.shape[1])))
+            padded = torch.zeros(size, self._numbers, dtype=torch.float64)  # one graph, shifted or not
+            if moved is not None:
+                padded[:count] = moved
+            moved = padded
         x = x.to(self.device, non_blocking=True)
         seeds = window_seeds(x) if self.models.artifacts[index].detector.stochastic else None
-        out = self._judges[index](x, moved.to(self.device), seeds)
+        out = self._judges[index](x, None if moved is None else moved.to(self.device), seeds)
         return cast(NDArray[np.float64], out[:count].cpu().numpy())  # waits for the device; staging is free again
 
     def _stage(self, size: int, length: int, columns: int) -> Tensor:
