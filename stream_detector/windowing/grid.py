@@ -26,6 +26,7 @@ Bools = NDArray[np.bool_]
 
 NEVER = np.iinfo(np.int64).min // 4  # a cell before all others; a quarter, so that differences can't overflow
 NO_OFFSET = np.iinfo(np.int64).max
+_ONE = np.uint32(1)  # of the counts' type: `ufunc.at` is fifty times slower where it must convert
 
 
 class Grid:
@@ -145,14 +146,14 @@ class Grid:
             if pairs.size:
                 index, value, _ = _present(where, values, pairs)
                 reduce.at(acc, index, value)
-                np.add.at(count, index, 1)
+                np.add.at(count, index, _ONE)
         if self._last.size:
             index, value, sample = _present(where, values, self._last)
             newest = self._newest.reshape(-1)
             np.maximum.at(newest, index, ts_ms[sample])
             wins = ts_ms[sample] == newest[index]  # of equal times the later message: numpy keeps the last assigned
             acc[index[wins]] = value[wins]
-            np.add.at(count, index, 1)
+            np.add.at(count, index, _ONE)
         for channel, *_ in self._waves:
             self._keep_samples(channel, rows, cells, values[:, channel])
 
@@ -193,12 +194,14 @@ class Grid:
         slots = cells & self._mask
         count = self._count[rows[:, None], slots]  # (S, span, K)
         values = self._acc[rows[:, None], slots]
-        if self._mean.size:
+        if len(self._mean) == self.width:
+            values /= np.maximum(count, _ONE)
+        elif self._mean.size:
             mean = self._mean[:, 1]
-            values[..., mean] /= np.maximum(count[..., mean], 1)
+            values[..., mean] /= np.maximum(count[..., mean], _ONE)
         seen = count > 0
         valid = np.ones((len(rows), windows), bool)
-        if seen.all():
+        if complete := bool(seen.all()):
             source = np.broadcast_to(cells[:, :, None], values.shape)  # the cell each value comes from
         else:
             source = np.where(seen, cells[:, :, None], NEVER)
@@ -209,8 +212,12 @@ class Grid:
             values = np.where(source < first, self.carry[rows][:, None, :], np.take_along_axis(values, at, axis=1))
             young = np.asarray(((cells[:, :, None] - source) <= self.max_gap).all(axis=2))  # (S, span)
             valid = np.asarray(_windowed(young, self.length, stride).all(axis=2))
-        result = np.ascontiguousarray(_windowed(values, self.length, stride).swapaxes(2, 3), np.float32)
-        filled = np.ascontiguousarray(_windowed(~seen, self.length, stride).swapaxes(2, 3))
+        single = values.astype(np.float32)  # once, before each value goes into several windows
+        result = _windowed(single, self.length, stride).swapaxes(2, 3).copy()
+        if complete:
+            filled = np.zeros(result.shape, bool)
+        else:
+            filled = np.ascontiguousarray(_windowed(~seen, self.length, stride).swapaxes(2, 3))
         self._move_on(rows, ahead, values[:, ahead - 1], source[:, ahead - 1])
         return result, filled, valid
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count as numbers
+from itertools import repeat
 
 import numpy as np
 
@@ -127,19 +129,19 @@ class Windower:
 
     def _return_within(self, batch: ReadingBatch, kept: Ints, after: Ints, before: Ints) -> int | None:
         """Return where in the batch an asset first speaks again after it was let go within this batch, if one does."""
-        heard: dict[str, int] = {}
-        progress = zip(kept.tolist(), before.tolist(), after.tolist(), strict=True)
-        for position, (index, here, then) in enumerate(progress):
-            asset = batch.assets[index]
-            if here - heard.get(asset, here) > self.hold_ms:
-                return position
-            heard[asset] = then
-        return None
+        assets = batch.assets if len(kept) == len(batch.assets) else [batch.assets[i] for i in kept.tolist()]
+        seen: dict[str, int] = {}
+        first = np.fromiter(map(seen.setdefault, assets, numbers()), np.int64, len(assets))  # (M',) of the same asset
+        order = np.argsort(first, kind="stable")
+        again = order[1:][first[order][1:] == first[order][:-1]]
+        last = order[:-1][first[order][1:] == first[order][:-1]]
+        returns = again[before[again] - after[last] > self.hold_ms]
+        return int(returns.min()) if returns.size else None
 
     def _rows_of(self, batch: ReadingBatch, kept: Ints, first_ms: Floats, before: Ints) -> Ints:
         assets = batch.assets if len(kept) == len(batch.assets) else [batch.assets[i] for i in kept.tolist()]
         lookup = self._rows
-        rows = np.fromiter((lookup.get(asset, -1) for asset in assets), np.int64, len(assets))
+        rows = np.fromiter(map(lookup.get, assets, repeat(-1)), np.int64, len(assets))
         known, first = np.unique(rows, return_index=True)
         new = known[0] < 0
         known, first = known[int(new) :], first[int(new) :]
@@ -150,7 +152,7 @@ class Windower:
             for position, asset in enumerate(assets):
                 if asset not in lookup:
                     self._admit(asset, float(first_ms[kept[position]]))
-            rows = np.fromiter((lookup[asset] for asset in assets), np.int64, len(assets))
+            rows = np.fromiter(map(lookup.__getitem__, assets), np.int64, len(assets))
         return rows
 
     def _admit(self, asset: str, first_ms: float) -> None:
@@ -249,22 +251,40 @@ class Windower:
         ts, values = batch.ts_ms[samples], batch.values[samples]
         offsets = batch.offsets[samples if batch.reading is None else batch.reading[samples]]
         cells = self._grid.cell_of(ts)
-        left = np.flatnonzero(cells >= self._grid.base[owner])  # a block's first samples may lie in a closed cell
+        base = self._grid.base[owner]
+        if ((cells >= base) & (cells < base + self._grid.ring)).all():  # the usual case: all at once, nothing picked
+            self._put(topic, owner, cells, parts, ts=ts, values=values, offsets=offsets)
+            return
+        left = np.flatnonzero(cells >= base)  # a block's first samples may lie in a closed cell
         while left.size:
             waits = cells[left] >= self._grid.base[owner[left]] + self._grid.ring
             if waits.any():
                 waits = _from_first(waits, owner[left])
             take, left = left[~waits], left[waits]
             if take.size:
-                self._grid.insert(
-                    topic, owner[take], cells[take], ts_ms=ts[take], values=values[take], offsets=offsets[take]
+                self._put(
+                    topic, owner[take], cells[take], parts, ts=ts[take], values=values[take], offsets=offsets[take]
                 )
-                np.maximum.at(self._clocks[topic], owner[take], ts[take])
-                touched = np.unique(owner[take])
-                self._cut(touched, self._closed(self._clocks[:, touched]), parts)
             if left.size:
                 first = left[np.concatenate([[True], np.diff(owner[left]) != 0])]
                 self._make_room(topic, owner[first], cells[first], ts[first], parts)
+
+    def _put(
+        self,
+        topic: int,
+        owner: Ints,
+        cells: Ints,
+        parts: list[WindowBatch],
+        *,
+        ts: Floats,
+        values: Floats,
+        offsets: Ints,
+    ) -> None:
+        """Put samples, for whose cells there is room, into them, and cut the windows that they complete."""
+        self._grid.insert(topic, owner, cells, ts_ms=ts, values=values, offsets=offsets)
+        np.maximum.at(self._clocks[topic], owner, ts)
+        touched = np.unique(owner)
+        self._cut(touched, self._closed(self._clocks[:, touched]), parts)
 
     # Cutting --------------------------------------------------------------------------------------------------------
 
@@ -318,8 +338,12 @@ class Windower:
             return
         owner = np.broadcast_to(rows[:, None], valid.shape)[valid]
         end_ms = np.rint(ends[valid] * self._config.cell_ms).astype(np.int64)
-        names = [self._names[row] for row in owner.tolist()]
-        parts.append(WindowBatch(self._task, names, end_ms, values[valid], filled[valid], self._ingest[owner]))
+        names = list(map(self._names.__getitem__, owner.tolist()))
+        if valid.all():  # the usual case: windows are large, so they are not copied for it
+            values, filled = values.reshape(-1, *values.shape[2:]), filled.reshape(-1, *filled.shape[2:])
+        else:
+            values, filled = values[valid], filled[valid]
+        parts.append(WindowBatch(self._task, names, end_ms, values, filled, self._ingest[owner]))
 
 
 def _extent(batch: ReadingBatch) -> tuple[Floats, Floats]:
