@@ -95,6 +95,13 @@ def test_a_record_longer_than_its_batch_is_malformed() -> None:
     assert same(bytes(data), 10, check=False) == []
 
 
+def test_attributes_of_more_than_a_byte_are_the_client_s() -> None:
+    """A record's attributes that go on in the next byte shift all that follows."""
+    data = bytearray(fetched([[(0, b"k", b"v", []), (0, b"k", b"v", [])]]))
+    data[DefaultRecordBatchBuilder.HEADER_STRUCT.size + 1] = 128  # after a length of one byte
+    assert [message[2] for message in same(bytes(data), 10, check=False)] == [None, b"k"]
+
+
 def test_a_corrupt_batch_is_refused_whole() -> None:
     """A checksum that doesn't fit ends the reading, as the client says it."""
     data = bytearray(fetched([[(0, b"pump", b"{}", [])], [(0, b"pump", b"{}", [])]]))

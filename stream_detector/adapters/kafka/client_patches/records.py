@@ -113,7 +113,8 @@ def _read_all(batch: Any, found: list[tuple[Any, ...]]) -> None:  # noqa: PLR091
             else:
                 size, pos = _more(data, pos, size)
             end = pos + (size >> 1)
-            if (delta_ms := data[pos + 1]) < 128:  # after a byte of attributes, which has no meaning yet
+            attributes = data[pos]  # without a meaning yet; the client reads them as a varint
+            if (delta_ms := data[pos + 1]) < 128:
                 pos += 2
             else:
                 delta_ms, pos = _more(data, pos + 1, delta_ms)
@@ -139,7 +140,7 @@ def _read_all(batch: Any, found: list[tuple[Any, ...]]) -> None:  # noqa: PLR091
                 length, pos = _more(data, pos, length)
             stop = pos + (length >> 1)
             value = data[pos:stop]
-            if not (odd | length) & 1 and stop < end <= whole:
+            if not (odd | length) & 1 and attributes < 128 and stop < end <= whole:
                 section = data[stop:end]
                 headers = known.get(section)
         except (IndexError, ValueError):
