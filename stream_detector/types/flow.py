@@ -141,6 +141,7 @@ class WindowBatch:
     values: NDArray[np.float32]  # (W, T, C) unscaled, gaps filled by the last value known
     filled: NDArray[np.bool_]  # (W, T, C) True where the cell had no reading of its own
     ingest_ms: NDArray[np.int64]  # (W,) broker time of the reading that completed the window; -1 when unknown
+    completed_by: NDArray[np.int64] | None = None  # (W,) that reading's place in its batch; None where it is not known
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -156,6 +157,7 @@ def windows_between(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
         windows.values[start:stop],
         windows.filled[start:stop],
         windows.ingest_ms[start:stop],
+        None if windows.completed_by is None else windows.completed_by[start:stop],
     )
 
 
@@ -168,6 +170,7 @@ def windows_at(windows: WindowBatch, places: NDArray[np.intp]) -> WindowBatch:
         windows.values[places],
         windows.filled[places],
         windows.ingest_ms[places],
+        None if windows.completed_by is None else windows.completed_by[places],
     )
 
 

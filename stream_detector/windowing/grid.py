@@ -29,6 +29,13 @@ NO_OFFSET = np.iinfo(np.int64).max
 _ONE = np.uint32(1)  # of the counts' type: `ufunc.at` is fifty times slower where it must convert
 
 
+def cells_of(ts_ms: Floats, cell_ms: float) -> Ints:
+    """Return the cell each time lies in, counted since 1970."""
+    # A fractional cell width meets times that float64 holds to 2.4e-4 ms: samples on the grid must not fall off it.
+    slack = 0.0 if float(cell_ms).is_integer() else min(0.25, 5e-4 / cell_ms + 1e-9)
+    return np.floor(ts_ms / cell_ms + slack).astype(np.int64)
+
+
 class Grid:
     """Cells of all assets of one task. Rows of its arrays are handed out by `add` and given back by `remove`."""
 
@@ -36,8 +43,6 @@ class Grid:
         """Lay out the columns; `topics` is how many input topics bring readings (their offsets are kept apart)."""
         self.length = window.length
         self.cell_ms = window.cell_ms
-        # A fractional cell width meets times that float64 holds to 2.4e-4 ms: samples on the grid must not fall off it.
-        self._slack = 0.0 if float(window.cell_ms).is_integer() else min(0.25, 5e-4 / window.cell_ms + 1e-9)
         self.topics = topics
         self._lay_out(window, channels)
 
@@ -83,7 +88,7 @@ class Grid:
 
     def cell_of(self, ts_ms: Floats) -> Ints:
         """Return the cell each time lies in, counted since 1970."""
-        return np.floor(ts_ms / self.cell_ms + self._slack).astype(np.int64)
+        return cells_of(ts_ms, self.cell_ms)
 
     def add(self, base: int) -> int:
         """Hand out a row for a new asset whose first cell held is `base`."""
