@@ -98,7 +98,7 @@ def _one_worker(
         sink,
         MemoryStore(server),
         Scorer(models, config.scorer),
-        [one.calibration for one in models.artifacts],
+        calibrations=[one.calibration for one in models.artifacts],
         clock_ms=lambda: now[0],
         wall_ms=lambda: -1.0,
         profiles=[one.profile for one in models.artifacts],

@@ -55,7 +55,7 @@ def push(
         nothing = np.zeros((len(places), 1, 2), np.float32)
         by = np.array(list(places.values()), np.int64)
         cut = WindowBatch(0, list(places), by, nothing, nothing > 0, by, by)
-    events = one.push(WHERE, batch, letters, (), cut, processed)
+    events = one.push(WHERE, batch, letters, windows=cut, processed=processed)
     # before the windows of which reading: the next one, for a message that is none
     return [(int(offsets[event.place]) if event.place < len(offsets) else -1, event) for event in events]
 
