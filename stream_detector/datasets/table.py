@@ -1,4 +1,4 @@
-"""Tables with a column of times: what SKAB, NAB, CSV and Parquet files have in common."""
+"""Tables with a column of times: common part of the readers of SKAB, NAB, CSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class TextTable:
     path: Path
     header: list[str]
     columns: dict[str, list[str]]
-    lines: list[int]  # line of each row, for messages
+    lines: list[int]  # line number of each row, for messages
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """Return a column as numbers, NaN where empty. Raises DataError that names the line of what is no number."""
+        """Return a column as numbers, NaN where empty. Raises DataError with the line of a value that is no number."""
         texts = self.columns[name]
         try:
             return np.array(list(map(float, texts)))  # the usual case: nothing missing
@@ -51,7 +51,7 @@ class TextTable:
         return out
 
     def guess(self, name: str) -> Column:
-        """Return a column as numbers when its first value is one, else as categories."""
+        """Return a column as numbers if its first value is a number, else as categories."""
         first = next((text for text in self.columns[name] if text.strip().lower() not in MISSING), "nan")
         try:
             float(first)
@@ -76,8 +76,10 @@ class TextTable:
 
 
 def read_text(path: Path, delimiter: str | None = None) -> TextTable:
-    """Read a delimited file with a header line; .gz is unpacked. `delimiter` None: of `,` `;` tab and `|`, the header's
-    commonest. Raises DataError on no header, no rows, or a row of another length.
+    """Read a delimited file with a header line; .gz is unpacked.
+
+    Without `delimiter` it is the one of `,` `;` tab and `|` that is most frequent in the header. Raises DataError when
+    the file can't be read, has no header or no rows, or a row has a different number of fields.
     """
     text = _text(path)
     head, _, _ = text.partition("\n")
@@ -125,9 +127,9 @@ def _text(path: Path) -> str:
 
 
 def find_column(header: Sequence[str], wanted: str | None, usual: Sequence[str], what: str, where: str) -> str | None:
-    """Return the column asked for, or the first of the usual names (in any case) that is there, or None.
+    """Return `wanted`, or else the first of the `usual` names (upper or lower case) in the header, or None.
 
-    Raises DataError when the one asked for is missing.
+    Raises DataError when `wanted` is not in the header.
     """
     if wanted is not None:
         if wanted not in header:

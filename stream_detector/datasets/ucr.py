@@ -1,8 +1,8 @@
-"""UCR anomaly archive: a series a file, one value a line (in some files all on one), named
-`NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt`.
+"""UCR anomaly archive: one series per file, `NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt`.
 
-The first TRAIN values are normal and marked `training`; the one anomaly is at values BEGIN to END, counted from 1.
-There are no times: values follow one another a second apart, or at the rate given.
+There is one value per line; in some files all values are on one line. The first TRAIN values are normal and marked
+`training`; the only anomaly is at values BEGIN to END, counted from 1. There are no times: values are placed one second
+apart, or at the rate `rate_hz`.
 """
 
 from __future__ import annotations
