@@ -1,4 +1,4 @@
-"""Options of the command line, and their help."""
+"""Command-line options and their help."""
 
 from __future__ import annotations
 
