@@ -1,4 +1,4 @@
-"""Series judged by rows and incidents alone: `smap-msl`, `ucr`, `yahoo-s5`, and `csv` for anybody's own tables."""
+"""Series judged only by rows and incidents: `smap-msl`, `ucr`, `yahoo-s5`, and `csv` for a user's own tables."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from stream_detector.evaluate.series import Outcome, Run
 
 #: `ucr`: the highest score must lie within this many values of the anomaly.
 UCR_SLACK = 100
-#: `yahoo-s5`, `csv`: share of a file's rows, at its beginning, that trains, where nothing else is asked.
+#: `yahoo-s5`, `csv`: default share of training rows, at the beginning of a file.
 TRAIN_SHARE = 0.4
 
 
 def run_marked(request: Request) -> Outcome:
-    """Evaluate on series whose training rows the data set marks: SMAP and MSL."""
+    """Evaluate on SMAP and MSL, whose training rows are marked in the data set."""
     cases = [_marked(request, one) for one in _labelled(request, "smap-msl")]
     return _run(request, "smap-msl", cases)
 
 
 def run_ucr(request: Request) -> Outcome:
-    """Evaluate on the UCR archive: also the share of files whose highest score is at the anomaly."""
+    """Evaluate on the UCR archive; `accuracy` is the share of files whose highest score is at the anomaly."""
     cases = [_marked(request, one) for one in _labelled(request, "ucr")]
 
     def more(run: Run) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def run_ucr(request: Request) -> Outcome:
 
 
 def run_share(request: Request) -> Outcome:
-    """Evaluate on series of which the first rows train: Yahoo S5. Labels of training rows are not looked at."""
+    """Evaluate on Yahoo S5; the first rows of each file are for training, without using their labels."""
     return _run(request, "yahoo-s5", _shared(request, "yahoo-s5", True))
 
 
 def run_csv(request: Request) -> Outcome:
-    """Evaluate on tables with a label column. With a set-up of one's own, grid and channels are left as they are."""
+    """Evaluate on tables with a label column. A user's own configuration keeps its grid and channels."""
     return _run(request, "csv", _shared(request, "csv", not request.own_config))
 
 
@@ -87,7 +87,7 @@ def _shared(request: Request, format: str, own_grid: bool) -> list[Case]:
 
 
 def _hits(case: Case, score: Any) -> bool:
-    """Whether the first of the highest scores lies at the anomaly."""
+    """Return whether the (first) highest score is at the anomaly, within UCR_SLACK values."""
     anomalous = np.flatnonzero(case.labels)
     place = int(np.argmax(score))
     return bool(len(anomalous) and anomalous[0] - UCR_SLACK <= place <= anomalous[-1] + UCR_SLACK)
