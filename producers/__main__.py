@@ -112,8 +112,8 @@ def _send(recordings: Sequence[Recording], args: argparse.Namespace) -> None:
     )
     if plan.times == "now" and plan.speed != 1 and not args.quiet:
         _say(
-            "note: at another speed than 1, times that start now run ahead of the clock, and a detector takes "
-            "readings ahead of it for broken clocks; --times until-now or keep avoids that",
+            "note: with --times now and a --speed other than 1, event times run ahead of the clock, and a detector "
+            "takes such readings for those of a wrong clock; use --times until-now or keep",
             sys.stderr,
         )
     total = messages_in(recordings, plan.loops)

@@ -117,7 +117,7 @@ def test_nothing_is_open():
         ({"window": {"mode": "records"}}, "length must be 1"),
         ({"channels": {"x": {"cell": "waveform"}}}, "no waveform"),
         ({"kafka": {"inputs": [{"topic": "a"}, {"topic": "b"}]}}, "one topic"),
-        ({"features": {"smoothing": 0.1}}, "categories have none"),
+        ({"features": {"smoothing": 0.1}}, "not possible with categories"),
         ({"channels": {"x": {"kind": "category", "cell": "last", "log": True}}}, "no logarithm"),
     ],
 )

@@ -141,7 +141,7 @@ def _names(sources: Sequence[Path]) -> list[str]:
     ]
     for name, source in zip(names, sources, strict=True):
         if names.count(name) > 1:
-            raise DataError(f"{source}: another file would be the asset {name!r} too; read it apart with a name")
+            raise DataError(f"{source}: another file also gives the asset {name!r}; read it separately, with a name")
     return names
 
 

@@ -126,5 +126,5 @@ def _refused(call: Callable[[], object], told: str) -> None:
         call()
     except DataError as error:
         message = str(error)
-    assert message is not None, f"no DataError that says {told!r}"
-    assert told in message, f"the message doesn't say {told!r}: {message}"
+    assert message is not None, f"no DataError with the text {told!r}"
+    assert told in message, f"the message doesn't contain {told!r}: {message}"

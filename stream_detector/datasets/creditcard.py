@@ -32,7 +32,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     columns = read_records(path, _NAMES, (), header=True)
     labels = columns["Class"]
     if wrong := np.flatnonzero((labels != 0) & (labels != 1)).tolist():
-        raise DataError(f"{path}, line {wrong[0] + 2}: Class is {labels[wrong[0]]:g}, expected 0 or 1; mend the row")
+        raise DataError(f"{path}, line {wrong[0] + 2}: Class is {labels[wrong[0]]:g}, expected 0 or 1; correct the row")
     return [
         Recording(
             asset=asset,

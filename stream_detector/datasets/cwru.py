@@ -141,7 +141,9 @@ def _from_mat(path: Path) -> tuple[int | None, Waves]:
 def _wave(array: Any, path: Path, name: str) -> NDArray[np.float64]:
     wave = np.asarray(array, np.float64).reshape(-1)
     if not len(wave) or not np.isfinite(wave).all():
-        raise DataError(f"{path}: {name} is empty or holds a sample that is not finite; mend the file or leave it out")
+        raise DataError(
+            f"{path}: {name} is empty or holds a sample that is not finite; correct the file or leave it out"
+        )
     return wave
 
 
@@ -174,8 +176,8 @@ def _rate(path: Path, entry: dict[str, str] | None, number: int | None, faulty: 
         if (found := _named(folder.name)) is not None:
             return found
     raise DataError(
-        f"{path}: nothing says the sample rate; name the folder after it, such as 12k Drive End Bearing Fault Data, "
-        "put a files.csv (file,fs_hz) beside it, or give it (--rate-hz 12000 or 48000)"
+        f"{path}: the sample rate is unknown; put it in the folder's name, such as 12k Drive End Bearing Fault Data, "
+        "put a files.csv (file,fs_hz) beside the file, or give --rate-hz 12000 or 48000"
     )
 
 

@@ -101,7 +101,7 @@ def with_faults(recordings: list[Recording], folder: Path) -> list[Recording]:
                 recording.faults.append(fault)
     except (ValueError, TypeError, KeyError) as error:
         expected = "a list of {asset, fault, start, end, severity}"
-        raise DataError(f"{path}: not {expected}: {error!r}; mend or remove the file") from error
+        raise DataError(f"{path}: not {expected}: {error!r}; correct or remove the file") from error
     return recordings
 
 

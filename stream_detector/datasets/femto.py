@@ -88,12 +88,14 @@ def _table(path: Path, columns: int) -> Table:
             warnings.simplefilter("error")  # numpy only warns of an empty file
             table = np.loadtxt(path, delimiter=separator, ndmin=2, encoding="ascii")
     except (OSError, ValueError, UserWarning) as error:
-        raise DataError(f"{path}: not a table of numbers without header: {error}; mend or remove the file") from error
+        raise DataError(
+            f"{path}: not a table of numbers without header: {error}; correct or remove the file"
+        ) from error
     if table.shape[1] < columns:
-        raise DataError(f"{path}: {table.shape[1]} columns, expected {columns}; mend or remove the file")
+        raise DataError(f"{path}: {table.shape[1]} columns, expected {columns}; correct or remove the file")
     if not np.isfinite(table[:, :columns]).all():
         row = int(np.argmin(np.isfinite(table[:, :columns]).all(axis=1)))
-        raise DataError(f"{path}, line {row + 1}: a value is not finite; mend or remove the file")
+        raise DataError(f"{path}, line {row + 1}: a value is not finite; correct or remove the file")
     return table
 
 

@@ -68,7 +68,7 @@ def _time(file: Path) -> float:
     try:
         return iso_to_ms(f"{year}-{month}-{day}T{hour}:{minute}:{second}")
     except ValueError as error:
-        raise DataError(f"{file}: its name is no time: {error}; rename or remove it") from None
+        raise DataError(f"{file}: its name is not a time: {error}; rename or remove it") from None
 
 
 def _width(file: Path) -> int:
@@ -82,16 +82,18 @@ def _width(file: Path) -> int:
 def _table(file: Path, columns: list[int], width: int) -> NDArray[np.float64]:
     """Return the columns of one file as float32, to save memory: the files have three decimals."""
     if (found := _width(file)) != width:
-        raise DataError(f"{file}, line 1: {found} columns, the folder's first file has {width}; keep one test a folder")
+        raise DataError(
+            f"{file}, line 1: {found} columns, the folder's first file has {width}; use one folder per test"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy only warns of an empty file
             table = np.loadtxt(file, dtype=np.float32, usecols=columns, ndmin=2, encoding="ascii")
     except (OSError, ValueError, UserWarning) as error:
-        raise DataError(f"{file}: not a table of numbers: {error}; mend or remove the file") from error
+        raise DataError(f"{file}: not a table of numbers: {error}; correct or remove the file") from error
     if not np.isfinite(table).all():
         row = int(np.argmin(np.isfinite(table).all(axis=1)))
-        raise DataError(f"{file}, line {row + 1}: a value is not finite; mend or remove the file")
+        raise DataError(f"{file}, line {row + 1}: a value is not finite; correct or remove the file")
     return table  # type: ignore[return-value]  # float32, see above; messages are read as float32 anyway
 
 

@@ -85,7 +85,7 @@ def _times(column: Any, options: ReadOptions, path: Path, name: str) -> NDArray[
         return _times(column.cast(pa.timestamp("ms")), options, path, name)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         if options.ts_unit is None:
-            raise DataError(f"{path}: {name} holds numbers; say their unit: --ts-unit s, ms, us or ns")
+            raise DataError(f"{path}: {name} holds numbers; give their unit: --ts-unit s, ms, us or ns")
         numbers: NDArray[np.float64] = column.to_numpy().astype(np.float64) * MS_PER_UNIT[options.ts_unit]
         return numbers
     return texts_to_ms([str(text) for text in column.to_pylist()], options.ts_unit, str(path), range(len(column)))
@@ -110,7 +110,7 @@ def _blocks(column: Any) -> list[NDArray[np.float64] | None]:
 
 def _interval(table: Any, path: Path) -> float:
     if "interval_ms" not in table.column_names:
-        raise DataError(f"{path}: a column of lists needs a column interval_ms, the time from sample to sample")
+        raise DataError(f"{path}: a column of lists needs a column interval_ms, the time between two samples")
     found = {value for value in table.column("interval_ms").to_pylist() if value is not None}
     if len(found) != 1:
         raise DataError(f"{path}: interval_ms must be the same in all rows, got {sorted(found)[:3]}")

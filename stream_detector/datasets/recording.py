@@ -162,7 +162,7 @@ class Recording:
         size = max(len(block) for blocks in waves.values() for block in blocks)
         for name, blocks in waves.items():
             if len(blocks) < len(self) or any(len(block) != size for block in blocks[:-1]):
-                raise DataError(f"{self.source or self.asset}: the waveform of {name} has holes; it can't be decimated")
+                raise DataError(f"{self.source or self.asset}: the waveform of {name} has gaps; it can't be decimated")
         thin = {name: low_pass(np.concatenate(blocks))[::factor] for name, blocks in waves.items()}
         count = min(map(len, thin.values())) // size
         kept = self.rows(0, count)

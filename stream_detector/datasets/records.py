@@ -44,13 +44,13 @@ def read_records(
                 encoding="utf-8",
             )
     except UserWarning:
-        raise DataError(f"{path}: there is no row in it; expected rows of {len(names)} fields") from None
+        raise DataError(f"{path}: the file has no row; expected rows of {len(names)} fields") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason}); is it the data set's own file?") from None
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}); is it the data set's original file?") from None
     except (OSError, EOFError) as error:
-        raise DataError(f"{path}: can't be read: {error}; is the file whole?") from error
+        raise DataError(f"{path}: can't be read: {error}; is the file complete?") from error
     except ValueError as error:
-        raise DataError(f"{path}{_place(str(error), names, first)}; mend or remove the row") from None
+        raise DataError(f"{path}{_place(str(error), names, first)}; correct or remove the row") from None
     columns: Columns = {}
     for name in names:
         column = table[name]
@@ -59,7 +59,7 @@ def read_records(
             continue
         if not np.isfinite(column).all():
             row = int(np.argmin(np.isfinite(column)))
-            raise DataError(f"{path}, line {row + first}: {name} is {column[row]}, expected a number; mend the row")
+            raise DataError(f"{path}, line {row + first}: {name} is {column[row]}, expected a number; correct the row")
         columns[name] = np.ascontiguousarray(column)
     return columns
 

@@ -99,7 +99,7 @@ class Plan:
         if self.loops is not None and self.loops < 1:
             raise DataError(f"loops must be at least 1, got {self.loops}")
         if self.loops is None and self.times == "until-now":
-            raise DataError("a replay that loops for ever has no last reading: take times keep or now")
+            raise DataError("an endless replay has no last reading, so its times must be keep or now")
 
 
 @dataclass(frozen=True, slots=True)

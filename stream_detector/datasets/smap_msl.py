@@ -44,7 +44,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
         labels = np.zeros(len(rows), np.int8)
         for start, end in ranges:
             if not 0 <= start <= end:
-                raise DataError(f"{path.stem} in {_LABELS}: the range {start} to {end} is no range; mend it")
+                raise DataError(f"{path.stem} in {_LABELS}: {start} to {end} is not a range of indices; correct it")
             first, last = len(train) + start, min(len(train) + end, len(rows) - 1)  # some ranges end past the last row
             labels[first : last + 1] = 1
             if first <= last:

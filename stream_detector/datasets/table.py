@@ -46,7 +46,7 @@ class TextTable:
             except ValueError:
                 raise DataError(
                     f"{self.path}, line {self.lines[place]}: {name} is {_short(text)}, expected a number; "
-                    "mend the row, or choose other columns with --columns"
+                    "correct the row, or choose other columns with --columns"
                 ) from None
         return out
 
@@ -96,17 +96,17 @@ def read_text(path: Path, delimiter: str | None = None) -> TextTable:
                 body.append(row)
                 lines.append(reader.line_num)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; mend or remove the line") from error
+        raise DataError(f"{path}, line {reader.line_num}: {error}; correct or remove the line") from error
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise DataError(f"{path}, line 1: the column {twice!r} is there twice; rename one")
+        raise DataError(f"{path}, line 1: the column {twice!r} occurs twice; rename one")
     if not body:
         raise DataError(f"{path}: there is a header, but no row below it")
     for line, row in zip(lines, body, strict=True):
         if len(row) != len(header):
             raise DataError(
                 f"{path}, line {line}: {len(row)} fields, the header has {len(header)} "
-                f"(separator {delimiter!r}); mend or remove the row"
+                f"(separator {delimiter!r}); correct or remove the row"
             )
     columns = {name: list(column) for name, column in zip(header, zip(*body, strict=True), strict=True)}
     return TextTable(path, header, columns, lines)

@@ -58,4 +58,4 @@ def _complaint(text: str, unit: TsUnit | None) -> str:
     except ValueError:
         return f"the timestamp {text!r} is not ISO 8601 (such as 2020-03-09T10:14:33Z)"
     likely = "s" if number < 1e11 else "ms" if number < 1e14 else "us" if number < 1e17 else "ns"
-    return f"the timestamp {text!r} is a number; say its unit: --ts-unit s, ms, us or ns (it looks like {likely})"
+    return f"the timestamp {text!r} is a number; give its unit: --ts-unit s, ms, us or ns (it looks like {likely})"

@@ -52,7 +52,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     times = table.numbers(table.header[0])
     if not np.isfinite(times).all():
         row = int(np.argmin(np.isfinite(times)))
-        raise DataError(f"{path}, line {table.lines[row]}: the timestamp is missing; mend or remove the row")
+        raise DataError(f"{path}, line {table.lines[row]}: the timestamp is missing; correct or remove the row")
     in_hours = float(times.max()) < _LEAST_SECONDS
     return [
         Recording(

@@ -152,6 +152,6 @@ def extra_part(
     fields, version = part.fields, part.version
     while version != getattr(kind, "VERSION", 1):
         if version not in migrations:
-            raise ValueError(f"the state's part {name!r} is of version {version}, which nothing reads")
+            raise ValueError(f"the state's part {name!r} has version {version}, for which there is no migration")
         fields, version = migrations[version](list(fields)), version + 1  # type: ignore[call-overload]
     return msgspec.convert(dict(zip(kind.__struct_fields__, fields, strict=True)), kind)  # type: ignore[call-overload]

@@ -30,11 +30,11 @@ def history(config: Config, recordings: Iterable[Recording]) -> Iterator[WindowB
         for name in config.channels:
             if name not in recording.channels:
                 raise DataError(
-                    f"{recording.source}: no column {name!r}, which channels names; it has: "
+                    f"{recording.source}: no column {name!r}, which is configured in channels; the columns are: "
                     f"{', '.join(recording.channels)}"
                 )
             if not len(recording.carrying([name])):
-                raise DataError(f"{recording.source}: column {name!r} holds no value in the rows that train")
+                raise DataError(f"{recording.source}: column {name!r} has no value in the training rows")
         try:
             yield from windows(config, encoded(recording))
         except DataError as error:
@@ -50,10 +50,10 @@ def fit_each(config: Config, cases: Sequence[Case], refuse: bool = True) -> Mode
     rows = [case.train for case in cases]
     histories = gather(config, history(config, rows), None, from_rows(rows, config))
     for case in cases:
-        place = f"{case.train.source}: its first rows are too few: "
+        place = f"{case.train.source}: too few training rows: "
         try:
             if (own := histories.get(case.asset)) is None:
-                raise DataError(f"{place}the {len(case.train)} that train make no window of {config.window.length}")
+                raise DataError(f"{place}{len(case.train)} rows give no window of {config.window.length} cells")
             enough(config, [own], place)
         except DataError as error:
             if refuse:

@@ -121,7 +121,7 @@ def _incidents_line(found: Mapping[str, Any] | None) -> str:
         f"<p>{_count(found['caught'])} of {_count(found['faults'])} faults caught, of these "
         f"{_count(found['already_open'])} by an incident that was open before; median delay "
         f"{_number(found['delay_s_median'])} s; {_count(found['false'])} false incidents, "
-        f"{_number(found['false_per_day'])} a day; in alarm {_number(found['alarm_share'])} of the time.</p>"
+        f"{_number(found['false_per_day'])} per day; in alarm {_number(found['alarm_share'])} of the time.</p>"
     )
 
 

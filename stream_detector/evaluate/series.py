@@ -59,7 +59,7 @@ def run_seed(cases: Sequence[Case], seed: int) -> Run:
             lives[index] = live
     found = [live for live in lives if live is not None]
     if not any(len(live.models) for live in found):
-        raise DataError(f"none of the {len(cases)} files has enough rows to train on; the log says why")
+        raise DataError(f"none of the {len(cases)} files has enough rows to train on; the log has the reasons")
     return follow(cases, found, seed)
 
 

@@ -47,7 +47,7 @@ def published(path: Path, truth: dict[str, NDArray[np.int8]]) -> dict[str, dict[
         if len(said[name]) != len(truth[name]):
             raise DataError(
                 f"{path}: {len(said[name])} rows of {name}, the recording has {len(truth[name])} after its first "
-                f"{TRAIN_ROWS}; is it the same edition of the data?"
+                f"{TRAIN_ROWS}; is it the same version of the data?"
             )
     if not both:
         return {}

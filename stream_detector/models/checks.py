@@ -153,9 +153,9 @@ def the_faulty_feature_leads_the_parts(case: Case) -> None:
     assert judged.score.shape == (200,), f"scores have the shape {tuple(judged.score.shape)}, expected (200,)"
     for name, table in (("parts", judged.parts), ("expected", judged.expected)):
         assert table.shape == shape, f"{name} have the shape {tuple(table.shape)}, expected {shape}"
-    assert bool((judged.parts >= 0).all()), "a part is negative"
+    assert bool((judged.parts >= 0).all()), "a contribution is negative"
     led = float((judged.parts.argmax(1) == 2).double().mean())
-    assert led > 0.5, f"the shifted feature has the largest part of {led:.0%} of windows only"
+    assert led > 0.5, f"the shifted feature has the largest contribution in only {led:.0%} of windows"
 
 
 @_check
@@ -203,7 +203,9 @@ def the_same_seed_gives_the_same_detector(case: Case) -> None:
     for name, tensor in one.items():
         assert torch.equal(tensor, same[name]), f"two fits with one seed differ in the tensor {name!r}"
     if case.drawn:
-        assert not all(torch.equal(one[name], other[name]) for name in one), "another seed changes nothing: drawn=False"
+        assert not all(torch.equal(one[name], other[name]) for name in one), (
+            "another seed changes nothing; set drawn=False"
+        )
 
 
 @_check

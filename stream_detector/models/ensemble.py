@@ -59,7 +59,7 @@ class Ensemble(Detector):
     @classmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
         """Raise NotImplementedError: an ensemble is built from a member, not from a section of the configuration."""
-        raise NotImplementedError("make the member first")
+        raise NotImplementedError("an ensemble is built from a member: build it, then call Ensemble")
 
     @classmethod
     def of(cls, fitted: Sequence[Detector], features: int) -> Self:

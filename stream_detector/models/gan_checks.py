@@ -50,8 +50,8 @@ def _collapse(gan: GAN, x: Tensor, draws: torch.Generator) -> list[str]:
     spread = float(made.std(dim=0).norm() / real.std(dim=0).norm().clamp_min(1e-12))
     if spread < NO_SPREAD:
         raise DataError(
-            "the GAN's generator makes one and the same window: it can't be used. "
-            "Raise train.epochs, lower train.learning_rate or model.r1, or use kind: ae or vae"
+            "the GAN's generator always produces the same window, so its scores are useless; raise train.epochs, lower "
+            "train.learning_rate or model.r1, or use model.kind: ae or vae"
         )
     _, along, directions = torch.linalg.svd(real - real.mean(dim=0), full_matrices=False)
     main = directions[along.square() > MAIN_SHARE * along.square().sum()]
@@ -59,9 +59,9 @@ def _collapse(gan: GAN, x: Tensor, draws: torch.Generator) -> list[str]:
     if spread >= LEAST_SPREAD and narrowest >= LEAST_ALONG:
         return []
     return [
-        f"the GAN's generator has collapsed: its windows spread {spread:.0%} as wide as the training windows, "
-        f"{narrowest:.0%} along the narrowest main direction; normal windows it can't make will score high. "
-        "Raise train.epochs, lower train.learning_rate, or use another seed"
+        f"the GAN's generator has collapsed: the spread of its windows is {spread:.0%} of the training windows', "
+        f"{narrowest:.0%} along the narrowest main direction, so normal windows that it can't produce will score high; "
+        "raise train.epochs, lower train.learning_rate, or use another seed"
     ]
 
 
@@ -80,8 +80,8 @@ def _inversion(gan: GAN, x: Tensor, draws: torch.Generator) -> list[str]:
             word = "inverted" if right < 0.5 else "weak"
             other = "" if gan.config.score == "encoder" else "use model.score: encoder, "
             found.append(
-                f"the GAN's scores (model.score: {gan.config.score}) are {word}: of held-out windows with {name} only "
-                f"{right:.0%} score higher than without; {other}raise train.epochs, or use another seed"
+                f"the GAN's scores (model.score: {gan.config.score}) are {word}: only {right:.0%} of held-out windows "
+                f"score higher with {name} than without; {other}raise train.epochs, or use another seed"
             )
     return found
 

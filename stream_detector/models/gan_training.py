@@ -42,7 +42,9 @@ def play(gan: GAN, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress
     Raises ConfigError when train.epochs is less than 2, DataError when training diverges.
     """
     if config.epochs < 2:
-        raise ConfigError(f"train.epochs must be at least 2 for a GAN (game, then encoder), got {config.epochs}")
+        raise ConfigError(
+            f"train.epochs must be at least 2 for a GAN (adversarial training, then the encoder's), got {config.epochs}"
+        )
     game_passes = min(max(1, round(GAME_SHARE * config.epochs)), config.epochs - 1)
     gan.train()
     game = _Game(gan, config)

@@ -80,7 +80,9 @@ class GMM(ClosedFormDetector):
 
     def check(self) -> None:
         """Raise ValueError unless each Gaussian has a weight, a mean and a matrix."""
-        require(len(self.height) == len(self.center) == len(self.whiten) > 0, "its Gaussians are not complete")
+        require(
+            len(self.height) == len(self.center) == len(self.whiten) > 0, "its Gaussians lack a weight, mean or matrix"
+        )
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
         """Return score (B,), contributions (B, F) and the expected last cell (B, F) in one pass."""

@@ -83,8 +83,8 @@ class HalfSpaceTrees(Gauged):
     def check(self) -> None:
         """Raise ValueError unless every cut is of a window's value and every tree has windows at its root."""
         size = self.length * self.features
-        require(bool(((self.column >= 0) & (self.column < size)).all()), "a tree cuts a value that no window has")
-        require(bool((self.mass[:, 0] > 0).all() and self.sample > 0), "a tree holds no windows")
+        require(bool(((self.column >= 0) & (self.column < size)).all()), "a tree cuts a value outside the window")
+        require(bool((self.mass[:, 0] > 0).all() and self.sample > 0), "a tree has no windows at its root")
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return r (B,) and the contributions before their floor at 0 (B, F)."""

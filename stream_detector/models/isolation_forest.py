@@ -77,12 +77,12 @@ class IsolationForest(Gauged):
     def check(self) -> None:
         """Raise ValueError unless every cut is of a window's value and its children come later in the arrays."""
         shapes = {self.column.shape, self.threshold.shape, self.left.shape, self.right.shape, self.path.shape}
-        require(len(shapes) == 1 and self.column.shape[1] > 0, "its trees are not complete")
-        require(bool((self.column < self.length * self.features).all()), "a tree cuts a value that no window has")
+        require(len(shapes) == 1 and self.column.shape[1] > 0, "the arrays of its trees are empty or differ in shape")
+        require(bool((self.column < self.length * self.features).all()), "a tree cuts a value outside the window")
         inner = self.column >= 0
         here = torch.arange(self.column.shape[1]).expand_as(self.column)[inner]
         for side in (self.left[inner], self.right[inner]):
-            require(bool(((side > here) & (side < self.column.shape[1])).all()), "a tree's node leads nowhere")
+            require(bool(((side > here) & (side < self.column.shape[1])).all()), "a node of a tree has no valid child")
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return −h (B,) and by how much each feature's cuts shorten the path (B, F)."""

@@ -83,7 +83,9 @@ class Metric(Detector):
         """Make an unfitted detector. Raises ConfigError when the convolution's kernel is even."""
         super().__init__()
         if config.kernel % 2 == 0:
-            raise ConfigError(f"model.kernel must be odd, so that windows keep their place; got {config.kernel}")
+            raise ConfigError(
+                f"model.kernel must be odd, so that convolutions are centred on a cell; got {config.kernel}"
+            )
         self.config = config
         self.embed = Embedding(config, features)
         self.register_buffer("bank", torch.zeros(0, length, features))  # (R, T, F) windows

@@ -251,11 +251,11 @@ class Encode(Scale):
         if self.categories and codes is not None and sizes is not None:
             self.codes = torch.empty_like(codes)
             if codes.ndim != 1 or codes.dtype != torch.int64 or sizes.dtype != torch.int64:
-                raise ValueError("its categories' codes are no whole numbers")
+                raise ValueError("its codes of categories are not int64")
             hashed = [bool(buckets) for buckets in self.buckets]
             fits = [(size > 0) != bucket for size, bucket in zip(sizes.tolist(), hashed, strict=True)]
             if not all(fits) or int(sizes.sum()) != len(codes):
-                raise ValueError("its categories' codes don't fit their channels")
+                raise ValueError("its codes of categories don't match its channels")
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

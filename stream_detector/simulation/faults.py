@@ -225,7 +225,7 @@ class FaultPlan:
             raise DataError(f"the severity of {self.kind} must be more than 0 and at most 1, got {self.severity}")
         kind = KINDS[self.kind]
         if self.channel is not None and (kind.spoil is None or kind.channel == EVERY):
-            raise DataError(f"{self.kind} is no sensor fault: it can't be in the channel {self.channel!r} only")
+            raise DataError(f"{self.kind} can't be limited to a channel; leave /{self.channel} out")
 
     def resolved(self, run_s: float) -> Onset:
         """Return the fault with times in seconds, for a run of `run_s` seconds. Raises DataError if outside the run."""
@@ -234,7 +234,7 @@ class FaultPlan:
         usual = run_s - start if kind.lasts else float(np.clip(0.06 * run_s, 120.0, 1_200.0))
         length = usual if self.duration is None else self.duration.of(run_s)
         if not (0 <= start < run_s and length > 0):
-            raise DataError(f"{self.kind} at {start:g} s for {length:g} s lies outside a run of {run_s:g} s")
+            raise DataError(f"{self.kind} at {start:g} s for {length:g} s is outside a run of {run_s:g} s")
         severity = kind.severity if self.severity is None else self.severity
         onset_s = kind.onset_s if self.onset_s is None else self.onset_s
         return Onset(kind, start, min(start + length, run_s), severity, onset_s, self.channel or kind.channel)

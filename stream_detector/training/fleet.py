@@ -49,7 +49,7 @@ def train_fleet(
         raise DataError(f"no asset has a history long enough for a detector of its own: {reason}")
     served = config.train.short_history == "shared"
     for asset, why in short.items():
-        log.warning("%s; %s", why, "the shared detector serves it" if served else f"{asset!r} has no detector")
+        log.warning("%s; %s", why, "the shared detector is used for it" if served else f"{asset!r} has no detector")
     shared = _shared(config, histories) if served else None
     return Fleet(of_each(config, long, progress), shared, short).named()
 

@@ -109,7 +109,7 @@ def gather(
     if marker is not None:
         marker.check()
     if missing := sorted(set(assets or ()) - histories.keys()):
-        raise DataError(f"asset {missing[0]!r}: the history holds no window of it; check the name and the recordings")
+        raise DataError(f"asset {missing[0]!r} has no window in the history; check the name and the recordings")
     return dict(sorted(histories.items()))  # by name: partitions may deliver assets in any order
 
 

@@ -139,8 +139,8 @@ class Marker:
         for asset, flags in self._labels.records.items():
             if (taken := self._taken.get(asset, len(flags))) != len(flags):
                 raise DataError(
-                    f"asset {asset!r}: {len(flags)} labelled records made {taken} windows, so labels can't be told "
-                    "apart; leave the records out that can't be used (the log says why)"
+                    f"asset {asset!r}: {len(flags)} labelled records gave {taken} windows, so labels can't be matched "
+                    "to windows; remove the records that can't be used (the log has the reasons)"
                 )
 
     def _touched(self, asset: str, low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:

@@ -200,8 +200,8 @@ def _tell_coarse(config: Config, histories: list[History]) -> None:
         for found in coarse_columns(np.concatenate(history.newest), numbers):
             name = config.columns[found.column]
             log.warning(
-                "asset %r: channel %s lies near %.9g and varies by %.3g only, but windows hold float32, here in steps "
-                "of %.3g: send it less a constant (its usual value, say), or what is small in it is lost",
+                "asset %r: channel %s is near %.9g and varies by only %.3g, but windows hold float32, whose step is "
+                "%.3g there, so small changes are lost; subtract a constant, such as its usual value, before sending",
                 history.asset,
                 name,
                 found.median,

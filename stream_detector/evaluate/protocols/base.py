@@ -57,8 +57,8 @@ def cut(recording: Recording, train_rows: int, name: str, config: Config, fit: F
     """
     if len(recording) <= train_rows:
         raise DataError(
-            f"{recording.source}: {len(recording)} rows, of which the first {train_rows} train: none is left to judge; "
-            "leave the file out"
+            f"{recording.source}: {len(recording)} rows, of which the first {train_rows} are for training, so none is "
+            "left to judge; leave the file out"
         )
     return Case.of(
         name, recording.rows(0, train_rows), recording.rows(train_rows), config, first_row=train_rows, fit=fit
@@ -128,17 +128,17 @@ def with_channels(config: Config, recording: Recording, every: bool = False) -> 
         words = name in recording.values and recording.values[name].dtype == object
         if words and config.features.smoothing is not None:
             log.warning(
-                "%s: column %r holds words, which can't be smoothed: it is left out; give --config to use it",
+                "%s: column %r has text, which can't be smoothed, so it is left out; give --config to use it",
                 recording.source,
                 name,
             )
         elif not len(recording.carrying([name])):
-            log.warning("%s: column %r is empty: it is left out", recording.source, name)
+            log.warning("%s: column %r is empty, so it is left out", recording.source, name)
         else:
             own = ChannelConfig(kind="category", cell="last") if words else ChannelConfig()
             channels[name] = config.channels.get(name, own)
     if not channels:
-        raise DataError(f"{recording.source}: no column of numbers beside time and labels; nothing to detect on")
+        raise DataError(f"{recording.source}: no column besides time and labels can be used; give --config")
     return config if channels == config.channels else Config.model_validate({**_plain(config), "channels": channels})
 
 
@@ -148,8 +148,8 @@ def with_cells(config: Config, recording: Recording) -> Config:
     steps = steps[steps > 0]
     if not len(steps):
         raise DataError(
-            f"{recording.source}: of the {len(recording)} rows that train no two have different times; a series needs "
-            "a step: leave the file out, or give --config"
+            f"{recording.source}: all {len(recording)} training rows have the same time, so there is no sampling "
+            "interval; leave the file out, or give --config"
         )
     scale = float(np.median(steps)) / config.window.cell_ms
     times = ("cell_ms", "lateness_ms", "max_gap_ms", "max_ahead_ms")

@@ -172,7 +172,7 @@ class _Grid:
 
 PROTOCOL = Protocol(
     name="cwru",
-    about="bearing vibration: windows of every fault against fault-free ones, lowest AUC over the faults",
+    about="bearing vibration: windows of every fault compared with fault-free ones, lowest AUC over the faults",
     layout="the public *.mat files in their folders (or *.npz and files.csv)",
     config="cwru",
     columns=("auc_min", "auc", "ap", "f1", "fpr"),

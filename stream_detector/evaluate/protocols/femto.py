@@ -31,11 +31,11 @@ def run(request: Request) -> Outcome:
     for found in request.read(request.data, "femto"):
         recording = found.carrying(request.config.channels)
         if not len(recording):
-            raise DataError(f"{found.source}: holds nothing of {', '.join(request.config.channels)}")
+            raise DataError(f"{found.source}: has no readings of {', '.join(request.config.channels)}")
         ts_ms = recording.ts_ms
         rows = int(share) if share >= 1 else int(np.searchsorted(ts_ms, ts_ms[0] + share * (ts_ms[-1] - ts_ms[0])))
         if not 0 < rows < len(recording):
-            raise DataError(f"{recording.source}: {len(recording)} rows are too few to train on a part of them")
+            raise DataError(f"{recording.source}: {len(recording)} rows are too few for training and judging")
         train, test = recording.rows(0, rows), recording.rows(rows)
         cases.append(Case(recording.asset, train, test, request.config, rows))
 

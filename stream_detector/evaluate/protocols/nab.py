@@ -26,7 +26,7 @@ def run(request: Request) -> Outcome:
     recordings = [one for one in request.read(request.data, "nab") if one.labels is not None]
     if not recordings:
         raise DataError(
-            f"{request.data}: no NAB file with labels; expected data/*/*.csv, and labels/combined_windows.json beside"
+            f"{request.data}: no NAB file with labels; expected data/*/*.csv and labels/combined_windows.json"
         )
     cases, windows = [], {}
     for recording in recordings:
@@ -149,7 +149,7 @@ def _rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 PROTOCOL = Protocol(
     name="nab",
-    about="Numenta's benchmark: per file, the first 15 % train; NAB's own score beside the rest",
+    about="Numenta's benchmark: training on the first 15 % of each file; also NAB's own score",
     layout="data/*/*.csv, labels/combined_windows.json, perhaps config/profiles.json and published_scores/",
     config="kpi",
     columns=("nab_standard", "nab_reward_low_FP_rate", "nab_reward_low_FN_rate", "f1", "far", "ap", "vus_pr"),

@@ -66,7 +66,7 @@ def _labelled(request: Request, format: str) -> list[Recording]:
     format = request.format if format == "csv" else format
     found = [one for one in request.read(request.data, format, **request.options) if one.labels is not None]
     if not found:
-        raise DataError(f"{request.data}: no labelled file of format {format}; nothing to hold alarms against")
+        raise DataError(f"{request.data}: no labelled file of format {format} to compare alarms with")
     return found
 
 
@@ -96,7 +96,7 @@ def _hits(case: Case, score: Any) -> bool:
 _COLUMNS = ("f1", "far", "mar", "f1_at_far10", "ap", "auc", "vus_pr")
 SMAP_MSL = Protocol(
     name="smap-msl",
-    about="spacecraft telemetry: the train part of each channel trains, its test part is judged",
+    about="spacecraft telemetry: training on the train part of each channel, its test part is judged",
     layout="train/*.npy and test/*.npy, or *.npz with both; labeled_anomalies.csv",
     config="telemetry",
     columns=_COLUMNS,
@@ -104,7 +104,7 @@ SMAP_MSL = Protocol(
 )
 UCR = Protocol(
     name="ucr",
-    about="UCR archive: the first TRAIN values of each file train; is the highest score at the one anomaly?",
+    about="UCR archive: training on the first TRAIN values of each file; is the highest score at the anomaly?",
     layout="NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt",
     config="pulse",
     columns=("accuracy", *_COLUMNS),
@@ -112,7 +112,7 @@ UCR = Protocol(
 )
 YAHOO_S5 = Protocol(
     name="yahoo-s5",
-    about="Yahoo's traffic series: the first 40 % of each file train (--train), the rest is judged",
+    about="Yahoo's traffic series: training on the first 40 % of each file (--train), the rest is judged",
     layout="A1Benchmark/ to A4Benchmark/ of *.csv",
     config="kpi",
     columns=_COLUMNS,
@@ -120,7 +120,7 @@ YAHOO_S5 = Protocol(
 )
 CSV = Protocol(
     name="csv",
-    about="your own tables with a label column: the first 40 % of each asset's rows train (--train)",
+    about="your own tables with a label column: training on the first 40 % of each asset's rows (--train)",
     layout="*.csv with a header, a time column and a label column (anomaly, is_anomaly, label, or --label-column)",
     config="table",
     columns=_COLUMNS,

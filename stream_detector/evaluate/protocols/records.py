@@ -231,7 +231,7 @@ def _part(request: Request, rows: int) -> int:
     amount = TRAIN_SHARE if request.train is None else request.train
     part = int(amount) if amount >= 1 else int(amount * rows)
     if not 0 < part < rows:
-        raise DataError(f"--train {amount:g}: of {rows} rows some must train and some be judged")
+        raise DataError(f"--train {amount:g}: with {rows} rows, some must be for training and some be judged")
     return part
 
 
@@ -242,21 +242,21 @@ def _protocol(name: str, config: str, about: str, layout: str, run: Callable[[Re
 NSL_KDD = _protocol(
     "nsl-kdd",
     "nsl-kdd",
-    "network connections: normal ones of KDDTrain+ train, KDDTest+ is judged, by attack category",
+    "network connections: training on normal ones of KDDTrain+, KDDTest+ is judged, by attack category",
     "KDDTrain+.txt (or KDDTrain+_20Percent.txt) and KDDTest+.txt",
     run_nsl_kdd,
 )
 KDD99 = _protocol(
     "kdd99",
     "nsl-kdd",
-    "network connections of KDD Cup 99: normal ones train",
+    "network connections of KDD Cup 99: training on normal ones",
     "kddcup.data_10_percent(.gz), perhaps corrected(.gz)",
     run_kdd99,
 )
 CREDITCARD = _protocol(
     "creditcard",
     "creditcard",
-    "card transactions: the first half of the normal ones trains, all others are judged",
+    "card transactions: training on the first half of the normal ones, all others are judged",
     "creditcard.csv",
     run_creditcard,
 )

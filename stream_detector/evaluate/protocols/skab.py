@@ -67,7 +67,7 @@ def _published(request: Request, cases: list[Case]) -> dict[str, Any]:
 
 PROTOCOL = Protocol(
     name="skab",
-    about="water pump on a test bench: per file, the first 400 rows train, the rest is pooled",
+    about="water pump on a test bench: training on the first 400 rows of each file, the rest is pooled",
     layout="valve1/, valve2/, other/ of *.csv; anomaly-free/ beside them for healthy_far",
     config="skab",
     columns=("f1", "far", "mar", "f1_at_far10", "ap", "vus_pr", "healthy_far"),

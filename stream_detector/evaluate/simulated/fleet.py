@@ -171,9 +171,9 @@ def simulated(
     Raises DataError when the simulator lacks a channel, or the configuration is for records or waveforms.
     """
     if config.window.mode == "records":
-        raise DataError("window.mode is records, but simulated machines send samples; give a set-up of mode grid")
+        raise DataError("window.mode is records, but simulated machines send samples; use window.mode: grid")
     if waves := [name for name, channel in config.channels.items() if channel.cell == "waveform"]:
-        raise DataError(f"channels.{waves[0]}.cell is waveform; suites are simulated with one number a cell")
+        raise DataError(f"channels.{waves[0]}.cell is waveform; suites simulate one number per cell")
     return simulate(
         machines, 24.0 * days, seed, 1_000.0 / config.window.cell_ms, channels=list(config.channels), **options
     )
