@@ -62,7 +62,7 @@ class Auditor:
         )
 
     def _point(self, state: AssetState, as_written: bool = False) -> Point:
-        """Return level, pin and shift of a state; `as_written`: with the level last written to the topic."""
+        """Return what scores are compared with; `as_written`: with the level as the topic has it."""
         shift: dict[str, float] = {}
         if state.adaptation.serial:
             moved = zip(self._columns, state.adaptation.shift.tolist(), strict=False)
