@@ -119,7 +119,7 @@ def file_of(recording: Recording) -> str:
 
 
 def with_channels(config: Config, recording: Recording, every: bool = False) -> Config:
-    """Return the configuration with the recording's channels if it has none of them in common, or if `every` is set."""
+    """Return the configuration, with all of the recording's channels if it names none of them or `every` is set."""
     known = set(config.channels) & set(recording.channels)
     if known and not every:
         return config
