@@ -205,7 +205,10 @@ def test_a_column_that_the_set_up_lacks_is_named(tmp_path, capsys):
     for path in root.rglob("*.csv"):
         path.write_text(path.read_text().replace("Volume Flow RateRMS", "Flow"))
     assert main(["evaluate", "skab", "--data", str(root), "--baselines", "none", "--quiet"]) == 2
-    assert "0.csv: no column 'Volume Flow RateRMS', which is configured in channels; the columns are: Acc" in capsys.readouterr().err
+    assert (
+        "0.csv: no column 'Volume Flow RateRMS', which is configured in channels; the columns are: Acc"
+        in capsys.readouterr().err
+    )
 
 
 def test_words_and_empty_columns_of_a_table_are_left_out(tmp_path, capsys, caplog):
