@@ -34,7 +34,7 @@ class ThresholdPolicy:
         return state if adopted is None or adopted is state.threshold else replace(state, threshold=adopted)
 
     def apply(self, draft: Draft) -> bool:
-        """Judge the score, and learn it if it is normal and no incident is open."""
+        """Judge the score, and learn it where it is normal and no incident is open."""
         learns = self._adapt
         if draft.state.incident.opened_ms is not None:
             learns = learns and self._adaptation.creeps(draft.incident)
