@@ -84,6 +84,12 @@ class Metrics:
             "budget_promised_total", "Incidents that threshold.budget allowed for the event time passed."
         )
         self.budget_opened_total = self._counter("budget_opened_total", "Incidents opened under threshold.budget.")
+        self.assets_not_judged = self._gauge(
+            "assets_not_judged", "Assets whose readings come and give no window that is judged.", "reason"
+        )
+        self.messages_skipped_total = self._counter(
+            "messages_skipped_total", "Messages that were never processed: retention deleted them first.", "topic"
+        )
         self.ready = self._gauge("ready", "1 when /readyz says so, 0 otherwise.")
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 
 from stream_detector.config import Config
 from stream_detector.errors import DetectorError, StoreError
-from stream_detector.ports import Sink, Source, StateStore
+from stream_detector.ports import Sink, Skipped, Source, StateStore
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import Controls, MessageBatch, ModelRef, Partition
+from stream_detector.types import Controls, MessageBatch, ModelRef, NotJudged, Partition
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.assignment import Assignment
+from stream_detector.worker.coverage import Coverage
 from stream_detector.worker.delivery import make_strategy
 from stream_detector.worker.saving import Saver
 from stream_detector.worker.slices import Scores, Scoring, Watch
@@ -77,6 +78,7 @@ class Pipeline:
         )
         self._saver = Saver(store, clock_ms, self._look_soon)
         self._assignment = Assignment(source, clock_ms)
+        self._coverage = Coverage(metrics)
         self._delivery = make_strategy(
             config, self._assignment, sink, saver=self._saver, metrics=metrics, clock_ms=clock_ms
         )
@@ -134,6 +136,8 @@ class Pipeline:
 
     def _take(self, batches: Sequence[MessageBatch]) -> None:
         """Cut the windows that the messages complete, and queue them for scoring."""
+        for range_ in self._source.skipped():
+            self._report_skipped(range_)
         several = len(self._config.inputs) > 1
         if several:
             self._lag = self._source.lag()
@@ -146,6 +150,28 @@ class Pipeline:
         if several:
             for task in self._tasks.values():
                 self._accept(task, task.release(self._has_more), 0)
+
+    def _report_skipped(self, range_: Skipped) -> None:
+        """Report messages that were deleted before they were read; those published already were processed once."""
+        (topic, index), start, stop = range_
+        task = self._tasks.get(index)
+        new = max(0, stop - max(start, 0 if task is None else task.published(range_.partition)))
+        self._metrics.messages_skipped_total.labels(topic).inc(new)
+        text = (
+            f"{new} of them were never processed"
+            if new
+            else "all were processed before; windows that were open then are incomplete now"
+        )
+        log.log(
+            logging.ERROR if new else logging.WARNING,
+            "task %d: messages %d to %d of %s were deleted before they were read (retention, or by hand); %s",
+            index,
+            start,
+            stop - 1,
+            topic,
+            text,
+            extra=event("messages-skipped", task=index, topic=topic, start=start, stop=stop, new=new),
+        )
 
     def close(self) -> None:
         """Commit everything processed and leave the group."""
@@ -168,10 +194,17 @@ class Pipeline:
             return False, f"catching up in silence: {left} messages are read again"
         if (behind := self._saver.behind_ms) is not None:
             return True, f"the store is behind for {behind / 1000:.0f} s"
-        return True, f"{len(self._tasks)} tasks" if self._tasks else "no task: there are enough workers for all"
+        if not self._tasks:
+            return True, "no task: there are enough workers for all"
+        return True, "; ".join(filter(None, [f"{len(self._tasks)} tasks", self._coverage.text]))
 
     def _replayed_messages(self) -> int:
         return sum(task.replayed_messages for task in list(self._tasks.values()))
+
+    def not_judged(self, final: bool = False) -> list[NotJudged]:
+        """Return the assets whose readings come and give no window that is judged; `final`: no more readings come."""
+        found = [one for task in self._tasks.values() for one in task.not_judged(final)]
+        return found + self._scoring.without_detector
 
     @property
     def windows(self) -> int:
@@ -259,6 +292,7 @@ class Pipeline:
                 if count:
                     self._metrics.messages_total.labels(topic).inc(count)
                     task.messages[topic] = 0
+        self._coverage.update(self.not_judged())
         self._lag = self._source.lag()
         self._metrics.set_lag(self._lag)
         self._metrics.catching_up_messages.set(self._replayed_messages())
