@@ -205,10 +205,10 @@ class Task:
         """Return where each partition stands after all that was taken, for a commit as the next epoch."""
         oldest = self.windower.oldest_offsets()
         windows = {p: at for p in self._at if (at := oldest[p.topic]) is not None}
-        liveness = {} if self._liveness is None else self._liveness.oldest_offsets(windows)
+        processed = {partition: self._done(partition) for partition in self._at}
+        liveness = {} if self._liveness is None else self._liveness.oldest_offsets(windows, processed)
         positions: dict[Partition, Position] = {}
-        for partition in self._at:
-            done = self._done(partition)
+        for partition, done in processed.items():
             offset = min(done, windows.get(partition, done), liveness.get(partition, done))
             positions[partition] = Position(offset, max(done, self._published.get(partition, 0)), self.epoch + 1)
         return positions
