@@ -18,7 +18,7 @@ from stream_detector.types import DeadLetter, Partition, ReadingBatch
 from stream_detector.windowing.grid import Floats, Ints
 
 #: A reading is compared with those up to this many offsets before it.
-REACH = 2_000
+REACH = 1_000
 
 
 class _Heard(NamedTuple):
