@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     models = ModelSet.load(config)
     # Taking over a task in memory is no news.
     logging.getLogger("stream_detector.worker.takeover").setLevel(logging.WARNING)
+    if not args.quiet:  # the summary says which assets are not judged
+        logging.getLogger("stream_detector.worker.coverage").setLevel(logging.ERROR)
     backtest = Backtest(
         config,
         Scorer(models, config.scorer),

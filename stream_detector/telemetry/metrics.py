@@ -87,6 +87,11 @@ class Metrics:
         self.assets_not_judged = self._gauge(
             "assets_not_judged", "Assets whose readings come and give no window that is judged.", "reason"
         )
+        self.silence_seconds = self._gauge(
+            "silence_seconds",
+            "Time since this worker last read a message of a topic; of its start, before the first.",
+            "topic",
+        )
         self.messages_skipped_total = self._counter(
             "messages_skipped_total", "Messages that were never processed: retention deleted them first.", "topic"
         )

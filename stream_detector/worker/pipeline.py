@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
@@ -95,6 +96,7 @@ class Pipeline:
         self._controls = Controls()
         self._lag: dict[Partition, int] = {}
         self._controls_ms = -math.inf  # when operators' settings were last polled
+        self._heard_ms = dict.fromkeys((entry.topic for entry in config.inputs), clock_ms())
         self._show_gauges()
         self.messages = 0  # processed so far, including those read again
         self.alerts = 0
@@ -104,6 +106,8 @@ class Pipeline:
         metrics.waiting_windows.set_function(lambda: self._scoring.waiting)
         metrics.paused_partitions.set_function(lambda: len(assignment.paused))
         metrics.unsent_bytes.set_function(self._sink.waiting_bytes)
+        for topic in self._heard_ms:
+            metrics.silence_seconds.labels(topic).set_function(partial(self._silent_s, topic))
         metrics.store_behind_seconds.set_function(lambda: (saver.behind_ms or 0.0) / 1000)
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -146,6 +150,7 @@ class Pipeline:
             if task is None:  # its state isn't loaded, or it was fenced: its messages are read again
                 continue
             self.messages += len(batch.messages)
+            self._heard_ms[batch.partition.topic] = self._clock()
             self._accept(task, task.take(batch), len(batch.messages))
         if several:
             for task in self._tasks.values():
@@ -196,7 +201,17 @@ class Pipeline:
             return True, f"the store is behind for {behind / 1000:.0f} s"
         if not self._tasks:
             return True, "no task: there are enough workers for all"
-        return True, "; ".join(filter(None, [f"{len(self._tasks)} tasks", self._coverage.text]))
+        return True, "; ".join(filter(None, [f"{len(self._tasks)} tasks", self._silence_text(), self._coverage.text]))
+
+    def _silent_s(self, topic: str) -> float:
+        return (self._clock() - self._heard_ms[topic]) / 1000
+
+    def _silence_text(self) -> str:
+        """Return which topics have brought nothing for long. Only a wall clock can tell; no alert depends on it."""
+        silent = {topic: self._silent_s(topic) / 60 for topic in self._heard_ms}
+        return ", ".join(
+            f"no message of {topic} for {minutes:.0f} min" for topic, minutes in silent.items() if minutes >= 5
+        )
 
     def _replayed_messages(self) -> int:
         return sum(task.replayed_messages for task in list(self._tasks.values()))

@@ -28,13 +28,14 @@ class Resumption:
     unused: Mapping[Partition, Position] = field(default_factory=dict)  # of stored states that don't count
 
 
-def set_back(committed: Position, stored: Position) -> bool:
-    """Whether a committed offset was set by somebody else, to before where the stored states would be read from.
+def set_back(committed: Position, stored: Position, metadata: bool) -> bool:
+    """Whether a committed offset was set by somebody else, to before what the stored states have read.
 
-    A worker's offset has an epoch, except on a broker that keeps no metadata. There its last commit may be older than
-    the states, after a crash between the two, and then messages are read again as if somebody had set it.
+    A worker's offset has an epoch, except on a broker that keeps no metadata (`metadata`: this one surely does). There
+    an offset is somebody else's only if it lies before the one stored with the states, and after a crash between the
+    two commits a worker's own may do so, too; then messages are read again as if somebody had set it.
     """
-    return not committed.epoch and committed.offset < stored.offset
+    return not committed.epoch and committed.offset < (stored.read if metadata else stored.offset)
 
 
 def newest_epoch(loaded: TaskState, committed: Mapping[Partition, Position]) -> int:

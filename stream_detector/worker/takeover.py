@@ -144,7 +144,7 @@ class Takeover:
                     _HOW_AGAIN,
                     extra=event("offsets-missing", **fields),
                 )
-            elif at is not None and set_back(at, stored):
+            elif at is not None and set_back(at, stored, self._config.delivery == "exactly_once"):
                 again = True
                 log.warning(
                     "task %d: the offset of %s was set back to %d, and the states are judged up to offset %d: messages "

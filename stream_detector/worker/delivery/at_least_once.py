@@ -60,7 +60,7 @@ class AtLeastOnce(CommitStrategy):
         starts = {}
         for partition, position in committed.items():
             stored = loaded.positions.get(partition, position)
-            if set_back(position, stored):
+            if set_back(position, stored, metadata=False):
                 starts[partition] = Start(position.offset, position.offset)
             else:
                 starts[partition] = Start(min(position.offset, stored.offset), max(position.read, stored.read))
