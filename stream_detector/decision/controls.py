@@ -21,6 +21,12 @@ def reset_token(controls: Controls, asset: str) -> str:
     return max(resets.get(asset, ""), resets.get("*", "")) if resets else ""
 
 
+def reset_pending(controls: Controls, asset: str, applied: str) -> bool:
+    """Whether a reset was asked for that is not applied yet; `applied`: token of the last one that was."""
+    token = reset_token(controls, asset)
+    return bool(token) and token != applied
+
+
 def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:
     """Return whether all controls are applied to an asset's state, except acceptances (`RegimePolicy`)."""
     return (

@@ -24,6 +24,7 @@ from stream_detector.types import (
     LivenessEvent,
     MessageBatch,
     ModelRef,
+    NotJudged,
     Partition,
     PlainMessage,
     WindowBatch,
@@ -192,6 +193,15 @@ class Backtest:
                 assert alert.value is not None
                 yield alert.value
             self._seen = len(published)
+
+    @property
+    def scored(self) -> int:
+        """Windows scored so far."""
+        return int(self.metrics.registry.get_sample_value("stream_detector_scores_total") or 0)
+
+    def not_judged(self) -> list[NotJudged]:
+        """Return the assets of which no window was judged, with the reason, once everything was run."""
+        return self.pipeline.not_judged(final=True)
 
     def states(self) -> Iterator[tuple[str, AssetState]]:
         """Yield each asset with its current state."""

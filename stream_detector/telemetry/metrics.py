@@ -86,6 +86,19 @@ class Metrics:
             "budget_promised_total", "Incidents that threshold.budget allowed for the event time passed."
         )
         self.budget_opened_total = self._counter("budget_opened_total", "Incidents opened under threshold.budget.")
+        self.assets_not_judged = self._gauge(
+            "assets_not_judged", "Assets whose readings come and give no window that is judged.", "reason"
+        )
+        self.silence_seconds = self._gauge(
+            "silence_seconds",
+            "Time since this worker last read a message of a topic, or since its start before the first.",
+            "topic",
+        )
+        self.messages_skipped_total = self._counter(
+            "messages_skipped_total",
+            "Messages never processed: deleted before they were read, or skipped by an offset set forward.",
+            "topic",
+        )
         self.ready = self._gauge("ready", "1 if the worker is ready (/readyz), else 0.")
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:
