@@ -63,19 +63,33 @@ def fit_all(tails: Sequence[tuple[NDArray[np.float64], float, float]]) -> list[t
     Tails of as many excesses are fitted in one array operation each.
     """
     found: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)] * len(tails)
-    alike: dict[tuple[int, bool], list[int]] = {}
-    means = [float(excesses.mean()) for excesses, _, _ in tails]
-    for place, (excesses, cut, share) in enumerate(tails):
-        if means[place] > 0.0:
-            alike.setdefault((len(excesses), cut > 0.0 and share != 0.0), []).append(place)
-    for (_, truncated), places in alike.items():
-        mean = np.array([means[place] for place in places])[:, None]
-        y = np.stack([tails[place][0] for place in places]) / mean
-        cuts = np.array([tails[place][1] for place in places])[:, None] / mean
-        shares = np.array([tails[place][2] for place in places])[:, None]
-        fits = _fitted(_Likelihood(y, cuts, shares if truncated else None))
-        for place, (shape, x, below) in zip(places, fits, strict=True):
-            found[place] = _rounded(shape), _rounded(means[place] * shape / x), _rounded(below)
+    alike: dict[int, list[int]] = {}
+    for place, (excesses, _, _) in enumerate(tails):
+        alike.setdefault(len(excesses), []).append(place)
+    for places in alike.values():
+        excesses = np.stack([tails[place][0] for place in places])
+        cuts, shares = np.array([tails[place][1:] for place in places]).T
+        for place, law in zip(places, fit_alike(excesses, cuts, shares), strict=True):
+            found[place] = law
+    return found
+
+
+def fit_alike(
+    excesses: NDArray[np.float64], cuts: NDArray[np.float64], shares: NDArray[np.float64]
+) -> list[tuple[float, float, float]]:
+    """Return what `fit` returns for each of A tails of as many excesses (A, N); `cuts` and `shares` are (A,)."""
+    found: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)] * len(excesses)
+    means = excesses.mean(axis=1)
+    cut_off = (cuts > 0.0) & (shares != 0.0)
+    for truncated in (False, True):
+        places = np.flatnonzero((means > 0.0) & (cut_off == truncated))
+        if not len(places):
+            continue
+        mean = means[places, None]
+        y, cut, share = excesses[places] / mean, cuts[places, None] / mean, shares[places, None]
+        fits = _fitted(_Likelihood(y, cut, share if truncated else None))
+        for place, size, (shape, x, below) in zip(places.tolist(), means[places].tolist(), fits, strict=True):
+            found[place] = _rounded(shape), _rounded(size * shape / x), _rounded(below)
     return found
 
 
@@ -131,7 +145,8 @@ class _Likelihood:
         """Return x, the γ that suits each best, -log(1 - F(cut)) there, and mean(log(1 + x y)), each (A, K)."""
         x = g / (1.0 - g)
         x[np.abs(x) < _LIGHTEST] = _LIGHTEST
-        mean_log = np.log1p(x[:, :, None] * self.y[:, None, :]).mean(axis=2)
+        terms = x[:, :, None] * self.y[:, None, :]  # (A, K, N), large: used for its logarithms, too
+        mean_log = np.log1p(terms, out=terms).mean(axis=2)
         if self.share is None:
             return x, mean_log, np.full(x.shape, math.inf), mean_log
         log_cut = np.log(np.maximum(1.0 + x * self.cut, 1e-12))  # clipped where the law ends below the cut
