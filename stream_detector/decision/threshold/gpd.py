@@ -41,6 +41,7 @@ _COARSE = np.linspace(0.0, 1.0, 24)
 _FINE = np.linspace(-1.0, 1.0, 9)
 _COARSE_STEP = float(_COARSE[1])
 _LIGHTEST = 1e-9  # |x| below this is taken as it: the limit γ -> 0 without a division by zero
+_STRAIGHT = 1e-6  # |γ| below this is that of the exponential law
 _HEAVIEST = 0.95  # upper end of the grid in g
 _LEAST_STEPS = -math.log(MOST_CUT)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -124,9 +125,20 @@ def _fitted(likelihood: _Likelihood) -> list[tuple[float, float, float]]:
 def quantile(shape: float, scale: float, share: float) -> float:
     """Return the excess that a share (0 < share) of excesses lies above; negative for a share above 1."""
     steps = -math.log(share)
-    if abs(shape) < 1e-6:
+    if abs(shape) < _STRAIGHT:
         return scale * steps
     return scale * math.expm1(shape * steps) / shape
+
+
+def quantiles(
+    shape: NDArray[np.float64], scale: NDArray[np.float64], share: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return `quantile` of each of A laws (A,), to the same bits: numpy's own log and expm1 may round otherwise."""
+    steps = -np.fromiter(map(math.log, share.data), np.float64, len(share))
+    grown = np.fromiter(map(math.expm1, (shape * steps).data), np.float64, len(share))
+    straight = np.abs(shape) < _STRAIGHT
+    found: NDArray[np.float64] = scale * grown / np.where(straight, 1.0, shape)
+    return np.where(straight, scale * steps, found)
 
 
 class _Likelihood:
@@ -146,7 +158,7 @@ class _Likelihood:
         x = g / (1.0 - g)
         x[np.abs(x) < _LIGHTEST] = _LIGHTEST
         terms = x[:, :, None] * self.y[:, None, :]  # (A, K, N), large: used for its logarithms, too
-        mean_log = np.log1p(terms, out=terms).mean(axis=2)
+        mean_log = np.add.reduce(np.log1p(terms, out=terms), axis=2) / self.y.shape[1]
         if self.share is None:
             return x, mean_log, np.full(x.shape, math.inf), mean_log
         log_cut = np.log(np.maximum(1.0 + x * self.cut, 1e-12))  # clipped where the law ends below the cut
