@@ -50,7 +50,19 @@ class QuietColumns:
     All else of a state that is held here is as the table's objects have it.
     """
 
-    _ARRAYS = ("held", "limit", "low", "oldest", "queued", "written", "written_ms", "audit_ms", "until_ms")
+    _ARRAYS = (
+        "held",
+        "limit",
+        "low",
+        "queue",
+        "oldest",
+        "queued",
+        "has_learnt",
+        "written",
+        "written_ms",
+        "audit_ms",
+        "until_ms",
+    )
 
     def __init__(self, table: StateTable, threshold: ThresholdColumns, blocks: Blocks, capacity: int) -> None:
         """`threshold` and `blocks` hold no asset yet; `capacity`: scores that wait at most."""
@@ -60,9 +72,10 @@ class QuietColumns:
         self.held = np.zeros(0, np.bool_)
         self.limit = np.zeros(0)  # scores up to it are quiet
         self.low = np.zeros(0)  # scores up to it would end an incident
-        self.queue = np.zeros((capacity, 0), np.float32)  # scores that wait to be learnt, a ring for each asset
+        self.queue = np.zeros((0, capacity), np.float32)  # scores that wait to be learnt, a ring for each asset
         self.oldest = np.zeros(0, np.intp)  # place of the oldest one
         self.queued = np.zeros(0, np.intp)  # number of them
+        self.has_learnt = np.zeros(0, np.bool_)  # whether the threshold is newer than that of the table's object
         self.written = np.zeros(0)  # the level as the audit topic has it; NaN for none
         self.written_ms = np.zeros(0, np.int64)  # and since when
         self.audit_ms = np.zeros(0, np.int64)  # from when on a moved level is written again
@@ -76,8 +89,7 @@ class QuietColumns:
         more = slots - len(self.held)
         for name in self._ARRAYS:
             old = getattr(self, name)
-            setattr(self, name, np.concatenate([old, np.zeros(more, old.dtype)]))
-        self.queue = np.concatenate([self.queue, np.zeros((len(self.queue), more), np.float32)], axis=1)
+            setattr(self, name, np.concatenate([old, np.zeros((more, *old.shape[1:]), old.dtype)]))
         self.threshold.grow(slots)
         self.blocks.grow(slots)
 
@@ -94,13 +106,29 @@ class QuietColumns:
 
     def thresholds(self, slots: Ints) -> list[ThresholdState]:
         """Return the thresholds of assets that are held."""
-        queues, counts = self.queue[self.places(slots, len(self.queue)), slots].T.copy(), self.queued[slots].tolist()
-        waiting = [queue[:count].tobytes() for queue, count in zip(queues, counts, strict=True)]
-        return self.threshold.states(slots, waiting)
+        rings, size = self.queue[slots].tobytes(), 4 * self.queue.shape[1]
+        waiting = []
+        for at, (oldest, count) in enumerate(
+            zip(self.oldest[slots].tolist(), self.queued[slots].tolist(), strict=True)
+        ):
+            ring = rings[at * size : (at + 1) * size]
+            waiting.append((ring[4 * oldest :] + ring[: 4 * oldest])[: 4 * count])
+        self._refresh(slots[self.has_learnt[slots]])
+        bases = [base for slot in slots.tolist() if (base := self._table.objects[slot]) is not None]
+        return [replace(base.threshold, pending=its) for base, its in zip(bases, waiting, strict=True)]
+
+    def _refresh(self, slots: Ints) -> None:
+        """Note in the table's objects what thresholds have learnt, so that it is put into structs once."""
+        objects = self._table.objects
+        for slot, threshold in zip(slots.tolist(), self.threshold.states(slots), strict=True):
+            base = objects[slot]
+            assert base is not None
+            objects[slot] = replace(base, threshold=threshold)
+        self.has_learnt[slots] = False
 
     def places(self, slots: Ints, count: int) -> Ints:
-        """Return where in their queues the `count` oldest scores of assets lie, (count, n)."""
-        found: Ints = (self.oldest[slots] + np.arange(count)[:, None]) % len(self.queue)
+        """Return where in their queues the `count` oldest scores of assets lie, (n, count)."""
+        found: Ints = (self.oldest[slots, None] + np.arange(count)) % self.queue.shape[1]
         return found
 
 

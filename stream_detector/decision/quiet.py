@@ -88,8 +88,9 @@ class QuietPath:
         if not columns.threshold.hold(slot, state.threshold):
             return False
         columns.blocks.hold(slot, state.adaptation)
-        columns.queue[: len(waiting), slot] = waiting
+        columns.queue[slot, : len(waiting)] = waiting
         columns.oldest[slot], columns.queued[slot] = 0, len(waiting)
+        columns.has_learnt[slot] = False
         columns.held[slot] = True
         columns.written[slot] = np.nan if state.audited.level is None else state.audited.level
         columns.written_ms[slot] = state.audited.at_ms
@@ -260,7 +261,7 @@ class QuietPath:
         queued = columns.queued[slots] if ranks is None else columns.queued[slots] + ranks
         places = columns.oldest[slots] + queued
         places = np.where(places < self._capacity, places, places - self._capacity)
-        columns.queue[places, rows.slots] = np.clip(rows.score, -LARGEST, LARGEST)
+        columns.queue[rows.slots, places] = np.clip(rows.score, -LARGEST, LARGEST)
         columns.queued[slots] = queued + 1
 
     def _learn(self, columns: QuietColumns, slots: Ints, score: NDArray[np.float64]) -> None:
@@ -268,10 +269,11 @@ class QuietPath:
         wait, due = self._learn_after, self._capacity - self._learn_after
         places = columns.places(slots, due)
         # with no wait a score is learnt as it came, whatever float32 would make of it
-        scores = columns.queue[places, slots].T.astype(np.float64, order="C") if wait else score[:, None]
+        scores = columns.queue[slots[:, None], places].astype(np.float64) if wait else score[:, None]
         columns.threshold.learn(slots, scores)
+        columns.has_learnt[slots] = True
         self._set_limits(columns, slots)
-        columns.oldest[slots] = (places[-1] + 1) % self._capacity
+        columns.oldest[slots] = (places[:, -1] + 1) % self._capacity
         columns.queued[slots] = wait
 
     def _audited(self, table: StateTable, rows: Rows, ends: Ints, learnt: Flags) -> list[tuple[int, Audit]]:

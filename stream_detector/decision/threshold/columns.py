@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from stream_detector.decision.threshold import ThresholdMethod, learn_together
 from stream_detector.decision.threshold.spot import Spot
 from stream_detector.decision.threshold.spot_columns import SpotColumns
-from stream_detector.types import ThresholdState, replace
+from stream_detector.types import ThresholdState
 
 Ints = NDArray[np.intp]
 
@@ -33,8 +32,8 @@ class ThresholdColumns(Protocol):
     def tails(self, slots: Ints) -> NDArray[np.float64]:
         """Return the scores that assets' tails begin at, (n,); the levels where the method has no tail."""
 
-    def states(self, slots: Ints, pending: Sequence[bytes]) -> list[ThresholdState]:
-        """Return the states of assets, `pending` included."""
+    def states(self, slots: Ints) -> list[ThresholdState]:
+        """Return the states of assets, without scores that wait."""
 
     def learn(self, slots: Ints, scores: NDArray[np.float64]) -> None:
         """Learn the normal scores (A, m) of A assets: what `ThresholdMethod.learn` makes of each."""
@@ -67,17 +66,14 @@ class ObjectColumns:
         """Return the levels of assets, (n,)."""
         return self.level[slots]
 
-    def states(self, slots: Ints, pending: Sequence[bytes]) -> list[ThresholdState]:
-        """Return the states of assets, `pending` included."""
-        return [replace(one, pending=waiting) for one, waiting in zip(self._held(slots), pending, strict=True)]
+    def states(self, slots: Ints) -> list[ThresholdState]:
+        """Return the states of assets."""
+        return [one for slot in slots.tolist() if (one := self._states[slot]) is not None]
 
     def learn(self, slots: Ints, scores: NDArray[np.float64]) -> None:
         """Learn the normal scores (A, m) of A assets."""
-        for slot, state in zip(slots.tolist(), learn_together(self._method, self._held(slots), scores), strict=True):
+        for slot, state in zip(slots.tolist(), learn_together(self._method, self.states(slots), scores), strict=True):
             self.hold(slot, state)
-
-    def _held(self, slots: Ints) -> list[ThresholdState]:
-        return [one for slot in slots.tolist() if (one := self._states[slot]) is not None]
 
 
 def columns_for(method: ThresholdMethod) -> ThresholdColumns:

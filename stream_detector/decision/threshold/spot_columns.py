@@ -10,8 +10,6 @@ most n more passes one power of two at most, and is rounded there only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,8 +70,8 @@ class SpotColumns:
         found: Floats = self._numbers[_T, slots]
         return found
 
-    def states(self, slots: Ints, pending: Sequence[bytes]) -> list[ThresholdState]:
-        """Return the states of assets, `pending` included."""
+    def states(self, slots: Ints) -> list[ThresholdState]:
+        """Return the states of assets, without scores that wait."""
         columns = (self.level[slots].tolist(), self.seen[slots].tolist(), self._count[slots].tolist())
         method, numbers, peaks = self._method.name, self._numbers[:, slots].T.tolist(), self._peaks[slots]
         return [
@@ -82,10 +80,9 @@ class SpotColumns:
                 level=level,
                 seen=seen,
                 numbers=SpotNumbers._make(its),
-                sample=sample[:count],
-                pending=waiting,
+                sample=sample[:count].copy(),  # one that is kept must not keep the others
             )
-            for level, seen, count, its, sample, waiting in zip(*columns, numbers, peaks, pending, strict=True)
+            for level, seen, count, its, sample in zip(*columns, numbers, peaks, strict=True)
         ]
 
     def learn(self, slots: Ints, scores: Floats) -> None:
@@ -99,7 +96,7 @@ class SpotColumns:
             alone = peaked[turn.learn(above[peaked])]
         learnings = [
             self._method.learning(state, scores[place].tolist())
-            for state, place in zip(self.states(slots[alone], [b""] * len(alone)), alone.tolist(), strict=True)
+            for state, place in zip(self.states(slots[alone]), alone.tolist(), strict=True)
         ]
         numbers[_N] += scores.shape[1]
         if len(peaked) >= FEW:
