@@ -157,7 +157,17 @@ class Engine:
             if apply(draft):
                 break
         return Step(
-            state=draft.current(),
+            state=AssetState(  # `draft.current`, without the call
+                judged_ms=window.end_ms,
+                threshold=draft.threshold,
+                incident=draft.incident,
+                sensors=draft.sensors,
+                adaptation=draft.adaptation,
+                applied=draft.applied,
+                audited=draft.audited,
+                budget=draft.budget,
+                extra=draft.extra,
+            ),
             alerts=draft.alerts,
             audits=draft.audits,
             judgement=draft.judgement,
