@@ -342,18 +342,17 @@ class _Pump:
         at += -40.0 * ("behind" in kinds) + 15.0 * ("ahead" in kinds) + 7_000.0 * ("far-ahead" in kinds)
         if self._chance.random() < self._late:
             at -= 1.0
-        if any(kind == "lone" and start == second for start, _, kind, _ in self._faults):
-            at += 86_400.0
+        at += 86_400.0 * any(kind == "lone" and start == second for start, _, kind, _ in self._faults)
         if "bad" in kinds:
             yield 0, b"{"
         if "backwards" in kinds:  # kept, and sent newest first when it is over
             self._sent.insert(0, body(self.name, at, measured))
             return
-        if any(kind == "backwards" and stop == second for _, stop, kind, _ in self._faults):
+        ended = {kind for _, stop, kind, _ in self._faults if stop == second}
+        if ended & {"backwards", "again"}:
             yield from ((0, each) for each in self._sent)
+        if "backwards" in ended:
             self._sent = []
-        if any(kind == "again" and stop == second for _, stop, kind, _ in self._faults):
-            yield from ((0, each) for each in self._sent)
         self._sent = [*self._sent, body(self.name, at, measured)][-20:] if self._topics == 1 else []
         for topic in range(self._topics):
             mine = {name: value for name, value in measured.items() if CHANNELS.index(name) % self._topics == topic}
