@@ -258,6 +258,23 @@ class Alert:
     sensor: SensorRef | None = None  # kind sensor-fault only
 
 
+class Stay(NamedTuple):
+    """When a task has read an asset without a long pause: event time, UNIX ms."""
+
+    first_ms: int
+    last_ms: int
+
+    def merged(self, other: Stay, anew_ms: int) -> Stay:
+        """Return this stay with what is known of the same asset and task from elsewhere.
+
+        The newer one alone where they are more than `anew_ms` apart: the asset has been away in between.
+        """
+        older, newer = sorted((self, other), key=lambda stay: stay.last_ms)
+        if newer.first_ms > older.last_ms + anew_ms:
+            return newer
+        return Stay(min(self.first_ms, other.first_ms), newer.last_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far a task has processed one partition."""
