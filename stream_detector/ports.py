@@ -150,13 +150,11 @@ class StateStore(Protocol):
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
         """
 
-    def note_stays(
-        self, stays: Iterable[tuple[int, str, Stay]], anew_ms: int
-    ) -> tuple[int, dict[str, dict[int, Stay]]]:
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
         """Note when tasks have read assets; return what is known of those that several tasks have read, by task.
 
-        First the count of assets that came to be read by several tasks, in all, also by other workers. What was noted
-        before of an asset and a task is merged with the new as `Stay.merged` does. Neither versioned nor fenced.
+        First the count of assets that several tasks have read, in all, also of other workers. What was noted before of
+        an asset and a task is merged with the new. Neither versioned nor fenced.
         """
 
     def shared_assets(self) -> set[str]:

@@ -13,16 +13,16 @@ them (SOUND) is the other channels', and that would be an alarm of its own by `i
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from stream_detector.codec import sensor_alert_id, sensor_incident_id
 from stream_detector.config import Config
 from stream_detector.decision.adaptation import AdaptationRules
-from stream_detector.decision.incident import Incidents, alarm_ratio, finite
+from stream_detector.decision.incident import Incidents, Limit, alarm_ratio, finite
 from stream_detector.decision.policy import Draft
 from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, Codes, SensorChecks
 from stream_detector.decision.threshold import Judgement
@@ -48,15 +48,6 @@ _OPEN_OUT = 2  # windows in a row out of range
 SOUND = 0.8
 #: Most faults followed of one asset: its state has 4 kB. Of a machine all of whose sensors freeze, these say enough.
 MOST_FAULTS = 4
-
-
-class Limit(msgspec.Struct, frozen=True, gc=False):
-    """What an asset's scores are compared with, for alerts about its sensors."""
-
-    level: float | None  # to alarm above
-    method: str
-    risk: float
-    seen: int  # normal scores learnt from
 
 
 class SensorFaults:
@@ -187,6 +178,11 @@ class SensorFaults:
             seen=limit.seen,
             sensor=SensorRef(fault.fault, fault.channel or None),
         )
+
+    def left(self, fault: SensorFault, event: LivenessEvent, model: ModelRef, limit: Limit) -> Alert:
+        """Return the close of a fault whose asset has left the task; its score is how long it lasted, s."""
+        event = event._replace(amount=(event.at_ms - fault.since_ms) / 1_000)
+        return dataclasses.replace(self._reported_alert("close", fault, event, model, limit), reason="moved")
 
     def _named(self, flags: int, column: int, window: ScoredWindow) -> str | None:
         """Return the fault some flags mean, None for none that is reported."""

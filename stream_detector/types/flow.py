@@ -256,23 +256,18 @@ class Alert:
     ingest_ms: int = -1  # header only: broker time of the reading that completed the window
     scored_ms: int = -1  # header only: wall-clock time of scoring
     sensor: SensorRef | None = None  # kind sensor-fault only
+    reason: str | None = None  # why a close came without a window: "moved"
 
 
 class Stay(NamedTuple):
-    """When a task has read an asset without a long pause: event time, UNIX ms."""
+    """Between which event times, UNIX ms, a task has read an asset."""
 
     first_ms: int
     last_ms: int
 
-    def merged(self, other: Stay, anew_ms: int) -> Stay:
-        """Return this stay with what is known of the same asset and task from elsewhere.
-
-        The newer one alone where they are more than `anew_ms` apart: the asset has been away in between.
-        """
-        older, newer = sorted((self, other), key=lambda stay: stay.last_ms)
-        if newer.first_ms > older.last_ms + anew_ms:
-            return newer
-        return Stay(min(self.first_ms, other.first_ms), newer.last_ms)
+    def merged(self, other: Stay) -> Stay:
+        """Return the stay that comprises both."""
+        return Stay(min(self.first_ms, other.first_ms), max(self.last_ms, other.last_ms))
 
 
 @dataclass(frozen=True, slots=True)

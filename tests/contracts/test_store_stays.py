@@ -11,28 +11,27 @@ from tests.stores import Backend, MemoryBackend, Store
 
 __all__ = ["backend", "store"]  # fixtures
 
-ANEW_MS = 60_000
 T = 1_583_748_873_000
 
 
 def test_an_asset_that_two_tasks_have_read_is_known_to_both(backend: Backend, store: Store):
     """Each worker sees its own tasks only; what it notes comes back with what others have noted."""
-    assert (0, {}) == store.note_stays([(3, "a", Stay(T, T + 5)), (3, "b", Stay(T, T))], ANEW_MS)
+    assert (0, {}) == store.note_stays([(3, "a", Stay(T, T + 5)), (3, "b", Stay(T, T))])
     other = backend.connect()
     found = {"a": {3: Stay(T, T + 5), 4: Stay(T + 1, T + 2)}}
-    assert (1, found) == other.note_stays([(4, "a", Stay(T + 1, T + 2)), (4, "c", Stay(T, T))], ANEW_MS)
-    assert (1, found) == store.note_stays([(3, "a", Stay(T, T + 5))], ANEW_MS)
+    assert (1, found) == other.note_stays([(4, "a", Stay(T + 1, T + 2)), (4, "c", Stay(T, T))])
+    assert (1, found) == store.note_stays([(3, "a", Stay(T, T + 5))])
     assert {"a"} == store.shared_assets() == other.shared_assets()
 
 
 def test_the_count_tells_whether_there_is_something_new(backend: Backend, store: Store):
     """It costs one call to learn that no further asset is shared; the same again doesn't count."""
-    store.note_stays([(1, "a", Stay(T, T)), (2, "a", Stay(T, T)), (1, "b", Stay(T, T))], ANEW_MS)
-    assert (1, {}) == store.note_stays([], ANEW_MS)
-    store.note_stays([(2, "a", Stay(T, T + 9))], ANEW_MS)
-    assert (1, {}) == store.note_stays([], ANEW_MS)
-    backend.connect().note_stays([(2, "b", Stay(T, T))], ANEW_MS)
-    assert (2, {}) == store.note_stays([], ANEW_MS)
+    store.note_stays([(1, "a", Stay(T, T)), (2, "a", Stay(T, T)), (1, "b", Stay(T, T))])
+    assert (1, {}) == store.note_stays([])
+    store.note_stays([(2, "a", Stay(T, T + 9))])
+    assert (1, {}) == store.note_stays([])
+    backend.connect().note_stays([(2, "b", Stay(T, T))])
+    assert (2, {}) == store.note_stays([])
     assert {"a", "b"} == store.shared_assets()
 
 
@@ -41,32 +40,30 @@ def test_the_count_tells_whether_there_is_something_new(backend: Backend, store:
     [
         ((0, 10), (5, 20), (0, 20)),
         ((5, 20), (0, 10), (0, 20)),  # read again after a restart
-        ((0, 10), (10 + ANEW_MS, 99_000), (0, 99_000)),
-        ((0, 10), (11 + ANEW_MS, 99_000), (11 + ANEW_MS, 99_000)),  # it was away in between
-        ((11 + ANEW_MS, 99_000), (0, 10), (11 + ANEW_MS, 99_000)),
+        ((0, 10), (99_000, 99_001), (0, 99_001)),
         ((-5, -1), (-5, 3), (-5, 3)),  # before 1970
     ],
 )
 def test_stays_are_merged(store: Store, before, after, kept):
-    """A stay goes on while its parts are less than a pause apart; of two, the newer counts."""
-    store.note_stays([(1, "Насос:1,{x}", Stay(T, T)), (2, "Насос:1,{x}", Stay(*before))], ANEW_MS)
-    _, found = store.note_stays([(2, "Насос:1,{x}", Stay(*after))], ANEW_MS)
+    """From the oldest to the newest reading, in whatever order they are noted."""
+    store.note_stays([(1, "Насос:1,{x}", Stay(T, T)), (2, "Насос:1,{x}", Stay(*before))])
+    _, found = store.note_stays([(2, "Насос:1,{x}", Stay(*after))])
     assert {"Насос:1,{x}": {1: Stay(T, T), 2: Stay(*kept)}} == found
 
 
 def test_many_are_noted_at_once(store: Store):
     """More than one script call takes."""
-    store.note_stays([(1, f"pump-{n}", Stay(n, n)) for n in range(2_500)], ANEW_MS)
-    count, found = store.note_stays([(2, f"pump-{n}", Stay(n, n + 1)) for n in range(2_500)], ANEW_MS)
+    store.note_stays([(1, f"pump-{n}", Stay(n, n)) for n in range(2_500)])
+    count, found = store.note_stays([(2, f"pump-{n}", Stay(n, n + 1)) for n in range(2_500)])
     assert 2_500 == count == len(found) == len(store.shared_assets())
     assert {1: Stay(2_499, 2_499), 2: Stay(2_499, 2_500)} == found["pump-2499"]
 
 
 def test_nothing_is_left_of_data_that_was_lost(backend: Backend, store: Store):
     """A store that came back empty begins to count again."""
-    store.note_stays([(1, "a", Stay(T, T)), (2, "a", Stay(T, T))], ANEW_MS)
+    store.note_stays([(1, "a", Stay(T, T)), (2, "a", Stay(T, T))])
     backend.clear()
-    assert (0, {}) == store.note_stays([], ANEW_MS)
+    assert (0, {}) == store.note_stays([])
     assert set() == store.shared_assets()
 
 
@@ -75,6 +72,6 @@ def test_a_store_that_is_away_says_so():
     away = MemoryBackend()
     away.server.available = False
     with pytest.raises(StoreError):
-        away.connect().note_stays([], ANEW_MS)
+        away.connect().note_stays([])
     with pytest.raises(StoreError):
         away.connect().shared_assets()

@@ -127,15 +127,13 @@ class MemoryStore:
             self._known[task] = kept.saves[0]
             return server.version
 
-    def note_stays(
-        self, stays: Iterable[tuple[int, str, Stay]], anew_ms: int
-    ) -> tuple[int, dict[str, dict[int, Stay]]]:
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
         """Note when tasks have read assets; return the count of shared assets, and the stays of those given."""
         found: dict[str, dict[int, Stay]] = {}
         with self._server() as server:
             for task, asset, stay in stays:
                 kept = server.stays.setdefault(asset, {})
-                kept[task] = kept[task].merged(stay, anew_ms) if task in kept else stay
+                kept[task] = kept[task].merged(stay) if task in kept else stay
                 if len(kept) > 1:
                     server.shared.add(asset)
                     found[asset] = dict(kept)

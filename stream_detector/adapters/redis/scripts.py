@@ -118,11 +118,10 @@ if surplus > 0 then
   end
 end
 """
-# ARGV: after which pause an asset begins anew, ms, then task, asset, first ms, last ms, task, ... As `Stay.merged`.
+# ARGV: task, asset, first ms, last ms, task, ...
 STAYS = """
-local anew = tonumber(ARGV[1])
 local shared = {}
-for i = 2, #ARGV, 4 do
+for i = 1, #ARGV, 4 do
   local task, asset, first, last = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local kept = redis.call('HGET', KEYS[1], asset) or ''
   local stays, place = {}, nil
@@ -130,12 +129,7 @@ for i = 2, #ARGV, 4 do
     stays[#stays + 1] = of .. ':' .. a .. ':' .. b
     if of == task then
       place = #stays
-      a, b = tonumber(a), tonumber(b)
-      if a > last + anew then
-        first, last = a, b
-      elseif first <= b + anew then
-        first, last = math.min(first, a), math.max(last, b)
-      end
+      first, last = math.min(first, tonumber(a)), math.max(last, tonumber(b))
     end
   end
   stays[place or #stays + 1] = string.format('%s:%.0f:%.0f', task, first, last)

@@ -147,9 +147,7 @@ class RedisStore:
         self._known[task] = epoch, place
         return int(detail)
 
-    def note_stays(
-        self, stays: Iterable[tuple[int, str, Stay]], anew_ms: int
-    ) -> tuple[int, dict[str, dict[int, Stay]]]:
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
         """Note when tasks have read assets; return the count of shared assets, and the stays of those given.
 
         One round trip for each STAYS_AT_ONCE of them, and one for none.
@@ -158,7 +156,7 @@ class RedisStore:
         listed = list(stays)
         count, found = 0, {}
         for start in range(0, max(1, len(listed)), STAYS_AT_ONCE):
-            args: list[Any] = [anew_ms]
+            args: list[Any] = []
             for task, asset, stay in listed[start : start + STAYS_AT_ONCE]:
                 args += (task, asset, stay.first_ms, stay.last_ms)
             with self._server.errors():
