@@ -62,7 +62,7 @@ class Homes:
         self._recent_ms = max(2 * self._away_ms, _RECENT_MS)
         self._tasks = tasks
         self._lag = lag
-        self._asked_ms = -math.inf
+        self._asked_ms = self._asked_all_ms = -math.inf
         self._count = 0  # of shared assets, as the store said last
         self._homes: dict[str, set[int]] = {}  # the own tasks that have read an asset
         self._stored: dict[str, dict[int, Stay]] = {}  # shared assets of the own tasks, as the store knew them last
@@ -85,8 +85,10 @@ class Homes:
         self._compare()
         if self._is_elsewhere(task, found):
             return True
-        if self._clock() - self._asked_ms >= NEW_EVERY_MS:
-            self._ask()
+        if self._clock() - self._asked_all_ms >= NEW_EVERY_MS:
+            self._ask(of_all=True)
+            if found.asset in task.stays.unnoted:  # others have read it, too, as came out only now
+                self._ask()
         return self._is_elsewhere(task, found)
 
     @property
@@ -129,13 +131,15 @@ class Homes:
             if stay is not None:
                 yield index, stay
 
-    def _ask(self) -> None:
-        """Note in the store what it should know, and learn of it what others have noted."""
+    def _ask(self, of_all: bool = False) -> None:
+        """Note in the store what it should know, and learn from it what others have noted (`of_all` shared assets)."""
         self._compare()
         self._asked_ms = self._clock()
+        if of_all:
+            self._asked_all_ms = self._asked_ms
         if self._saver.rests or not self._tasks:
             return
-        listed = list(self._to_note())
+        listed = list(self._to_note(of_all))
         try:
             with self._saver.asking():
                 count, found = self._store.note_stays(listed)
@@ -157,7 +161,7 @@ class Homes:
                 task.stays.note_again()
             task.stays.unnoted |= (shared & task.stays.of.keys()) - self._stored.keys()
 
-    def _to_note(self) -> Iterator[tuple[int, str, Stay]]:
+    def _to_note(self, of_all: bool) -> Iterator[tuple[int, str, Stay]]:
         left = _NOTED_AT_ONCE
         for index, task in self._tasks.items():
             some = list(islice(task.stays.unnoted, left))
@@ -168,7 +172,7 @@ class Homes:
             for index, stay in self._own(asset):
                 task = self._tasks[index]
                 went_on = stay.last_ms - task.stays.noted.get(asset, stay.last_ms)
-                if went_on >= step_ms or _is_open(task, asset):  # whether it is elsewhere now is asked in the same call
+                if of_all or went_on >= step_ms or _is_open(task, asset):  # the answer says where it is now
                     yield index, asset, stay
 
     # What follows from it ---------------------------------------------------------------------------------------------
