@@ -185,9 +185,9 @@ class Homes:
             tasks = self._together(self._stays(asset))
             if tasks and tasks[0] in self._tasks:
                 split[asset] = tasks
-        self._split = split
+        before, self._split = self._split, split
         self._metrics.assets_in_several_tasks.set(len(split))
-        for asset in [asset for asset in split if asset not in self._told]:
+        for asset in [asset for asset in split if asset in before and asset not in self._told]:  # by now with all tasks
             self._told.add(asset)
             if len(self._told) <= TOLD:
                 log.warning(
