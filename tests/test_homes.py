@@ -230,6 +230,21 @@ def test_a_restart_changes_nothing(trained, place, moment):
     assert values(moved(trained, place)) == values(floor)
 
 
+def test_a_sensor_fault_ends_with_the_move_as_well(trained):
+    """A stuck sensor's incident, too, is closed where it was opened, and opens again where the asset is."""
+    floor = Floor(trained)
+    floor.join()
+    readings = [
+        (sent, asset, time, {**values, "heat": 20.0} if asset == "pump-1" and time >= 60 else values)
+        for sent, asset, time, values in rows(4, SECONDS)
+    ]
+    floor.live(readings, moving)
+    floor.rest()
+    assert ("close", "stuck", "moved") in floor.told()
+    opened = [one[:2] for one in floor.told() if one[0] == "open"]
+    assert [("open", "stuck")] * 2 == opened
+
+
 def test_an_asset_that_has_moved_can_fall_silent(trained):
     """Where it is now; where it was, nothing is told of it."""
     floor = Floor(trained)
