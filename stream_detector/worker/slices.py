@@ -22,7 +22,17 @@ from stream_detector.decision.engine import MOVED, Engine
 from stream_detector.liveness.tracker import LivenessTracker
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import Alert, Audit, Controls, LivenessEvent, ModelRef, ScoreBatch, Shifts, WindowBatch
+from stream_detector.types import (
+    Alert,
+    Audit,
+    Controls,
+    LivenessEvent,
+    ModelRef,
+    NotJudged,
+    ScoreBatch,
+    Shifts,
+    WindowBatch,
+)
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.batching import Queue, merged, no_windows
 from stream_detector.worker.task import Task, WindowingResult
@@ -118,6 +128,11 @@ class Scoring:
         """Queue that assets have left tasks, after all that was queued."""
         for task, one in found:
             self._queue.add(task, no_windows(task.index), False, self._clock(), [(one, False)])
+
+    @property
+    def without_detector(self) -> list[NotJudged]:
+        """The assets seen that no detector is for."""
+        return [NotJudged(asset, 0, "no-detector", "no detector of the artifact is for it") for asset in self._unknown]
 
     @property
     def due_ms(self) -> float:
