@@ -19,6 +19,7 @@ from stream_detector.types import (
     Partition,
     Position,
     RecordedVerdict,
+    Stay,
 )
 
 
@@ -162,6 +163,16 @@ class StateStore(Protocol):
         complete). Anything newer in the store belongs to a commit that never completed, and is removed.
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
         """
+
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
+        """Note when tasks have read assets; return what is known of those that several tasks have read, by task.
+
+        First the count of assets that several tasks have read, in all, also of other workers. What was noted before of
+        an asset and a task is merged with the new. Neither versioned nor fenced.
+        """
+
+    def shared_assets(self) -> set[str]:
+        """Return the assets that several tasks have read."""
 
     def controls(self) -> Controls:
         """Return the operators' settings."""

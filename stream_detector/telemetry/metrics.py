@@ -71,6 +71,9 @@ class Metrics:
         self.states_lost_total = self._counter(
             "states_lost_total", "Tasks that the store held no state of, though one was committed (on_state_lost)."
         )
+        self.assets_in_several_tasks = self._gauge(
+            "assets_in_several_tasks", "Assets whose messages come on several partitions at once."
+        )
         self.restores_total = self._counter("restores_total", "Tasks whose state was loaded on assignment.")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions this worker reads.")
         self.catching_up_messages = self._gauge(

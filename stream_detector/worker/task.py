@@ -34,6 +34,7 @@ from stream_detector.windowing.windower import Windower
 from stream_detector.worker.coverage import Discarded
 from stream_detector.worker.passing import Passage, in_turn, passages
 from stream_detector.worker.resuming import Start
+from stream_detector.worker.stays import Stays
 
 
 @dataclass(slots=True)
@@ -105,6 +106,8 @@ class Task:
             else None
         )
         self._judged = {partition: stored.read for partition, stored in loaded.positions.items()}
+        judged = [(asset, state.judged_ms) for asset, state in loaded.assets.items()]
+        self.stays = Stays(config.window.max_ahead_ms, judged)
         self.messages = dict.fromkeys((entry.topic for entry in config.inputs), 0)  # taken since last asked
         self._join = Join(self.partitions, config.window)
         self._decoders = decoders
@@ -145,6 +148,8 @@ class Task:
         self.messages[partition.topic] += len(batch.messages)
         readings, letters = self._decoders[partition.topic].decode(batch)
         self._at[partition] = batch.messages[-1].offset + 1
+        if readings is not None:
+            self.stays.push(readings)
         result = WindowingResult()
         if not self._several:
             self._cut([] if readings is None else self._join.push(readings), letters, result)
