@@ -68,7 +68,7 @@ class Takeover:
     def _load(self, index: int) -> bool:
         """Load a task; return False when the store can't be read."""
         try:
-            with self._saver.asking():
+            with self._saver.asking(writes=True):
                 self._take_over(index)
         except StoreError:
             return False
