@@ -179,6 +179,16 @@ class Pipeline:
         return self._scoring.windows
 
     @property
+    def commits(self) -> int:
+        """Commits so far that made something durable."""
+        return self._delivery.commits
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no messages can arrive; None when they can."""
+        return self._source.trouble()
+
+    @property
     def task_count(self) -> int:
         """Number of tasks this worker processes."""
         return len(self._tasks)
