@@ -232,6 +232,8 @@ def _connected(
     require_rights(config)
     require_all_topics(config)
     store.require_rights()
+    if (warning := store.evicts()) is not None:
+        log.warning("%s", warning, extra=event("store-evicts"))
     return make_sink(config, source)
 
 
