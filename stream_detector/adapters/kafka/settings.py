@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from stream_detector.adapters.kafka import client_patches, login
 from stream_detector.adapters.kafka.oauth import provider
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import (
+    BatchError,
     BrokerError,
     BrokerLoginError,
     BrokerRightsError,
@@ -25,6 +27,7 @@ from stream_detector.errors import (
 T = TypeVar("T")
 
 client_patches.read_any_header_name()
+client_patches.let_go_of_undecodable()
 
 #: Longest wait for the first answer of any broker when a client starts.
 BOOTSTRAP_TIMEOUT_MS = 10_000
@@ -32,6 +35,9 @@ BOOTSTRAP_TIMEOUT_MS = 10_000
 REQUEST_TIMEOUT_MS = 10_000
 #: Largest message the client takes, bytes. What a topic takes is for its broker to say.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
+
+#: The packages that the client decodes with, by codec; gzip comes with Python.
+_PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
 
 _FENCED = (
     kafka_errors.CommitFailedError,
@@ -145,6 +151,8 @@ def translated(kafka: KafkaConfig, doing: str) -> Iterator[None]:
         ) from error
     except _RIGHTS as error:
         raise _no_right(kafka, doing, error) from error
+    except client_patches.UndecodableError as error:
+        raise _undecodable(kafka, error) from error
     except kafka_errors.InconsistentGroupProtocolError as error:
         raise BrokerError(
             f"Kafka at {servers(kafka)}: the group's other workers hand partitions out another way, as older "
@@ -167,6 +175,24 @@ def rights_translated(kafka: KafkaConfig, doing: str, what: str = "") -> Iterato
         yield
     except _RIGHTS as error:
         raise _no_right(kafka, doing, error, what) from error
+
+
+def _undecodable(kafka: KafkaConfig, found: client_patches.UndecodableError) -> BatchError:
+    cause = plain(found.error)
+    codec = re.search(r"Libraries for (\w+) compression codec not found", cause)
+    package = _PACKAGES.get(codec[1]) if codec is not None else None
+    if codec is not None and package is not None:
+        cause = (
+            f"it is compressed with {codec[1]}, and the Python package {package} is missing or broken here. Install it "
+            f"(pip install --force-reinstall {package}) and start the worker again"
+        )
+    else:
+        kind = type(found.error).__name__
+        cause = cause if kind == cause else f"{cause} ({kind})"
+    topic, partition = found.partition
+    return BatchError(
+        f"Kafka at {servers(kafka)}: {topic}[{partition}]: the batch at offset {found.offset} can't be decoded: {cause}"
+    )
 
 
 def _no_right(kafka: KafkaConfig, doing: str, error: kafka_errors.KafkaError, what: str = "") -> BrokerRightsError:
