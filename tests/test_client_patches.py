@@ -19,6 +19,8 @@ from types import SimpleNamespace
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
+from kafka.net.sasl import get_sasl_mechanism
+from kafka.net.sasl.plain import SaslMechanismPlain
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
@@ -198,6 +200,15 @@ def test_refused_offsets_are_kept():
         SimpleNamespace(_transaction_manager=manager, begin_transaction=manager.begin_transaction)
     )
     assert ({}, TransactionState.IN_TRANSACTION) == (manager._pending_txn_offset_commits, manager._current_state)
+
+
+def test_a_password_is_a_text():
+    """The client uses what it is given as it is; patched, it calls it at each login."""
+    settings = {"sasl_plain_username": "u", "sasl_plain_password": lambda: "secret"}
+    with pytest.raises(TypeError):
+        SaslMechanismPlain(**settings).auth_bytes()
+    assert get_sasl_mechanism("PLAIN")(**settings).auth_bytes() == b"u\0u\0secret"
+    assert get_sasl_mechanism("PLAIN")(**(settings | {"sasl_plain_password": "text"})).auth_bytes() == b"u\0u\0text"
 
 
 def test_transactions_have_no_time_limit():

@@ -1,16 +1,20 @@
-"""Stores as they are run, seen from outside: one that evicts, one that fails over, secrets that change."""
+"""Servers as they are run, seen from outside: a store that evicts, passwords that are replaced."""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 import redis
 
 from stream_detector.adapters.embedded.servers import SESSION_TIMEOUT_MS, free_port
+from stream_detector.config.loading import load
+from stream_detector.permissions import kafka_permissions
 from tests.integration.site import DETECTOR, Program, Site, until, write_config
 from tests.integration.test_operations import ready
+from tests.secured import Authority, SecuredKafka, TokenEndpoint
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.slow
@@ -58,3 +62,52 @@ def test_a_key_that_was_evicted_while_no_worker_ran(material, kafka_server, tmp_
     assert (0, "error") == (lost["task"], lost["level"])
     assert "maxmemory-policy is allkeys-lru" in said(worker, "store-evicts")[0]["message"]
     assert sorted(material.alerts) == sorted(site.alerts())
+
+
+def test_a_password_that_is_replaced_is_used_without_a_restart(material, kafka_server, redis_server, tmp_path, unique):
+    """The broker asks who we are every few seconds; it knows the new password some seconds before the file has it."""
+    authority, endpoint = Authority(tmp_path / "ca"), TokenEndpoint({})
+    settings = {"connections.max.reauth.ms": "2000"}
+    server = SecuredKafka(tmp_path / "kafka", kafka_server.jars, authority, endpoint, settings=settings)
+    server.start()
+    file, name = tmp_path / "password", unique("rotated")
+    server.add_user(name, "the-first-password")
+    file.write_text("the-first-password")
+    own = {
+        "bootstrap_servers": [f"127.0.0.1:{server.sasl_port}"],
+        "session_timeout_ms": SESSION_TIMEOUT_MS,
+        "security": {
+            "protocol": "SASL_SSL",
+            "mechanism": "SCRAM-SHA-512",
+            "username": name,
+            "password": {"file": str(file)},
+            "ca_file": str(authority.file),
+        },
+    }
+    more = {"delivery": "exactly_once", "commit_interval_ms": 100}
+    path = write_config(tmp_path / "site.yaml", name, material.artifact, own, redis_server.url, **more)
+    server.grant(name, kafka_permissions(load(path, env={})))
+    admin = {"bootstrap_servers": server.config.bootstrap_servers, "session_timeout_ms": SESSION_TIMEOUT_MS}
+    open_path = write_config(tmp_path / "open.yaml", name, material.artifact, admin, redis_server.url, **more)
+    site = Site(open_path, tmp_path, 2, True)
+    site.config_path = path
+    try:
+        worker = worker_of(site)
+        site.config_path = open_path
+        half = site.replay(material.files[:3], "max")
+        site.finish(half, worker)
+        server.add_user(name, "the-second-password")
+        time.sleep(6)  # logins are refused meanwhile
+        assert worker.process.poll() is None, worker.said()
+        file.write_text("the-second-password\n")
+        site.finish(site.replay(material.files[3:], "max"), worker)
+        until(lambda: ready(worker.metrics_port)[0] == 200, "it is ready again", 60, worker)
+        assert 0 == worker.stop(), worker.said()
+    finally:
+        site.close()
+        server.stop()
+        endpoint.close()
+    assert "the-second" not in worker.said()
+    assert "the-first" not in worker.said()
+    assert len(said(worker, "broker-away")) <= 2
+    assert len(said(worker, "broker-away")) - len(said(worker, "broker-back")) in (0, 1)

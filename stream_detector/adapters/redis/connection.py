@@ -6,13 +6,14 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stream_detector.config import RedisConfig
+from stream_detector.config import RedisConfig, Secret
 from stream_detector.errors import ConfigError, DecodeError, StoreAccessError, StoreError
 
 #: Answers of a server that can't do it now, while another one behind the same address may: a master that became a
@@ -26,6 +27,28 @@ _WRONG_SERVER = (
 _WRONG_SERVER_TEXT = re.compile(r"\b(READONLY|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|LOADING|NOREPLICAS) ")
 
 
+class _Login(redis.CredentialProvider):
+    """Who we are, asked for at each connection: a password that is replaced is used at the next one."""
+
+    def __init__(self, username: str | None, password: Secret) -> None:
+        """Raises ConfigError when the password can't be read."""
+        self._username, self._password = username, password
+        password.reveal()
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return the password, behind the user if there is one."""
+        password = _now(self._password)
+        return (password,) if self._username is None else (self._username, password)
+
+
+def _now(secret: Secret) -> str:
+    """Return a secret that could be read at the start; one that can't now may be on its way."""
+    try:
+        return secret.reveal()
+    except ConfigError as error:
+        raise redis.ConnectionError(str(error)) from error
+
+
 class Connection:
     """The client of one stream's store, its keys, and its errors translated. Connects on first use."""
 
@@ -34,8 +57,7 @@ class Connection:
         self.name = config.url
         self.base = f"{config.prefix}:{{{stream}}}"
         options: dict[str, Any] = {
-            "username": config.username,
-            "password": config.password.reveal() if config.password is not None else None,
+            "credential_provider": None if config.password is None else _Login(config.username, config.password),
             "socket_timeout": config.timeout_ms / 1_000,
             "socket_connect_timeout": config.timeout_ms / 1_000,
             # A pooled connection that the server closed meanwhile is found out by using it: try once more, at once.
@@ -133,7 +155,10 @@ def _tls(config: RedisConfig) -> dict[str, Any]:
     if config.cert_file is not None:
         options |= {"ssl_certfile": str(config.cert_file), "ssl_keyfile": str(config.key_file or config.cert_file)}
         # Without one an encrypted key is an error, not a question on the terminal.
-        options["ssl_password"] = config.key_password.reveal() if config.key_password is not None else ""
+        options["ssl_password"] = ""
+        if (secret := config.key_password) is not None:
+            secret.reveal()
+            options["ssl_password"] = partial(_now, secret)  # called at each connection, which reads the files again
     return options
 
 
