@@ -288,7 +288,7 @@ class RedisStore:
 
     def close(self) -> None:
         """Let go of connections."""
-        self._redis.close()
+        self._server.close()
 
 
 def _evicted(meta: Mapping[bytes, bytes], new: Mapping[bytes, bytes], old: Mapping[bytes, bytes]) -> set[bytes]:
