@@ -51,7 +51,7 @@ class RedisConfig(Section):
         if not value.startswith(_SCHEMES):
             raise ValueError(f"must start with {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}")
         if "@" in value or "password=" in value:
-            raise ValueError("must hold no credentials; use redis.username and redis.password: {env: NAME}")
+            raise ValueError("must not contain credentials; use redis.username and redis.password: {env: NAME}")
         if "+sentinel://" in value:
             parse_sentinels(value)
         return value
