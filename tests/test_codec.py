@@ -276,6 +276,42 @@ def test_the_content_type_header_chooses_the_format(name: bytes, count: int) -> 
     same([0.5] * count, found.values[:, 0])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"application/json",
+        b'"application/json"',
+        b"'application/json'",
+        b' "application/json;charset=UTF-8" ',
+        b"text/json",
+        b"Application/CloudEvents+JSON; charset=utf-8",
+        b"application/vnd.kafka.json.v2+json",
+        b"",
+        b'""',
+        b" ",
+        b"; charset=utf-8",
+        None,
+    ],
+)
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_producers_call_json_is_json(name: bytes | None, count: int) -> None:
+    """Quoted, as frameworks leave it that encode headers as JSON; with a suffix; or nothing at all."""
+    found = reading(*[message()] * count, headers=(("content-type", name),))
+    same([0.5] * count, found.values[:, 0])
+
+
+def test_a_msgpack_suffix_counts() -> None:
+    """As the one of JSON does."""
+    headers = (("content-type", b'"application/vnd.plant+msgpack"'),)
+    same([0.5], reading(msgpack.packb(message()), headers=headers).values[:, 0])
+
+
+@pytest.mark.parametrize("name", [b"text/plain", b"json", b"+json", b"application/json2", b"application/+xml"])
+def test_other_content_types_stay_unknown(name: bytes) -> None:
+    """Nothing is guessed from the value."""
+    assert "unknown-content-type" == reason(message(), headers=(("content-type", name),))[0]
+
+
 def test_an_unknown_content_type_is_a_dead_letter_only_in_auto() -> None:
     """A configured format doesn't look at the header."""
     headers = (("content-type", b"application/avro"),)

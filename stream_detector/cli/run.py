@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from stream_detector.cli.stopping import stopping
 from stream_detector.config import loading as settings
 from stream_detector.telemetry.logs import Output
 from stream_detector.worker.gc_settings import tune_gc
@@ -39,9 +39,11 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    with stopping() as stop:
+        return _run(args, stop)
+
+
+def _run(args: argparse.Namespace, stop: Event) -> int:
     overrides = {"artifact": args.model.resolve()} if args.model else None
     config = settings.load(args.config, overrides=overrides)
     from stream_detector.api.worker import Worker  # torch comes with it: only once the settings are right

@@ -31,10 +31,13 @@ NUMBERS = frozenset({int, float})  # bool is not among them: `type(True)` is boo
 
 CONTENT_TYPES: Mapping[bytes, str] = {
     b"application/json": "json",
+    b"text/json": "json",
     b"application/msgpack": "msgpack",
     b"application/x-msgpack": "msgpack",
     b"application/vnd.msgpack": "msgpack",
 }
+
+_SUFFIXES: Mapping[bytes, str] = {b"json": "json", b"msgpack": "msgpack"}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -146,9 +149,10 @@ def describe(value: object) -> str:
 
 
 def content_format(headers: Sequence[tuple[str, bytes]]) -> str:
-    """Return "json" or "msgpack" by the content-type header, JSON without one.
+    """Return "json" or "msgpack" by the content-type header, JSON without one or with an empty one.
 
-    Raises DecodeError(unknown-content-type).
+    Quotes around it are dropped: frameworks that encode headers as JSON leave them. A structured suffix (RFC 6839)
+    counts: `application/cloudevents+json` is JSON. Raises DecodeError(unknown-content-type).
     """
     found: bytes | None = None
     for name, value in headers:
@@ -158,8 +162,12 @@ def content_format(headers: Sequence[tuple[str, bytes]]) -> str:
         return "json"
     if (form := CONTENT_TYPES.get(found)) is not None:
         return form
-    bare = found.split(b";", 1)[0].strip().lower()
+    bare = found.strip(b" \t\"'").split(b";", 1)[0].strip().lower()
+    if not bare:
+        return "json"
     if (form := CONTENT_TYPES.get(bare)) is not None:
+        return form
+    if (form := _SUFFIXES.get(bare.rpartition(b"+")[2])) is not None and b"/" in bare and b"+" in bare:
         return form
     raise DecodeError(
         "unknown-content-type",

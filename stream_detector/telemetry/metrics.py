@@ -69,7 +69,7 @@ class Metrics:
             "aborts_total", "Transactions aborted (exactly_once), after which their tasks were loaded again."
         )
         self.states_lost_total = self._counter(
-            "states_lost_total", "Tasks that the store held no state of, though one was committed (on_state_lost)."
+            "states_lost_total", "Tasks that were taken over and whose committed state the store has lost."
         )
         self.assets_in_several_tasks = self._gauge(
             "assets_in_several_tasks", "Assets whose messages come on several partitions at once."

@@ -3,6 +3,7 @@
 client_patches  all that depends on the client's inside, and on its version
 settings        connection settings of every client, and its errors in our words
 login           whether brokers let this client in: certificates, passwords, tokens; asked once
+renewal         certificates and passwords as their files are now
 oauth           tokens for SASL/OAUTHBEARER
 access          whether this user has the rights of a worker
 topics          partition counts, creation, end offsets
@@ -21,6 +22,7 @@ writer          send messages to a topic: producers
 from stream_detector.adapters.kafka.access import require_rights
 from stream_detector.adapters.kafka.probe import require_transactions
 from stream_detector.adapters.kafka.reader import AlertReader, AlertRecord, TopicReader
+from stream_detector.adapters.kafka.renewal import renewable
 from stream_detector.adapters.kafka.settings import client_settings
 from stream_detector.adapters.kafka.sink import KafkaSink
 from stream_detector.adapters.kafka.source import KafkaSource
@@ -44,6 +46,7 @@ __all__ = [
     "make_sink",
     "make_source",
     "partition_counts",
+    "renewable",
     "require_all_topics",
     "require_rights",
     "require_transactions",

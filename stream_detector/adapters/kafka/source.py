@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from stream_detector.adapters.kafka.assignor import TaskAssignor
 from stream_detector.adapters.kafka.client_patches import (
     ThreadedListener,
     cooperate,
+    denied_topics,
     finish_joins,
     heartbeat_age_s,
     joining,
@@ -39,6 +41,7 @@ _PARTITION_FETCH_BYTES = 4 * 2**20
 _FETCH_WAIT_MS = 100
 _ENDS_EVERY_S, _ENDS_WAIT_MS = 10.0, 500
 _TOPICS_EVERY_MS = 3_000  # interval of looking at the topics: partitions added to them are assigned at most so late
+_DENIED_EVERY_S = 2.0  # interval of reporting a topic that may not be read: in between, the others are
 _MARKERS = 1  # offsets that a transaction's end takes: no record has them
 _SILENT_S = 3.0  # no heartbeat answered for this time: the broker is unreachable. At least one is sent per second
 
@@ -76,6 +79,7 @@ class KafkaSource:
         self._turns = Turns()
         self._seen_ends: dict[TopicPartition, int] = {}
         self._looked_s = 0.0
+        self._denied_s = -math.inf
         self._next: dict[TopicPartition, int] = {}  # offset that the next record of each should have
         self._skipped: list[Skipped] = []
         self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
@@ -147,6 +151,7 @@ class KafkaSource:
         """
         self._look_for_ends()
         with translated(self._kafka, "reading"):
+            self._look_for_denied()
             unpark(self._consumer)
             polled = self._turns.poll(self._consumer, self._lag(), max_messages) if self._turns.due() else {}
             if not polled and self._failure is None:
@@ -250,6 +255,13 @@ class KafkaSource:
         self._looked_s = now
         with suppress(kafka_errors.KafkaError):  # polls and commits report the error
             self._seen_ends = self._consumer.end_offsets(list(self._owned), timeout_ms=_ENDS_WAIT_MS)
+
+    def _look_for_denied(self) -> None:
+        """Raise TopicAuthorizationFailedError, now and then, while a topic may not be read."""
+        denied = denied_topics(self._consumer).intersection(self._topics)
+        if denied and time.monotonic() - self._denied_s >= _DENIED_EVERY_S:
+            self._denied_s = time.monotonic()
+            raise kafka_errors.TopicAuthorizationFailedError(denied)
 
     def _lag(self) -> dict[TopicPartition, int]:
         lag: dict[TopicPartition, int] = {}
