@@ -299,3 +299,23 @@ def parsers(parser):
         if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
                 yield from parsers(inner)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity", "nan", "1.#QNAN"])
+def test_a_sensor_that_sends_nan_is_a_sensor_fault(folder, command, tmp_path, literal):
+    """As a literal, which is no JSON, or as a text: the same alerts, the same counts."""
+    rows = [
+        {"asset": "machine-1", "ts": row * 1_000, "values": {"vibration": 0.1, "temperature": 50.0, "current": 9.0}}
+        for row in range(200)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    printed = []
+    for shown in (literal, json.dumps(literal)):
+        broken = [line.replace("0.1", shown) if 80 <= row < 160 else line for row, line in enumerate(lines)]
+        (tmp_path / "messages.jsonl").write_text("\n".join(broken) + "\n")
+        printed.append(command("backtest", "CONFIG", "--messages", tmp_path / "messages.jsonl", "--json"))
+    assert printed[0] == printed[1]
+    status, out, err = printed[0]
+    faults = [alert["sensor"] for line in out.splitlines() if (alert := json.loads(line))["kind"] == "sensor-fault"]
+    assert {"fault": "out-of-range", "channel": "vibration"} in faults
+    assert (0, True) == (status, "80 dead letters (80 not-a-number)" in err)
