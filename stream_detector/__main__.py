@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from stream_detector import __version__
-from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train, verdict
+from stream_detector.cli import backtest, check, dead_letters, demo, evaluate, monitor, run, thresholds, train, verdict
 from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
 from stream_detector.telemetry.logs import Output
 
@@ -23,6 +23,7 @@ typical use:
   stream-detector monitor configs/machine.yaml             watch the alerts
   stream-detector thresholds list configs/machine.yaml     the adaptive threshold of each asset
   stream-detector verdict configs/machine.yaml ALERT false-alarm --note 'hose was moved'
+  stream-detector dead-letters list configs/machine.yaml   the messages that can't be used, and why
 
 Exit status: 0 success, 2 wrong setting, file or option, 1 any other error.
 """
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="json: one object per line (docs/operations.md); default: text",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict):
+    for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict, dead_letters):
         command.add_parser(commands)
     return parser
 

@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -319,3 +321,20 @@ def test_a_sensor_that_sends_nan_is_a_sensor_fault(folder, command, tmp_path, li
     faults = [alert["sensor"] for line in out.splitlines() if (alert := json.loads(line))["kind"] == "sensor-fault"]
     assert {"fault": "out-of-range", "channel": "vibration"} in faults
     assert (0, True) == (status, "80 dead letters (80 not-a-number)" in err)
+
+
+def test_a_port_in_use_is_told_before_anything_slow(folder, tmp_path):
+    """Before torch is loaded, a detector read or a broker looked for."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = (
+            "import sys\nfrom stream_detector.__main__ import main\n"
+            f"status = main(['run', {str(folder / 'plant.yaml')!r}])\n"
+            "print(status, 'torch' in sys.modules)"
+        )
+        env = {**os.environ, "STREAM_DETECTOR__METRICS__PORT": str(port)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+    assert "2 False\n" == done.stdout
+    assert f"metrics: can't listen on host 127.0.0.1, port {port}: Address already in use" in done.stderr

@@ -100,6 +100,20 @@ class ReadingDecoder:
             return None, []
         return _assemble(batch, out, blocks, None), letters
 
+    def asset(self, message: Message) -> str:
+        """Return the asset of a message that may not be a reading, by its key where its value can't be parsed.
+
+        "" where it can't be determined.
+        """
+        try:
+            return self._strict.asset(self._strict.document(message), message.key)
+        except DecodeError:
+            pass
+        try:
+            return "" if message.key is None else key_asset(message.key)
+        except DecodeError:
+            return ""
+
     def _take_one(
         self, out: _Columns, blocks: dict[int, OneReading], i: int, message: Message, docs: list[object]
     ) -> None:
