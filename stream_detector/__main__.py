@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from stream_detector import __version__
 from stream_detector.cli import backtest, check, dead_letters, demo, evaluate, monitor, run, thresholds, train, verdict
-from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
+from stream_detector.errors import DetectorError, exit_status
 from stream_detector.telemetry.logs import Output
 
 _EPILOG = """\
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
     except DetectorError as error:
         args.output.fail(error)
-        return 2 if isinstance(error, ConfigError | DataError | ArtifactError) else 1
+        return exit_status(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough
