@@ -6,7 +6,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from stream_detector import __version__
 from stream_detector.cli import backtest, check, dead_letters, demo, evaluate, monitor, run, thresholds, train, verdict
@@ -38,17 +38,32 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
-    )
-    parser.add_argument(
-        "--log-format", choices=["text", "json"], default="text",
-        help="json: one object per line (docs/operations.md); default: text",
-    )  # fmt: skip
+    _add_log(parser, "info", "text")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict, dead_letters):
         command.add_parser(commands)
+    for each in _leaves(parser):
+        _add_log(each, argparse.SUPPRESS, argparse.SUPPRESS)  # behind the command, too; what stands there counts
     return parser
+
+
+def _add_log(parser: argparse.ArgumentParser, level: str, format: str) -> None:
+    group = parser.add_argument_group("log")
+    levels = ["debug", "info", "warning", "error"]
+    group.add_argument("--log-level", choices=levels, default=level, help="default: info")
+    group.add_argument(
+        "--log-format", choices=["text", "json"], default=format,
+        help="json: one object per line (docs/operations.md); default: text",
+    )  # fmt: skip
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of the commands that have no commands of their own."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                deeper = list(_leaves(inner))
+                yield from deeper or [inner]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -338,3 +338,12 @@ def test_a_port_in_use_is_told_before_anything_slow(folder, tmp_path):
         )
     assert "2 False\n" == done.stdout
     assert f"metrics: can't listen on host 127.0.0.1, port {port}: Address already in use" in done.stderr
+
+
+def test_the_log_options_stand_before_or_behind_the_command(command):
+    """Wherever a person looks for them."""
+    parser = build_parser()
+    assert ("info", "text") == (parser.parse_args(["run", "C"]).log_level, parser.parse_args(["run", "C"]).log_format)
+    for words in (["--log-format", "json", "run", "C"], ["run", "C", "--log-format", "json"]):
+        assert "json" == parser.parse_args(words).log_format
+    assert "error" == parser.parse_args(["thresholds", "list", "C", "--log-level", "error"]).log_level

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from stream_detector.adapters.kafka import MessageWriter, TopicReader, ensure_topics
+from stream_detector.adapters.kafka import MessageWriter, Requeuer, TopicReader, ensure_topics
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.codec import dead_letter_headers
+from stream_detector.codec.letters import read_letter
 from stream_detector.config import Config
 from stream_detector.config.loading import load
+from stream_detector.errors import BrokerError
 from stream_detector.types import DeadLetter, Message, Partition, PlainMessage
 from tests.integration.site import DETECTOR, ROOT, call, command, environment, until
 from tests.servers import KafkaServer, RedisServer
@@ -211,3 +213,33 @@ def test_after_a_wrong_field_name_nothing_is_lost(make_site, unique):
     until(lambda: worker.metric("readings_total") == 100, "all are readings", alive=worker)
     assert 0 == worker.metric("dead_letters_total")
     assert 0 == worker.stop()
+
+
+@pytest.mark.parametrize("plant", ["exactly_once"], indirect=True)
+def test_a_command_that_ends_half_way_has_sent_nothing(plant: Plant, monkeypatch: pytest.MonkeyPatch):
+    """Message and note are one transaction; an earlier command can't go on once a later one has begun."""
+    topic = plant.config.inputs[0].topic
+    plant.refuse((topic, "no-values", b"key", reading("pump-1", 1.0)))
+    with TopicReader(plant.config.kafka, plant.config.dead_letter_topic, from_beginning=True) as reader:
+        (batch,) = until(lambda: reader.read(500), "it is there")
+    letter = read_letter(batch.partition.index, batch.messages[0])
+    assert letter is not None
+    killed = Requeuer(plant.config)
+
+    def die(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(killed, "_note", die)
+        with pytest.raises(KeyboardInterrupt):
+            killed.send([letter])
+    earlier = Requeuer(plant.config)  # ends what the killed one left open
+    assert [] == plant.sent()
+    with Requeuer(plant.config) as later:
+        with pytest.raises(BrokerError, match="has begun since"):
+            earlier.send([letter])
+        later.send([letter])
+    assert 1 == len(plant.sent())
+    assert (0, 1) == ((done := plant.run("requeue", "--all"))["requeued"], done["already"])
+    for one in (killed, earlier):
+        one.close()
