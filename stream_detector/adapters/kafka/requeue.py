@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from kafka import errors as kafka_errors
@@ -68,7 +68,8 @@ class Requeuer:
             self._write([self._note(letter) for letter in letters])
         except BrokerError:
             if self._exact:
-                self._end(commit=False)
+                with suppress(BrokerError):  # what is not committed never comes to be
+                    self._end(commit=False)
             raise
         if self._exact:
             self._end(commit=True)
