@@ -247,6 +247,41 @@ def test_any_stream_in_any_batches_gives_the_windows_of_the_plain_rules(readings
         np.testing.assert_array_equal(values.astype(np.float32), found[key])
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    readings=streams(),
+    length=st.sampled_from([1, 3]),
+    lateness_ms=st.sampled_from([0, 1_500]),
+    topics=st.sampled_from([["t"], ["t", "u"]]),
+    size=st.integers(2, 80),
+)
+def test_windows_name_the_reading_that_completed_them(readings, length, lateness_ms, topics, size):
+    """The one after which a worker that takes them one by one has the window; so are late readings explained."""
+    window = WindowConfig(length=length, stride=1, lateness_ms=lateness_ms, max_gap_ms=2_000, max_ahead_ms=20_000)
+
+    def said(size):
+        windower = Windower(window, CHANNELS, 0, topics)
+        by, details = {}, {}
+        for start in range(0, len(readings), size):
+            # of two topics, each brings such a stretch in turn
+            batch = batch_of(readings[start : start + size], CHANNELS, topics[start // size % len(topics)], start, -1)
+            batch.ingest_ms[:] = batch.offsets
+            for low in range(0, len(batch.assets), step := 1 if one_by_one else size):
+                piece = part(batch, low, min(low + step, len(batch.assets)))
+                windows, letters = windower.push(piece)
+                details |= {letter.message.offset: letter.detail for letter in letters}
+                if windows is not None:
+                    completed = piece.offsets[windows.completed_by]
+                    by |= dict(zip(zip(windows.assets, windows.end_ms.tolist(), strict=True), completed, strict=True))
+                    np.testing.assert_array_equal(completed, windows.ingest_ms)
+        return by, details
+
+    one_by_one = True
+    expected = said(size)
+    one_by_one = False
+    assert expected == said(size)
+
+
 @settings(max_examples=60, deadline=None)
 @given(readings=streams(), at=st.integers(1, 119))
 def test_reading_again_from_the_oldest_offset_gives_the_windows_still_to_come(readings, at):

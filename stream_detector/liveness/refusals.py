@@ -2,95 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from stream_detector.types import AssetState, DeadLetter, LivenessEvent, ReadingBatch, Refused, replace
-from stream_detector.windowing.grid import Floats
+from stream_detector.liveness.messages import Messages, Rows
+from stream_detector.liveness.progress import Steps
+from stream_detector.types import AssetState, DeadLetter, Refused, replace
+from stream_detector.windowing.grid import Ints
 
 _NOBODY = Refused()
 #: Dead-letter code -> the fault of which it is a sign.
 _SIGNS = {"out-of-range": "out-of-range", "not-a-number": "out-of-range", "too-late": "clock", "too-far-ahead": "clock"}
 
 
+class Refusal(NamedTuple):
+    """The beginning or end of a fault of which refused readings are the sign."""
+
+    at: int  # the message that tells of it
+    row: int
+    begins: bool
+    state: Refused
+    now_ms: int  # newest event time of the task
+
+
 class Refusals:
-    """The counts of one task; they are part of the assets' states."""
+    """The counts of one task; they are part of the assets' states.
 
-    def __init__(self, refused_after: int, states: Mapping[str, AssetState]) -> None:
-        """Take over assets' committed states. `refused_after`: so many in a row are told."""
+    An asset's readings count from its first window on: before, it has no state, and nothing is told of it.
+    """
+
+    def __init__(self, refused_after: int, rows: Rows, states: Mapping[str, AssetState]) -> None:
+        """Take over assets' committed states. `refused_after`: this many in a row are told."""
         self._refused_after = refused_after
+        self._rows = rows
         self._refused = {
-            asset: state.sensors.refused for asset, state in states.items() if state.sensors.refused != _NOBODY
+            rows.of(asset): state.sensors.refused for asset, state in states.items() if state.sensors.refused != _NOBODY
         }
 
-    def count(
-        self, batch: ReadingBatch | None, letters: Iterable[DeadLetter], known: int, newest: Callable[[int], int]
-    ) -> list[LivenessEvent]:
-        """Count refused readings in a row; return what that tells.
+    def push(
+        self, messages: Messages, steps: Steps, first_window: Ints, explained: Callable[[int, int], bool]
+    ) -> list[Refusal]:
+        """Count messages; return what that tells.
 
-        `letters`: of this batch, by whatever stage, with their assets; its other readings were used. Messages before
-        the offset `known` are in the states already. `newest`: the task's newest event time when a message came.
+        `first_window` (A,): number of the message that completed the first window of each asset. `explained`: whether
+        an asset's reading at an offset, which came too late, says nothing of its clock.
         """
-        wrong: dict[str, dict[int, DeadLetter]] = {}
-        for letter in letters:
-            if letter.asset and letter.code in _SIGNS:
-                wrong.setdefault(letter.asset, {})[letter.message.offset] = letter
-        if not wrong and not self._refused:
+        involved = {int(messages.rows[at]) for at in messages.refused} | self._refused.keys()
+        if not involved:
             return []
-        involved = wrong.keys() | self._refused.keys()
-        messages: dict[int, tuple[str, float]] = {
-            offset: (asset, -np.inf) for asset, refused in wrong.items() for offset in refused
-        }
-        if batch is not None:
-            last = newest_ms(batch).tolist()
-            for place, (offset, asset) in enumerate(zip(batch.offsets.tolist(), batch.assets, strict=True)):
-                if asset in involved and offset >= known and offset not in messages:
-                    messages[offset] = asset, last[place]
-        clocks: dict[str, float] = {}
-        told: list[LivenessEvent] = []
-        for offset, (asset, ts) in sorted(messages.items()):
-            found = self._counted(asset, wrong.get(asset, {}).get(offset), newest(offset))
-            told += [one._replace(clock_ms=clocks.get(asset, -np.inf)) for one in found]
-            clocks[asset] = max(clocks.get(asset, -np.inf), ts)
+        told: list[Refusal] = []
+        for at in np.flatnonzero(np.isin(messages.rows, list(involved))).tolist():
+            row, letter = int(messages.rows[at]), messages.refused.get(at)
+            if (letter is not None and letter.code not in _SIGNS) or steps.number + at <= first_window[row]:
+                continue
+            if letter is not None and letter.code == "too-late" and explained(row, int(messages.offsets[at])):
+                continue
+            now = steps.now_ms[at]
+            found = self._counted(row, letter, round(float(now)) if now > -np.inf else 0)
+            told += [found._replace(at=at)] if found is not None else []
         return told
 
-    def _counted(self, asset: str, letter: DeadLetter | None, now_ms: int) -> list[LivenessEvent]:
-        state = self._refused.get(asset, _NOBODY)
+    def _counted(self, row: int, letter: DeadLetter | None, now_ms: int) -> Refusal | None:
+        state = self._refused.get(row, _NOBODY)
         if letter is None:
             if state.open and state.good + 1 < self._refused_after:
-                self._refused[asset] = replace(state, good=state.good + 1)
-                return []
+                self._refused[row] = replace(state, good=state.good + 1)
+                return None
             if state != _NOBODY:
-                self._refused[asset] = _NOBODY
-            return [self._refusal(asset, state, False, now_ms)] if state.open else []
+                self._refused[row] = _NOBODY
+            return Refusal(-1, row, False, state, now_ms) if state.open else None
         fault, channel = _SIGNS[letter.code], letter.channel
         if state.open:
-            self._refused[asset] = replace(state, good=0)
-            return []
+            self._refused[row] = replace(state, good=0)
+            return None
         if (state.fault, state.channel) != (fault, channel):
             state = Refused(fault=fault, channel=channel, since_ms=now_ms)
         state = replace(state, count=state.count + 1)
         if state.count >= self._refused_after:
             state = replace(state, open=True)
-        self._refused[asset] = state
-        return [self._refusal(asset, state, True, now_ms)] if state.open else []
-
-    def _refusal(self, asset: str, state: Refused, begins: bool, now_ms: int) -> LivenessEvent:
-        limit = float(self._refused_after)
-        return LivenessEvent(-1, asset, state.channel, state.fault, begins, now_ms, state.since_ms, limit, limit)
+        self._refused[row] = state
+        return Refusal(-1, row, True, state, now_ms) if state.open else None
 
     def counts(self) -> dict[str, Refused]:
-        """Return the counts of refused readings to be kept, by asset, and forget those that came to nothing."""
-        found = dict(self._refused)
-        for asset in [asset for asset, state in found.items() if state == _NOBODY]:
-            del self._refused[asset]
+        """Return the counts to be kept, by asset, and forget those that came to nothing."""
+        found = {self._rows.names[row]: state for row, state in self._refused.items()}
+        self._refused = {row: state for row, state in self._refused.items() if state != _NOBODY}
         return found
-
-
-def newest_ms(batch: ReadingBatch) -> Floats:
-    """Return the newest event time in each reading, (M,)."""
-    if batch.reading is None:
-        return batch.ts_ms
-    starts = np.searchsorted(batch.reading, np.arange(len(batch.assets)))
-    return np.asarray(np.maximum.reduceat(batch.ts_ms, starts), np.float64)

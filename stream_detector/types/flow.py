@@ -141,6 +141,7 @@ class WindowBatch:
     values: NDArray[np.float32]  # (W, T, C) unscaled, gaps filled by the last value known
     filled: NDArray[np.bool_]  # (W, T, C) True where the cell had no reading of its own
     ingest_ms: NDArray[np.int64]  # (W,) broker time of the reading that completed the window; -1 when unknown
+    completed_by: NDArray[np.int64] | None = None  # (W,) that reading's place in its batch; None where it is not known
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -156,6 +157,7 @@ def windows_between(windows: WindowBatch, start: int, stop: int) -> WindowBatch:
         windows.values[start:stop],
         windows.filled[start:stop],
         windows.ingest_ms[start:stop],
+        None if windows.completed_by is None else windows.completed_by[start:stop],
     )
 
 
@@ -168,6 +170,7 @@ def windows_at(windows: WindowBatch, places: NDArray[np.intp]) -> WindowBatch:
         windows.values[places],
         windows.filled[places],
         windows.ingest_ms[places],
+        None if windows.completed_by is None else windows.completed_by[places],
     )
 
 
@@ -262,3 +265,24 @@ class Position:
     offset: int  # where a restarted worker must read from: the oldest message an open window still needs
     read: int  # one past the last message processed; messages below it are judged or dead-lettered
     epoch: int = 0  # count of the task's commits
+
+
+class NotJudged(NamedTuple):
+    """An asset whose readings come, and give no window that is judged."""
+
+    asset: str
+    readings: int  # since its last window, or its first reading
+    reason: str  # a code of `NOT_JUDGED_REASONS`
+    detail: str  # for people: the cause, with its figures, and the fix
+
+
+#: Reason codes of assets that are not judged, with their meaning.
+NOT_JUDGED_REASONS: Mapping[str, str] = {
+    "event-times": "its event times are decades away from the records' own, or before 1973: another unit?",
+    "channel-missing": "a channel of the set-up was never in its readings",
+    "coarse-step": "its readings are further apart than the longest gap that is filled (max_gap_ms)",
+    "gaps": "gaps in its readings are longer than max_gap_ms, too often for a whole window",
+    "too-short": "its readings span less than a window and the stride; reported of a recording, at its end",
+    "already-judged": "its windows end before the time up to which it was judged: an older recording, or a new topic",
+    "no-detector": "no detector of the artifact is for it",
+}

@@ -63,7 +63,7 @@ class Refused(State, frozen=True, kw_only=True):
 class LivenessEvent(NamedTuple):
     """The begin or end of a sensor fault found from messages, not from windows (see liveness/tracker.py)."""
 
-    place: int  # index of the reading that it precedes; -1: after the asset's windows up to `clock_ms`
+    place: int  # index of a reading in the batch: the event precedes the windows that this reading completes
     asset: str
     channel: str  # "" for the whole asset
     fault: str  # as in SensorRef
@@ -72,7 +72,6 @@ class LivenessEvent(NamedTuple):
     since_ms: int  # event time since which this has been the case
     amount: float  # seconds without a reading, or consecutive readings refused ...
     limit: float  # ... and the limit for it
-    clock_ms: float = np.inf  # newest event time of its asset in the batch; -inf: no reading used before
 
 
 class SensorState(State, frozen=True, kw_only=True):

@@ -29,6 +29,13 @@ NO_OFFSET = np.iinfo(np.int64).max
 _ONE = np.uint32(1)  # of the counts' type: `ufunc.at` is fifty times slower where it must convert
 
 
+def cells_of(ts_ms: Floats, cell_ms: float) -> Ints:
+    """Return the cell each time lies in, counted since 1970."""
+    # A fractional cell width meets times that float64 holds to 2.4e-4 ms: samples on the grid must not fall off it.
+    slack = 0.0 if float(cell_ms).is_integer() else min(0.25, 5e-4 / cell_ms + 1e-9)
+    return np.floor(ts_ms / cell_ms + slack).astype(np.int64)
+
+
 class Grid:
     """Cells of all assets of one task. Rows of its arrays are handed out by `add` and given back by `remove`."""
 
@@ -36,8 +43,6 @@ class Grid:
         """Lay out the columns; `topics` is how many input topics bring readings (their offsets are kept apart)."""
         self.length = window.length
         self.cell_ms = window.cell_ms
-        # A fractional cell width meets times that float64 holds to 2.4e-4 ms: samples on the grid must not fall off it.
-        self._slack = 0.0 if float(window.cell_ms).is_integer() else min(0.25, 5e-4 / window.cell_ms + 1e-9)
         self.topics = topics
         self._lay_out(window, channels)
 
@@ -68,6 +73,7 @@ class Grid:
         self._waves: list[tuple[int, int, Sequence[str], int]] = []  # channel, first column, features, bands
         column = 0
         start: list[float] = []
+        self.channel_of_column: list[int] = []
         for index, channel in enumerate(channels.values()):
             width = len(channel.columns(""))
             if channel.cell == "waveform":
@@ -75,6 +81,7 @@ class Grid:
             else:
                 columns[channel.cell].append((index, column))
             start += [{"min": np.inf, "max": -np.inf}.get(channel.cell, 0.0)] * width
+            self.channel_of_column += [index] * width
             column += width
         self.width = column
         self._start = np.array(start)  # (K,) what an empty cell holds
@@ -83,7 +90,7 @@ class Grid:
 
     def cell_of(self, ts_ms: Floats) -> Ints:
         """Return the cell each time lies in, counted since 1970."""
-        return np.floor(ts_ms / self.cell_ms + self._slack).astype(np.int64)
+        return cells_of(ts_ms, self.cell_ms)
 
     def add(self, base: int) -> int:
         """Hand out a row for a new asset whose first cell held is `base`."""
@@ -231,6 +238,16 @@ class Grid:
         self.carry_cell[rows] = carry_cell
         self._empty(rows, (self.base[rows][:, None] + np.arange(ahead)) & self._mask)
         self.base[rows] += ahead
+
+    def newest_cells(self, row: int) -> Ints:
+        """Return the newest cell (K,) of an asset in which each column has a value; NEVER where none has."""
+        cells = self.base[row] + np.arange(self.ring)
+        there = self._count[row, cells & self._mask] > 0
+        for cell, samples in self._samples.get(row, {}).items():
+            for channel in samples:
+                there[cell - self.base[row], np.array(self.channel_of_column) == channel] = True
+        newest: Ints = np.maximum(np.where(there, cells[:, None], NEVER).max(axis=0), self.carry_cell[row])
+        return newest
 
     def oldest_offsets(self, rows: Ints) -> list[int | None]:
         """Return, of each topic, the oldest offset that a window of these assets still needs; None when none does."""

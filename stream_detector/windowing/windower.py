@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count as numbers
 from itertools import repeat
 
 import numpy as np
 
 from stream_detector.config import ChannelConfig, WindowConfig
-from stream_detector.types import DeadLetter, ReadingBatch, WindowBatch
+from stream_detector.types import DeadLetter, NotJudged, ReadingBatch, WindowBatch
+from stream_detector.windowing.completion import Completion, by_clock
+from stream_detector.windowing.coverage import Coverage, Held
 from stream_detector.windowing.grid import NEVER, Bools, Floats, Grid, Ints
 
 _NOBODY = np.iinfo(np.int64).max // 2  # heard last in the far future: a row without an asset is never let go
+_MOST_WITHOUT = 1_000  # assets let go without a window that are remembered
 _MOST_CELLS = 2_000_000  # in one cut: bounds the memory of a batch, not its result
 
 
@@ -37,6 +41,8 @@ class Windower:
         self._task = task
         self._topics = {topic: index for index, topic in enumerate(topics)}
         self._grid = Grid(window, channels, len(topics))
+        self._coverage = Coverage(window, channels)
+        self._without: dict[str, NotJudged] = {}  # assets let go that never had a window
         self._rows: dict[str, int] = {}
         self._names: dict[int, str] = {}
         longest = float(self._grid.max_gap.max()) * window.cell_ms
@@ -51,7 +57,6 @@ class Windower:
         self._clocks: Floats = np.full((len(topics), capacity), -np.inf)  # (topics, A) newest event time by topic
         self._heard: Ints = np.full(capacity, _NOBODY)  # (A,) the task's progress at the last reading
         self._next: Ints = np.zeros(capacity, np.int64)  # (A,) end cell of the next window
-        self._ingest: Ints = np.full(capacity, -1, np.int64)
         self._now = -np.inf  # newest event time of all assets
         self._progress = 0  # ms that it has moved on, large steps cut; whole, so that batches can't change the sum
 
@@ -68,13 +73,16 @@ class Windower:
     def push(self, batch: ReadingBatch) -> tuple[WindowBatch | None, list[DeadLetter]]:
         """Add readings; return the windows they complete, oldest first per asset, and the readings refused.
 
-        Never blocks, never looks at the clock.
+        Each window names the reading that completed it. Never blocks, never looks at the clock.
         """
         dead: list[DeadLetter] = []
         parts: list[WindowBatch] = []
         rest: ReadingBatch | None = batch
         while rest is not None:
+            done, start = len(parts), len(batch.assets) - len(rest.assets)
             rest = self._push(rest, parts, dead)
+            if start:
+                parts[done:] = [_moved(one, start) for one in parts[done:]]
         self._let_go()
         return _joined(parts), dead
 
@@ -83,6 +91,21 @@ class Windower:
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
         found = self._grid.oldest_offsets(rows)
         return {topic: found[index] for topic, index in self._topics.items()}
+
+    def not_judged(self, final: bool = False) -> list[NotJudged]:
+        """Return the assets that send readings which give no window, with the reason.
+
+        `final`: no more readings come, so any asset without a window is one of them.
+        """
+        rows = np.flatnonzero(self._heard != _NOBODY)
+        clocks = self._clocks[:, rows].max(axis=0)
+        waiting = self._coverage.waiting(rows, clocks, final=final)
+        return [*(self._without.values() if final else ()), *map(self._why, waiting.tolist())]
+
+    def _why(self, row: int) -> NotJudged:
+        clock_ms = float(self._clocks[:, row].max())
+        newest = self._grid.newest_cells(row)
+        return self._coverage.why(row, Held(self._names[row], clock_ms, newest, self._grid.channel_of_column))
 
     # One pass: refuse, hand out rows, insert, cut -------------------------------------------------------------------
 
@@ -112,7 +135,6 @@ class Windower:
             batch, topic, kept, rows, after, first_ms=first_ms, last_ms=last_ms, dead=dead
         )
         if kept.size:
-            self._ingest[rows] = batch.ingest_ms[kept]
             self._insert(batch, topic, kept, rows, parts)
         return rest
 
@@ -164,16 +186,18 @@ class Windower:
             self._clocks = np.concatenate([self._clocks, np.full((len(self._clocks), more), -np.inf)], axis=1)
             self._heard = np.concatenate([self._heard, np.full(more, _NOBODY)])
             self._next = np.concatenate([self._next, np.zeros(more, np.int64)])
-            self._ingest = np.concatenate([self._ingest, np.full(more, -1, np.int64)])
         self._clocks[:, row] = -np.inf
+        self._coverage.admit(row, self._grid.capacity)
         self._heard[row] = self._progress
         self._next[row] = end
         self._rows[asset] = row
         self._names[row] = asset
 
     def _forget(self, asset: str) -> None:
-        row = self._rows.pop(asset)
-        del self._names[row]
+        row = self._rows[asset]
+        if self._coverage.never(row) and len(self._without) < _MOST_WITHOUT:
+            self._without[asset] = self._why(row)
+        del self._rows[asset], self._names[row]
         self._heard[row] = _NOBODY
         self._grid.remove(row)
 
@@ -210,9 +234,10 @@ class Windower:
         if self._grid.topics > 1:  # the topics together may have closed more than this one's clock alone
             late |= self._grid.cell_of(first) < self._grid.base[sorted_rows]
         if late.any():
-            for position in np.sort(order[late]).tolist():
+            clocks = {int(order[n]): self._clock_at(n, sorted_rows, last, late) for n in np.flatnonzero(late).tolist()}
+            for position, newest in sorted(clocks.items()):
                 index = int(kept[position])
-                behind = (self._clock_of(topic, batch.assets[index], last_ms, kept, rows) - first_ms[index]) / 1000
+                behind = (newest - first_ms[index]) / 1000
                 allowed = f"window.lateness_ms is {self._config.lateness_ms:g}"
                 detail = f"{behind:.3f} s behind its asset's newest reading; {allowed}"
                 dead.append(DeadLetter(batch.partition, batch.messages[index], "too-late", detail, batch.assets[index]))
@@ -232,10 +257,11 @@ class Windower:
                 closed = self._grid.cell_of(np.array([clock - self._config.lateness_ms]))[0]
         return late
 
-    def _clock_of(self, topic: int, asset: str, last_ms: Floats, kept: Ints, rows: Ints) -> float:
-        row = self._rows[asset]
-        mine = last_ms[kept[rows == row]]
-        return float(max(self._clocks[topic][row], mine.max(initial=-np.inf)))
+    def _clock_at(self, place: int, rows: Ints, last_ms: Floats, late: Bools) -> float:
+        """Return an asset's newest event time when the reading in `place` came; all sorted by row."""
+        start = int(np.searchsorted(rows, rows[place]))
+        before = last_ms[start:place][~late[start:place]]
+        return float(max(self._clocks[:, rows[place]].max(), before.max(initial=-np.inf)))
 
     def _insert(self, batch: ReadingBatch, topic: int, kept: Ints, rows: Ints, parts: list[WindowBatch]) -> None:
         """Put samples into cells, cutting windows on the way whenever an asset's ring is full."""
@@ -249,11 +275,11 @@ class Windower:
         order = np.argsort(owner, kind="stable")
         samples, owner = samples[order], owner[order]
         ts, values = batch.ts_ms[samples], batch.values[samples]
-        offsets = batch.offsets[samples if batch.reading is None else batch.reading[samples]]
+        readings = samples if batch.reading is None else batch.reading[samples]
         cells = self._grid.cell_of(ts)
         base = self._grid.base[owner]
         if ((cells >= base) & (cells < base + self._grid.ring)).all():  # the usual case: all at once, nothing picked
-            self._put(topic, owner, cells, parts, ts=ts, values=values, offsets=offsets)
+            self._put(topic, owner, cells, ts=ts, values=values, readings=readings, batch=batch, parts=parts)
             return
         left = np.flatnonzero(cells >= base)  # a block's first samples may lie in a closed cell
         while left.size:
@@ -263,28 +289,58 @@ class Windower:
             take, left = left[~waits], left[waits]
             if take.size:
                 self._put(
-                    topic, owner[take], cells[take], parts, ts=ts[take], values=values[take], offsets=offsets[take]
+                    topic,
+                    owner[take],
+                    cells[take],
+                    ts=ts[take],
+                    values=values[take],
+                    readings=readings[take],
+                    batch=batch,
+                    parts=parts,
                 )
             if left.size:
                 first = left[np.concatenate([[True], np.diff(owner[left]) != 0])]
-                self._make_room(topic, owner[first], cells[first], ts[first], parts)
+                by = Completion(owner[first], readings[first], batch.ingest_ms)
+                self._make_room(topic, owner[first], cells[first], ts=ts[first], by=by, parts=parts)
+
+    def _completion(
+        self, topic: int, touched: Ints, owner: Ints, *, ts: Floats, readings: Ints, ingest_ms: Ints
+    ) -> Completion:
+        """Return what tells which of some samples, sorted by asset, closed the last cell of a window."""
+
+        def closed() -> Ints:
+            clocks = self._clocks[:, owner]
+            clocks[topic] = ts
+            return self._closed(clocks)
+
+        return by_clock(touched, owner, readings, ingest_ms=ingest_ms, first=self._next[touched], closed=closed)
 
     def _put(
         self,
         topic: int,
         owner: Ints,
         cells: Ints,
-        parts: list[WindowBatch],
         *,
         ts: Floats,
         values: Floats,
-        offsets: Ints,
+        readings: Ints,
+        batch: ReadingBatch,
+        parts: list[WindowBatch],
     ) -> None:
         """Put samples, for whose cells there is room, into them, and cut the windows that they complete."""
-        self._grid.insert(topic, owner, cells, ts_ms=ts, values=values, offsets=offsets)
-        np.maximum.at(self._clocks[topic], owner, ts)
+        self._grid.insert(topic, owner, cells, ts_ms=ts, values=values, offsets=batch.offsets[readings])
         touched = np.unique(owner)
-        self._cut(touched, self._closed(self._clocks[:, touched]), parts)
+        by = self._completion(topic, touched, owner, ts=ts, readings=readings, ingest_ms=batch.ingest_ms)
+        self._coverage.heard(
+            touched,
+            owner,
+            ts_ms=ts,
+            values=values,
+            clock_ms=self._clocks[:, touched].max(axis=0),
+            ingest_ms=int(batch.ingest_ms[-1]),
+        )
+        np.maximum.at(self._clocks[topic], owner, ts)
+        self._cut(touched, self._closed(self._clocks[:, touched]), by, parts)
 
     # Cutting --------------------------------------------------------------------------------------------------------
 
@@ -300,13 +356,15 @@ class Windower:
             clock = np.maximum(slowest, clocks.max(axis=0) - self._skew_ms)
         return self._grid.cell_of(clock - self._config.lateness_ms)
 
-    def _make_room(self, topic: int, rows: Ints, cells: Ints, ts: Floats, parts: list[WindowBatch]) -> None:
+    def _make_room(
+        self, topic: int, rows: Ints, cells: Ints, *, ts: Floats, by: Completion, parts: list[WindowBatch]
+    ) -> None:
         """Close all that the next reading of each asset closes, so that its cell fits into the ring."""
         clocks = self._clocks[:, rows]
         clocks[topic] = np.maximum(clocks[topic], ts)
         closed = self._closed(clocks)
         usable = self._grid.last[rows] + 1 + int(self._grid.max_gap.max())  # later windows lack their last cell
-        self._cut(rows, np.minimum(closed, usable), parts)
+        self._cut(rows, np.minimum(closed, usable), by, parts)
         length, stride = self._config.length, self._config.stride
         stuck = cells >= self._grid.base[rows] + self._grid.ring
         for row, end in zip(rows[stuck].tolist(), closed[stuck].tolist(), strict=True):
@@ -315,7 +373,7 @@ class Windower:
             self._grid.restart(row, next_end - length)
             self._next[row] = next_end
 
-    def _cut(self, rows: Ints, closed: Ints, parts: list[WindowBatch]) -> None:
+    def _cut(self, rows: Ints, closed: Ints, by: Completion, parts: list[WindowBatch]) -> None:
         """Cut every window that ends at or before `closed`."""
         stride, length, ring = self._config.stride, self._config.length, self._grid.ring
         while True:
@@ -328,9 +386,9 @@ class Windower:
                 group = rows[due == count]
                 most = max(1, _MOST_CELLS // ((length + count * stride) * self._grid.width))
                 for start in range(0, len(group), most):
-                    self._take(group[start : start + most], count, parts)
+                    self._take(group[start : start + most], count, by, parts)
 
-    def _take(self, rows: Ints, count: int, parts: list[WindowBatch]) -> None:
+    def _take(self, rows: Ints, count: int, by: Completion, parts: list[WindowBatch]) -> None:
         values, filled, valid = self._grid.take(rows, count, self._config.stride)
         ends = self._next[rows][:, None] + np.arange(count) * self._config.stride  # (S, count)
         self._next[rows] += count * self._config.stride
@@ -338,12 +396,15 @@ class Windower:
             return
         owner = np.broadcast_to(rows[:, None], valid.shape)[valid]
         end_ms = np.rint(ends[valid] * self._config.cell_ms).astype(np.int64)
+        self._coverage.windowed(owner)
         names = list(map(self._names.__getitem__, owner.tolist()))
         if valid.all():  # the usual case: windows are large, so they are not copied for it
             values, filled = values.reshape(-1, *values.shape[2:]), filled.reshape(-1, *filled.shape[2:])
         else:
             values, filled = values[valid], filled[valid]
-        parts.append(WindowBatch(self._task, names, end_ms, values, filled, self._ingest[owner]))
+        completed_by = by.readings_of(owner, ends[valid])
+        ingest_ms = by.ingest_ms[completed_by]
+        parts.append(WindowBatch(self._task, names, end_ms, values, filled, ingest_ms, completed_by))
 
 
 def _extent(batch: ReadingBatch) -> tuple[Floats, Floats]:
@@ -387,6 +448,12 @@ def _from_first(flag: Bools, group: Ints) -> Bools:
     return np.asarray(count - np.repeat(earlier, lengths) > 0)
 
 
+def _moved(windows: WindowBatch, start: int) -> WindowBatch:
+    """Return windows of readings from `start` on, with places among all readings."""
+    assert windows.completed_by is not None
+    return replace(windows, completed_by=windows.completed_by + start)
+
+
 def _joined(parts: list[WindowBatch]) -> WindowBatch | None:
     if len(parts) < 2:
         return parts[0] if parts else None
@@ -397,4 +464,5 @@ def _joined(parts: list[WindowBatch]) -> WindowBatch | None:
         np.concatenate([one.values for one in parts]),
         np.concatenate([one.filled for one in parts]),
         np.concatenate([one.ingest_ms for one in parts]),
+        np.concatenate([one.completed_by for one in parts if one.completed_by is not None]),
     )
