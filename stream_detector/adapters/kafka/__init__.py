@@ -21,12 +21,19 @@ writer          send messages to a topic: producers
 
 from stream_detector.adapters.kafka.access import require_rights
 from stream_detector.adapters.kafka.probe import require_transactions
-from stream_detector.adapters.kafka.reader import AlertReader, AlertRecord, TopicReader
+from stream_detector.adapters.kafka.reader import AlertReader, AlertRecord, TopicReader, read_to_end
 from stream_detector.adapters.kafka.renewal import renewable
+from stream_detector.adapters.kafka.requeue import Requeuer
 from stream_detector.adapters.kafka.settings import client_settings
 from stream_detector.adapters.kafka.sink import KafkaSink
 from stream_detector.adapters.kafka.source import KafkaSource
-from stream_detector.adapters.kafka.topics import end_offsets, ensure_topics, partition_counts, require_all_topics
+from stream_detector.adapters.kafka.topics import (
+    end_offsets,
+    ensure_topics,
+    first_offsets,
+    partition_counts,
+    require_all_topics,
+)
 from stream_detector.adapters.kafka.transactional import TransactionalSink, TransactionalSource
 from stream_detector.adapters.kafka.writer import MessageWriter
 from stream_detector.config import Config
@@ -37,15 +44,18 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "MessageWriter",
+    "Requeuer",
     "TopicReader",
     "TransactionalSink",
     "TransactionalSource",
     "client_settings",
     "end_offsets",
     "ensure_topics",
+    "first_offsets",
     "make_sink",
     "make_source",
     "partition_counts",
+    "read_to_end",
     "renewable",
     "require_all_topics",
     "require_rights",

@@ -24,6 +24,7 @@ from stream_detector.types import AssetState, Controls, Partition, Position, Rec
 SCAN_COUNT = 500
 VERDICTS_AT_ONCE = 500
 STAYS_AT_ONCE = 1_000
+_ALL = "*"  # field of the resets of all assets; that of the asset of this name is "", which no asset can have
 
 
 class RedisStore:
@@ -219,7 +220,10 @@ class RedisStore:
         return Controls(
             version=int(version or 0),
             pins={asset.decode(): float(level) for asset, level in pins.items()},
-            resets={asset.decode(): token.decode() for asset, token in resets.items()},
+            resets={
+                asset.decode() or _ALL: token.decode() for asset, token in resets.items() if asset != _ALL.encode()
+            },
+            reset_all=resets.get(_ALL.encode(), b"").decode(),
             accepts={asset.decode(): token.decode() for asset, token in accepts.items()},
             rollbacks=points,
         )
@@ -241,10 +245,10 @@ class RedisStore:
         with self._server.errors():
             return bool(self._unpin(keys=[self._key("pins"), self._key("controls")], args=[asset]) == 1)
 
-    def reset(self, asset: str) -> None:
-        """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+    def reset(self, asset: str | None) -> None:
+        """Forget what was learnt of the asset (None: of all); its threshold starts from the calibration again."""
         with self._server.errors():
-            self._reset(keys=[self._key("resets"), self._key("controls")], args=[asset])
+            self._reset(keys=[self._key("resets"), self._key("controls")], args=[_reset_field(asset)])
 
     def accept(self, asset: str) -> None:
         """Accept the asset's open regime change as its new normal; no effect if none was reported."""
@@ -316,6 +320,13 @@ class RedisStore:
     def close(self) -> None:
         """Let go of connections."""
         self._server.close()
+
+
+def _reset_field(asset: str | None) -> str:
+    """Return where the token of a reset lies: of one asset, or of all (None)."""
+    if asset is None:
+        return _ALL
+    return "" if asset == _ALL else asset
 
 
 def _stays(value: bytes) -> dict[int, Stay]:
