@@ -196,8 +196,8 @@ def test_one_reading_from_the_future_moves_no_clock():
     for second in range(200):
         for name in ("pump-A", "pump-B"):
             if name == "pump-A" or second < 100:
-                leap = 10 * 365 * 86_400.0 if (name, second) == ("pump-A", 50) else 0.0
-                sent.append((name, body(name, second + leap, values(chance)), -1))
+                jump = 10 * 365 * 86_400.0 if (name, second) == ("pump-A", 50) else 0.0
+                sent.append((name, body(name, second + jump, values(chance)), -1))
     log = one_partition(config, models, sent)
     whole = read_log(log, WHOLE)
     letters = [letter for name, kept in whole.items() if name.startswith("dead letters") for letter in kept]

@@ -20,7 +20,7 @@ from stream_detector.models import Progress
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.training import train as training
 from stream_detector.training.labels import from_rows
-from stream_detector.types import Alert, Audit, DeadLetter, Partition, PlainMessage, WindowBatch
+from stream_detector.types import Alert, Audit, DeadLetter, NotJudged, Partition, PlainMessage, WindowBatch
 
 
 def train(
@@ -87,6 +87,8 @@ class BacktestResult:
     """Readings that can't be used, each with its reason; their offsets count the readings from 0."""
     readings: int
     """Number of readings given."""
+    not_judged: Sequence[NotJudged] = ()
+    """Assets of which no window was judged, each with its reason."""
 
 
 def backtest(
@@ -126,6 +128,7 @@ def backtest(
         audit_bytes=audits,
         dead_letters=[_letter(message) for message in worker.refused],
         readings=worker.pipeline.messages,
+        not_judged=worker.not_judged(),
     )
 
 

@@ -31,7 +31,7 @@ from stream_detector.types import (
     WindowBatch,
 )
 from stream_detector.windowing.channel_profile import ChannelProfile
-from stream_detector.windowing.leaps import Leaps
+from stream_detector.windowing.jumps import Jumps
 from stream_detector.windowing.records import RecordsWindower
 from stream_detector.worker.batching import no_windows
 from stream_detector.worker.pipeline import Pipeline
@@ -73,13 +73,13 @@ def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch
     config, unusable = offline(config), _Unusable()
     decoder = ReadingDecoder(config.inputs[0], config.channels)
     windower = make_windower(config, 0)
-    leaps = None if isinstance(windower, RecordsWindower) else Leaps(config.window, windower.hold_ms)
+    jumps = None if isinstance(windower, RecordsWindower) else Jumps(config.window, windower.hold_ms)
     for chunk in _chunks(messages):
         readings, dead = decoder.decode(MessageBatch(Partition(TOPIC, 0), chunk))
         if readings is None:
             pieces: list[ReadingBatch | DeadLetter] = []
         else:
-            pieces = [readings] if leaps is None else [piece.what for piece in leaps.push(readings)]
+            pieces = [readings] if jumps is None else [piece.what for piece in jumps.push(readings)]
         for piece in pieces:
             if isinstance(piece, DeadLetter):
                 dead.append(piece)

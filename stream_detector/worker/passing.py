@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_detector.types import DeadLetter, Partition, ReadingBatch
-from stream_detector.windowing.leaps import Leaps
+from stream_detector.windowing.jumps import Jumps
 from stream_detector.windowing.windower import part
 
 
@@ -85,14 +85,14 @@ def _split(batch: ReadingBatch | None, offset: int) -> tuple[ReadingBatch | None
     return (batch, None) if cut == count else (part(batch, 0, cut), part(batch, cut, count))
 
 
-def in_turn(whole: Iterable[Passage], leaps: Leaps) -> Iterator[Passage]:
+def in_turn(whole: Iterable[Passage], jumps: Jumps) -> Iterator[Passage]:
     """Yield passages whose readings need not wait until their times are confirmed, in the order to be used in."""
     for passage in whole:
         if passage.readings is None:
             yield passage
             continue
         letters = passage.letters
-        for what, bound in leaps.push(passage.readings):
+        for what, bound in jumps.push(passage.readings):
             if what is passage.readings:  # the usual case
                 yield passage
                 break

@@ -28,7 +28,7 @@ from stream_detector.types import (
 )
 from stream_detector.types import replace as replace_state
 from stream_detector.windowing.join import Join
-from stream_detector.windowing.leaps import Leaps
+from stream_detector.windowing.jumps import Jumps
 from stream_detector.windowing.records import RecordsWindower
 from stream_detector.windowing.windower import Windower
 from stream_detector.worker.coverage import Discarded
@@ -97,8 +97,8 @@ class Task:
         self.moved = False  # messages were taken since the last commit
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
-        self._leaps = (
-            None if isinstance(self.windower, RecordsWindower) else Leaps(config.window, self.windower.hold_ms)
+        self._jumps = (
+            None if isinstance(self.windower, RecordsWindower) else Jumps(config.window, self.windower.hold_ms)
         )
         self._liveness = (
             LivenessTracker(config.sensors, config.window, config.channels, loaded.assets, usual_gap_ms)
@@ -213,7 +213,7 @@ class Task:
     def positions(self) -> dict[Partition, Position]:
         """Return where each partition stands after all that was taken, for a commit as the next epoch."""
         oldest = self.windower.oldest_offsets()
-        held = {} if self._leaps is None else {p: self._leaps.oldest_offset(p.topic) for p in self._at}
+        held = {} if self._jumps is None else {p: self._jumps.oldest_offset(p.topic) for p in self._at}
         windows = {p: min(needed) for p in self._at if (needed := _known(oldest[p.topic], held.get(p)))}
         processed = {partition: self._done(partition) for partition in self._at}
         liveness = {} if self._liveness is None else self._liveness.oldest_offsets(windows, processed)
@@ -275,7 +275,7 @@ class Task:
     def _cut(self, passed: list[ReadingBatch], letters: Sequence[DeadLetter], result: WindowingResult) -> None:
         """Add what readings become, and dead letters that come before the next of their partition."""
         whole = passages(passed, letters, self._judged, self._published)
-        for passage in whole if self._leaps is None else in_turn(whole, self._leaps):
+        for passage in whole if self._jumps is None else in_turn(whole, self._jumps):
             windows: WindowBatch | None = None
             refused: list[DeadLetter] = []
             needed = not (self._records and passage.processed)  # of records nothing is open

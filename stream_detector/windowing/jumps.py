@@ -1,4 +1,4 @@
-"""Readings whose time leaps ahead of all others wait until their asset's next reading confirms it. Pure.
+"""Readings whose time jumps ahead of all others wait until their asset's next reading confirms it. Pure.
 
 One reading with a time in the future would close its asset's cells up to there: all that follow come too late, and
 nobody's event time moves on. The broker's clock tells such a reading only where the record's time is the broker's own.
@@ -46,7 +46,7 @@ class _Held(NamedTuple):
         return DeadLetter(one.partition, one.messages[0], "too-far-ahead", detail, one.assets[0])
 
 
-class Leaps:
+class Jumps:
     """The readings of one task that wait."""
 
     def __init__(self, window: WindowConfig, limit_ms: float) -> None:
