@@ -37,7 +37,7 @@ DEAD_LETTER_CODES: Mapping[str, str] = {
     "too-late": "the reading's grid cell was closed before it came (see window.lateness_ms)",
     "bad-verdict": "the message on the verdict topic is no verdict",
     "rate-limited": "more verdicts in a minute than are taken of one sender, or in all",
-    "too-far-ahead": "the reading's time is ahead of the broker's by more than window.max_ahead_ms, or alone ahead of all",
+    "too-far-ahead": "the reading's time is more than window.max_ahead_ms ahead of the broker's, or alone ahead of all",
 }
 
 
