@@ -91,7 +91,7 @@ def test_a_worker_that_catches_up_in_silence_is_not_ready(delivery):
     worker.pipeline.commit()
     left = int(worker.metric("catching_up_messages"))
     assert left > 0
-    assert (False, f"catching up in silence: {left} messages are read again") == worker.pipeline.ready()
+    assert (False, f"replaying: {left} messages are read again") == worker.pipeline.ready()
     plant.run(worker)
     assert ((True, "2 tasks"), 0) == (worker.pipeline.ready(), worker.metric("catching_up_messages"))
 

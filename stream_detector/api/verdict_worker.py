@@ -50,10 +50,10 @@ class VerdictWorker:
                 wait = LOOK_EVERY_S
                 self._say(logging.WARNING, f"verdicts are not read: {error}")
             except DetectorError as error:
-                self._say(logging.WARNING, f"verdicts wait, trying on: {error}")
+                self._say(logging.WARNING, f"verdicts wait, retrying: {error}")
             except Exception:  # verdicts must not end a worker that detects
                 wait = LOOK_EVERY_S
-                log.exception("reading verdicts failed; trying on", extra=event("verdicts-failed"))
+                log.exception("reading verdicts failed; retrying", extra=event("verdicts-failed"))
             self._stop.wait(wait)
 
     def _read(self) -> bool:

@@ -2,8 +2,8 @@
 
 A channel has dropped out when a message lacks it and its asset's own clock has come further than the channel's longest
 gap since its last reading. Leaps of that clock count only up to a quarter of the gap: a pause of the whole asset is no
-channel's dropout. An asset that begins anew (silence.py) is expected to bring all channels from its first message on.
-All that holds from an asset's first window on: before, it has no state, and nothing is told of it.
+channel's dropout. An asset that starts again (silence.py) is expected to bring all channels from its first message on.
+All that holds from an asset's first window on: before, it has no state, and nothing is reported of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NO_WINDOW = 2**62
 class Dropout(NamedTuple):
     """The beginning or end of a dropout."""
 
-    at: int  # the message that tells of it
+    at: int  # the message that shows it
     row: int
     column: int
     begins: bool
@@ -36,7 +36,7 @@ class Dropouts:
     """When the channels of each asset of a task were last heard. Rows are those of the assets."""
 
     def __init__(self, limits_ms: Floats, reach_ms: float, dropped: Iterable[tuple[int, int, float]]) -> None:
-        """`limits_ms` (C,); `dropped`: row and column of channels that were told, and when each was last heard.
+        """`limits_ms` (C,); `dropped`: row and column of channels that were reported, and when each was last heard.
 
         `reach_ms`: a window is cut at most so long after its last cell.
         """
@@ -61,7 +61,7 @@ class Dropouts:
             self._count += 1
 
     def grow(self, count: int) -> None:
-        """Make room for so many assets."""
+        """Make room for this number of assets."""
         if (more := count - len(self._clock)) <= 0:
             return
         more = max(64, more, len(self._clock))
@@ -97,8 +97,8 @@ class Dropouts:
     ) -> list[Dropout]:
         """Hear messages; return the dropouts that begin or end.
 
-        `begins` (M,): where an asset begins anew. `first_window` (A,): number of the message that completed the first
-        window of each asset. `processed`: what the messages tell is known; a dropout lasts as it did.
+        `begins` (M,): where an asset starts again. `first_window` (A,): number of the message that completed the first
+        window of each asset. `processed`: what the messages report is known; a dropout lasts as it did.
         """
         start = int(steps.before[0])
         timed: Bools = messages.ts_ms > -np.inf
@@ -106,11 +106,11 @@ class Dropouts:
         again = self._begin(messages.rows, begins)
         self._expect(messages, timed, start)
         slow = self._suspects(messages, timed, whole, first_window, processed) | again
-        told: list[Dropout] = []
+        events: list[Dropout] = []
         if slow:
             timed &= ~np.isin(messages.rows, list(slow))
             for row in sorted(slow):
-                told += self._follow(
+                events += self._follow(
                     row,
                     messages,
                     start,
@@ -119,10 +119,10 @@ class Dropouts:
                     processed=processed,
                 )
         self._hear(messages, timed, whole, start)
-        return told
+        return events
 
     def _begin(self, rows: Ints, begins: Bools | None) -> set[int]:
-        """Forget assets that begin anew with their first message here; return those that do so with another."""
+        """Forget assets that start again with their first message here; return those that do so with another."""
         if begins is None or not begins.any():
             return set()
         first = np.zeros(len(rows), np.bool_)
@@ -202,7 +202,7 @@ class Dropouts:
         processed: bool,
     ) -> list[Dropout]:
         """Take one asset's messages in turn; `first_window`: its first one was completed by this message."""
-        told: list[Dropout] = []
+        events: list[Dropout] = []
         clock, begun, clock_at = float(self._clock[row]), float(self._begun[row]), int(self._clock_at[row])
         heard_at = np.where(self._heard[row] > self._whole[row], self._heard_at[row], self._whole_at[row])
         last = np.maximum(self._whole[row], self._heard[row])
@@ -225,7 +225,7 @@ class Dropouts:
             newer = messages.present[at] & (ts > last)
             if not processed:
                 back = newer & dropped & (clock - ts <= self._limits)
-                told += [Dropout(at, row, column, False, clock) for column in np.flatnonzero(back).tolist()]
+                events += [Dropout(at, row, column, False, clock) for column in np.flatnonzero(back).tolist()]
                 dropped[back] = False
             last[newer], heard_at[newer] = ts, clock_at
             clock_at = start if clock > before else clock_at
@@ -235,12 +235,12 @@ class Dropouts:
             late = (clock - known > self._limits) & ~dropped & ~messages.present[at]
             for column in np.flatnonzero(late).tolist():
                 dropped[column], last[column] = True, known[column]
-                told.append(Dropout(at, row, column, True, float(known[column])))
-        self._count += sum(1 if one.begins else -1 for one in told)
+                events.append(Dropout(at, row, column, True, float(known[column])))
+        self._count += sum(1 if one.begins else -1 for one in events)
         self._clock[row], self._begun[row], self._clock_at[row] = clock, begun, clock_at
         self._whole[row], self._heard[row], self._heard_at[row] = -np.inf, last, heard_at
         self._dropped[row] = dropped
-        return told
+        return events
 
 
 def _raise(newest: Floats, rows: Ints, times: Floats) -> Ints:

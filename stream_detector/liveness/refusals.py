@@ -20,7 +20,7 @@ _SIGNS = {"out-of-range": "out-of-range", "not-a-number": "out-of-range", "too-l
 class Refusal(NamedTuple):
     """The beginning or end of a fault of which refused readings are the sign."""
 
-    at: int  # the message that tells of it
+    at: int  # the message that shows it
     row: int
     begins: bool
     state: Refused
@@ -30,11 +30,11 @@ class Refusal(NamedTuple):
 class Refusals:
     """The counts of one task; they are part of the assets' states.
 
-    An asset's readings count from its first window on: before, it has no state, and nothing is told of it.
+    An asset's readings count from its first window on: before, it has no state, and nothing is reported of it.
     """
 
     def __init__(self, refused_after: int, rows: Rows, states: Mapping[str, AssetState]) -> None:
-        """Take over assets' committed states. `refused_after`: this many in a row are told."""
+        """Take over assets' committed states. `refused_after`: this many in a row are reported."""
         self._refused_after = refused_after
         self._rows = rows
         self._refused = {
@@ -44,7 +44,7 @@ class Refusals:
     def push(
         self, messages: Messages, steps: Steps, first_window: Ints, explained: Callable[[int, int], bool]
     ) -> list[Refusal]:
-        """Count messages; return what that tells.
+        """Count messages; return the faults that begin or end by them.
 
         `first_window` (A,): number of the message that completed the first window of each asset. `explained`: whether
         an asset's reading at an offset, which came too late, says nothing of its clock.
@@ -52,7 +52,7 @@ class Refusals:
         involved = {int(messages.rows[at]) for at in messages.refused} | self._refused.keys()
         if not involved:
             return []
-        told: list[Refusal] = []
+        events: list[Refusal] = []
         for at in np.flatnonzero(np.isin(messages.rows, list(involved))).tolist():
             row, letter = int(messages.rows[at]), messages.refused.get(at)
             if (letter is not None and letter.code not in _SIGNS) or steps.number + at <= first_window[row]:
@@ -61,8 +61,8 @@ class Refusals:
                 continue
             now = steps.now_ms[at]
             found = self._counted(row, letter, round(float(now)) if now > -np.inf else 0)
-            told += [found._replace(at=at)] if found is not None else []
-        return told
+            events += [found._replace(at=at)] if found is not None else []
+        return events
 
     def _counted(self, row: int, letter: DeadLetter | None, now_ms: int) -> Refusal | None:
         state = self._refused.get(row, _NOBODY)

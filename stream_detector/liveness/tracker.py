@@ -4,10 +4,10 @@
     Dropout   a channel that its own asset has outlasted (dropouts.py)
     Refused   readings in a row that could not be used (refusals.py)
 
-Each event belongs to the message that tells of it, wherever batches, commits and restarts cut the log: it comes before
-the windows that this message completes. What was told is part of the asset's state, and so are the counts of refused
-readings. When an asset was last heard is not: a restarted worker reads it from the log again, so the committed offset
-lies before what can still be told of (`oldest_offsets`).
+Each event belongs to the message that shows it, wherever batches, commits and restarts cut the log: it comes before
+the windows that this message completes. Reported events are part of the asset's state, and so are the counts of
+refused readings. When an asset was last heard is not: a restarted worker reads it from the log again, so the committed
+offset lies before everything that can still be reported (`oldest_offsets`).
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ class LivenessTracker:
         self._first_window: Ints = np.empty(0, np.int64)  # (A,) number of the message that completed it
         self._without: set[str] = set()  # assets that no window was cut of yet
         self._progress = Progress(max(1, self.silent_after_ms // _STEPS))
-        told = [(asset, one) for asset, state in states.items() for one in state.sensors.faults if one.by_log]
-        silent = [(self._rows.of(asset), float(one.since_ms)) for asset, one in told if one.fault == "silent"]
+        events = [(asset, one) for asset, state in states.items() for one in state.sensors.faults if one.by_log]
+        silent = [(self._rows.of(asset), float(one.since_ms)) for asset, one in events if one.fault == "silent"]
         self._silences = Silences(self.silent_after_ms, sensors.silent, silent)
         self._dropouts = Dropouts(
             self._limits,
             window.lateness_ms + (window.length + window.stride) * window.cell_ms,
             [
                 (self._rows.of(asset), self._channels.index(one.channel), float(one.since_ms))
-                for asset, one in told
+                for asset, one in events
                 if one.fault == "dropout" and one.channel in self._channels
             ],
         )
@@ -92,11 +92,11 @@ class LivenessTracker:
         windows: WindowBatch | None = None,
         processed: bool = False,
     ) -> list[LivenessEvent]:
-        """Take readings and the dead letters between them; return what they tell, in order.
+        """Take readings and the dead letters between them; return what they report, in order.
 
         `letters`: of messages that are no readings, in order; `refused`: of readings that the windower did not use;
         `windows`: those that the readings completed. No batch: letters alone. `processed`: the states know what these
-        messages tell; only when who was heard is noted.
+        messages report; only when who was heard is noted.
         """
         messages = messages_of(
             batch,
@@ -121,7 +121,7 @@ class LivenessTracker:
             refusals = self._refusals.push(messages, steps, self._first_window, explained)
         if not (silences or dropouts or refusals) or processed:
             return []
-        # of one message: first who is silent by it, then what its own asset tells
+        # of one message: first who is silent by it, then what concerns its own asset
         events = [(one.at, not one.begins, self._silence(one, messages)) for one in silences]
         events += [(one.at, True, self._dropout(one, messages)) for one in dropouts]
         events += [(one.at, True, self._refusal(one, messages)) for one in refusals]
@@ -131,7 +131,7 @@ class LivenessTracker:
     def oldest_offsets(
         self, windows: Mapping[Partition, int], done: Mapping[Partition, int]
     ) -> Mapping[Partition, int]:
-        """Return the oldest offset of each partition to be read again, so that the same is told as without a restart.
+        """Return the oldest offset of each partition that a restarted worker needs to report the same events.
 
         `windows`: offsets that open windows need; to know the same progress from there on, more may be needed. `done`:
         one past the last message that was processed.

@@ -41,9 +41,9 @@ class Outage:
             return
         self._told.add(cause)
         if isinstance(error, _LASTING):
-            log.warning("Kafka can't be used as it should, trying on: %s", error, extra=event("broker-away"))
+            log.warning("Kafka can't be used as it should, retrying: %s", error, extra=event("broker-away"))
         else:
-            log.warning("Kafka can't be reached, trying on: %s", error, extra=event("broker-away"))
+            log.warning("Kafka can't be reached, retrying: %s", error, extra=event("broker-away"))
 
     def passed(self, trouble: str | None, commits: int) -> None:
         """Note a turn without an error, which alone shows little: a poll without messages asks nobody.

@@ -209,7 +209,7 @@ class Pipeline:
         if waiting := sorted(self._assignment.waiting):
             return False, f"waiting for the state of task {waiting[0]} ({len(waiting)} in all)"
         if (left := self._replayed_messages()) and (any(self._lag.values()) or not self._lag):
-            return False, f"catching up in silence: {left} messages are read again"
+            return False, f"replaying: {left} messages are read again"
         if (behind := self._saver.behind_ms) is not None:
             return True, f"the store is behind for {behind / 1000:.0f} s"
         if not self._tasks:

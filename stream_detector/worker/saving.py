@@ -31,7 +31,7 @@ class Saved(Enum):
 
 
 class _Away(Enum):
-    """What failed since the store was last of use."""
+    """What failed since the store was last used."""
 
     READING = "reading"
     WRITING = "writing"  # a replica answers reads, so only a write shows that the store is back
@@ -112,12 +112,12 @@ class Saver:
                 )
         except StoreLostError as error:  # everything it lost is still in memory
             log.warning(
-                "task %d: %s; all its states are written anew",
+                "task %d: %s; all its states are written again",
                 task.index,
                 error,
                 extra=event("store-empty", task=task.index),
             )
-            return self._save_anew(task)
+            return self._save_all(task)
         except StoreFencedError as error:
             log.error("task %d: %s", task.index, error, extra=event("task-fenced", task=task.index))
             return Saved.FENCED
@@ -125,7 +125,7 @@ class Saver:
             return Saved.MISSED
         return Saved.DONE
 
-    def _save_anew(self, task: Task) -> Saved:
+    def _save_all(self, task: Task) -> Saved:
         """Write all states of a task to a store that came back without its data."""
         try:
             with self.asking(writes=True):
@@ -141,7 +141,7 @@ class Saver:
     def _note_failure(self, error: StoreError, writes: bool) -> None:
         """Log once when the store becomes unavailable."""
         if self._away is None:
-            log.warning("the store can't be used; trying on: %s", error, extra=event("store-away"))
+            log.warning("the store can't be used; retrying: %s", error, extra=event("store-away"))
         if writes or self._away is None:
             self._away = _Away.WRITING if writes else _Away.READING
 

@@ -47,7 +47,7 @@ class Start:
                 if not self._told:
                     self._told = True
                     log.warning(
-                        "Kafka can't be reached yet, trying on for %.0f s (kafka.start_timeout_ms): %s",
+                        "Kafka can't be reached yet, retrying for %.0f s (kafka.start_timeout_ms): %s",
                         self._limit_s,
                         error,
                         extra=event("broker-awaited", seconds=self._limit_s),

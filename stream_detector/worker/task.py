@@ -130,7 +130,7 @@ class Task:
 
     @property
     def replayed_messages(self) -> int:
-        """How many messages are still to be read again in silence."""
+        """Number of messages still to be replayed: their alerts are published already."""
         return sum(max(0, published - self._at[partition]) for partition, published in self._published.items())
 
     def published(self, partition: Partition) -> int:
