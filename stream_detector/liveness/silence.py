@@ -164,7 +164,7 @@ class Silences:
         return start + int(np.argmax(sure)) if sure.any() else None
 
     def _end(self, steps: Steps, since: Ints, processed: bool) -> list[Silence]:
-        """Return the silences that began in the batch and last; forget assets for which nothing can be reported any more."""
+        """Return the silences that began in the batch and last; forget assets that can no longer be reported."""
         end = int(steps.after[-1])
         events: list[Silence] = []
         for row in np.flatnonzero(end - self._at > self._after_ms).tolist():
