@@ -23,6 +23,7 @@ from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import HealthServer, Metrics
+from stream_detector.training import alarms
 from stream_detector.worker.health import Health
 from stream_detector.worker.pipeline import Pipeline
 from stream_detector.worker.starting import Start
@@ -80,6 +81,7 @@ class Worker:
             profiles=[one.profile for one in scorer.models.artifacts],
             model_of=scorer.models.ref_of,
         )
+        self.metrics.detectors_cannot_alarm.set(alarms.warn(config, scorer.models.artifacts))
         self._opened = False
         self.health.watch(self.pipeline)
 

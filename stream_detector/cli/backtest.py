@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from stream_detector.artifacts.model_set import ModelSet  # torch comes with it: only once the options are right
     from stream_detector.evaluate.offline import Backtest
     from stream_detector.scoring.scorer import Scorer
+    from stream_detector.training import alarms
 
     overrides = {"artifact": args.model.resolve()} if args.model else None
     config = settings.load(args.config, overrides=overrides)
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.messages and len(config.inputs) > 1:
         raise DataError(f"--messages: the set-up joins {len(config.inputs)} topics, a file has the messages of one")
     models = ModelSet.load(config)
+    alarms.warn(config, models.artifacts)
     # Taking over a task in memory is no news.
     logging.getLogger("stream_detector.worker.takeover").setLevel(logging.WARNING)
     backtest = Backtest(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from stream_detector.cli import reference
+from stream_detector.cli import alarms, reference
 from stream_detector.config import Config, Secret
 from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError
@@ -40,6 +40,12 @@ def add_parser(subparsers: Subparsers) -> None:
     what.add_argument("--reference", action="store_true", help="print the documentation of every key as Markdown")
     what.add_argument(
         "--rights", action="store_true", help="print the minimum permissions on Kafka and Redis, as commands to paste"
+    )
+    what.add_argument(
+        "--load",
+        action="store_true",
+        help="load the artifact and print, for each of its detectors, the level it starts with and the distance from "
+        "normal at which each channel alarms",
     )
     parser.add_argument(
         "--principal",
@@ -71,11 +77,29 @@ def run(args: argparse.Namespace) -> int:
     if args.rights:
         sys.stdout.write(rights_text(config, args.role, args.principal))
         return 0
+    if args.load:
+        return _load(config, output)
     plain = settings.effective(config)
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n" if args.json else as_yaml(plain))
     for warning in warnings(config):
         output.warn(warning)
     return 0
+
+
+def _load(config: Config, output: Output) -> int:
+    """Print what the artifact's alarms can be; return the exit status: 2 when none of its detectors can alarm."""
+    from stream_detector.artifacts.model_set import ModelSet
+    from stream_detector.training.alarms import findings
+
+    found = [
+        (", ".join(artifact.assets or ()) or "all assets", findings(config, artifact))
+        for artifact in ModelSet.load(config).artifacts
+    ]
+    for name, one in found:
+        sys.stdout.write("".join(f"{line}\n" for line in alarms.described(name, one)))
+        for text in one.texts():
+            output.warn(f"{name}: {text}")
+    return 2 if all(one.cannot_alarm for _, one in found) else 0
 
 
 def schema_text() -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stream_detector.cli import data, labels
+from stream_detector.cli.alarms import facts, refuse_mute
 from stream_detector.config import loading as settings
 from stream_detector.errors import ConfigError, DataError
 
@@ -37,7 +38,8 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Train the set-up's detector on recorded normal operation. Scaler and weights come from the first "
         "part of each asset's windows; the tail (train.holdout) is kept for early stopping and calibration. The same "
         "data, settings and seed give the same file. The detectors classifier and deep-sad also learn from labelled "
-        "faults: a label column, labels of the public formats, or --truth. Other detectors ignore labels.",
+        "faults: a label column, labels of the public formats, or --truth. Other detectors ignore labels. "
+        "A detector that no window could raise an alarm with is refused.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
     data.add_options(parser)
@@ -55,6 +57,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "--json", action="store_true", help="print one JSON object that describes the trained detectors"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write the artifact even if no window, however far from normal, could ever raise an alarm with it",
+    )
     parser.set_defaults(run=run)
 
 
@@ -86,8 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
             every = bars.add_task("assets", total=len(recordings), loss="")
             fleet = train_fleet(config, history, progress=lambda asset: bars.update(every, advance=1), labels=known)
-            fleet.save(out)
             artifacts = [*fleet.artifacts.values(), *([fleet.shared] if fleet.shared else [])]
+            refuse_mute(config, artifacts, force=args.force)
+            fleet.save(out)
             left_out = fleet.left_out
         elif args.per_asset:
             whole = bars.add_task("assets", total=len(recordings), loss="")
@@ -96,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
                 bars.update(whole, advance=1, description=f"asset {asset}")
 
             trained = train_many(config, history, progress=one_more, labels=known)
-            save_all(trained, out)
             artifacts = list(trained.values())
+            refuse_mute(config, artifacts, force=args.force)
+            save_all(trained, out)
         else:
             bar = bars.add_task("training", total=config.train.epochs, loss="")
 
@@ -105,9 +114,10 @@ def run(args: argparse.Namespace) -> int:
                 bars.update(bar, completed=done, total=of, loss=f"{loss:.4g}, held out {validation:.4g}")
 
             artifact = train(config, history, progress=epoch, labels=known)
-            artifact.save(out)
             artifacts = [artifact]
-    _report(artifacts, out, left_out, as_json=args.json)
+            refuse_mute(config, artifacts, force=args.force)
+            artifact.save(out)
+    _report(config, artifacts, out, left_out, as_json=args.json)
     return 0
 
 
@@ -136,7 +146,12 @@ def _history(
     return batches
 
 
-def _report(artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], as_json: bool) -> None:
+def _report(
+    config: Config, artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], *, as_json: bool
+) -> None:
+    from stream_detector.training.alarms import findings
+
+    found = [findings(config, artifact) for artifact in artifacts]
     rows = [
         {
             "assets": list(artifact.assets or ()),
@@ -145,9 +160,10 @@ def _report(artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], a
             "windows_trained": artifact.split.n_train,
             "windows_calibrated": artifact.split.n_calibration,
             "windows_faulty": artifact.fit.faulty,
-            "warnings": list(artifact.fit.warnings),
+            "warnings": [*artifact.fit.warnings, *alarms.texts()],
+            "alarms": facts(alarms),
         }
-        for artifact in artifacts
+        for artifact, alarms in zip(artifacts, found, strict=True)
     ]
     if as_json:
         sys.stdout.write(json.dumps({"path": str(out), "artifacts": rows, "short_history": list(left_out)}) + "\n")

@@ -84,6 +84,13 @@ class Metrics:
             "budget_promised_total", "Incidents that threshold.budget allowed for the event time passed."
         )
         self.budget_opened_total = self._counter("budget_opened_total", "Incidents opened under threshold.budget.")
+        self.detectors_cannot_alarm = self._gauge(
+            "detectors_cannot_alarm",
+            "Loaded detectors whose score stays below the starting level, whatever the window.",
+        )
+        self.model_changes_total = self._counter(
+            "model_changes_total", "Assets taken over whose threshold was learnt from the scores of another model."
+        )
         self.ready = self._gauge("ready", "1 when /readyz says so, 0 otherwise.")
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:
