@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 BASES = 5
 #: Codes tried for an unseen category.
 _CODES = 8
+_MOST_NUMBERS = 1 << 21
 _LARGEST = float(np.finfo(np.float64).max)
 #: Most artifacts looked at when a worker starts.
 MOST_LOADED = 100
@@ -51,29 +52,52 @@ def measure_reach(detector: Detector, preprocess: Preprocess, histories: list[Hi
     categories gets a category that training has not seen, whatever the size.
     """
     bases = _bases(histories)
+    count, columns = len(bases), bases.shape[2]
+    reach = np.full((columns + 1, len(REACH_SPREADS)), -_LARGEST)
+    for some in _grouped(_moved(preprocess, bases)):
+        x = torch.cat([moved for _, _, moved in some])
+        seeds = torch.arange(len(x)) if detector.stochastic else None
+        scores = np.nan_to_num(score_windows(detector, x, seeds), nan=_LARGEST, posinf=_LARGEST, neginf=-_LARGEST)
+        ends = np.cumsum([len(moved) for _, _, moved in some])
+        for (row, places, _), own in zip(some, np.split(scores, ends[:-1]), strict=True):
+            reach[row, places] = np.median(own.reshape(-1, count).max(axis=0))
+    categories = preprocess.scaler.categories
+    reach[-1] = np.maximum(reach[-1], reach[categories].max(axis=0, initial=-_LARGEST))
+    return reach
+
+
+def _moved(preprocess: Preprocess, bases: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
+    """Yield windows (P·n, K, F), scaled, that the `n` bases (n, K, C) become; with where in the reach they count."""
     scaler = preprocess.scaler
     count, length = bases.shape[:2]
-    reach = np.full((bases.shape[2] + 1, len(REACH_SPREADS)), -_LARGEST)
     numbers = len(scaler.numbers)
-    rows: list[tuple[int, Tensor]] = [
-        (column, torch.eye(numbers, dtype=torch.float64)[place]) for place, column in enumerate(scaler.numbers)
-    ]
+    which = torch.eye(numbers, dtype=torch.float64)
+    rows = [(column, which[place]) for place, column in enumerate(scaler.numbers)]
     if numbers:
         rows.append((-1, torch.ones(numbers, dtype=torch.float64)))
-    for row, which in rows:
-        moves = torch.stack(list(_moves(length, numbers))) * which  # (P, K, N)
+    moves = torch.stack(list(_moves(length, numbers)))  # (P, K, N)
+    repeated = bases.repeat(len(moves), 1, 1)
+    for row, chosen in rows:
         for place, spreads in enumerate(REACH_SPREADS):
-            moved = torch.cat([scaler(bases, -spreads * move.expand(count, -1, -1)) for move in moves])
-            reach[row, place] = _highest(detector, moved, count)
+            shift = (-spreads * moves * chosen).repeat_interleave(count, dim=0)
+            yield row, slice(place, place + 1), scaler(repeated, shift)
     for place, column in enumerate(scaler.categories):
-        changed = []
-        for code in _unseen(preprocess, place):
-            other = bases.clone()
-            other[..., column] = code
-            changed.append(scaler(other))
-        reach[column] = _highest(detector, torch.cat(changed), count)
-        reach[-1] = np.maximum(reach[-1], reach[column])
-    return reach
+        codes = torch.tensor(_unseen(preprocess, place), dtype=bases.dtype)
+        other = bases.repeat(len(codes), 1, 1)
+        other[..., column] = codes.repeat_interleave(count)[:, None]
+        yield column, slice(None), scaler(other)
+
+
+def _grouped(moved: Iterator[tuple[int, slice, Tensor]]) -> Iterator[list[tuple[int, slice, Tensor]]]:
+    """Yield what is scored at once."""
+    group: list[tuple[int, slice, Tensor]] = []
+    for one in moved:
+        group.append(one)
+        if sum(tensor.numel() for *_, tensor in group) >= _MOST_NUMBERS:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _bases(histories: list[History]) -> Tensor:
@@ -98,14 +122,6 @@ def _moves(length: int, numbers: int) -> Iterator[Tensor]:
 def _unseen(preprocess: Preprocess, place: int) -> list[int]:
     known = set(preprocess.scaler.known(place).tolist())
     return [code for code in range(len(known) + _CODES) if code not in known][:_CODES]
-
-
-def _highest(detector: Detector, moved: Tensor, count: int) -> float:
-    """Return the median over `count` bases of the highest score of each; of moved windows (P·count, K, F)."""
-    seeds = torch.arange(len(moved)) if detector.stochastic else None
-    scores = score_windows(detector, moved, seeds).reshape(-1, count)
-    finite = np.nan_to_num(scores, nan=_LARGEST, posinf=_LARGEST, neginf=-_LARGEST)  # what is no number alarms
-    return float(np.median(finite.max(axis=0)))
 
 
 @dataclass(frozen=True, slots=True)
