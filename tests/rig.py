@@ -32,9 +32,9 @@ STRANGER = "stranger"  # an asset no detector knows
 class LastValue:
     """A detector whose score is the mean of the last cell's absolute values, less the shift: all is to be seen."""
 
-    refs = (ModelRef("last-value", "1"),)
-
-    def __init__(self) -> None:
+    def __init__(self, version: str = "1", scale: float = 1.0) -> None:
+        self.refs = (ModelRef("last-value", version),)
+        self.scale = scale  # of the scores
         self.batches: list[int] = []
 
     def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
@@ -45,7 +45,9 @@ class LastValue:
         score = np.where(known, np.abs(last - usual).mean(axis=1), np.nan)
         parts, observed = np.abs(last - usual).astype(np.float32), last.astype(np.float32)
         model = np.where(known, 0, -1).astype(np.int32)
-        return ScoreBatch(score, parts, observed, usual.astype(np.float32), model, self.refs, last.astype(np.float32))
+        return ScoreBatch(
+            self.scale * score, parts, observed, usual.astype(np.float32), model, self.refs, last.astype(np.float32)
+        )
 
 
 #: Scores of normal windows, as `recorded` makes them without faults.
@@ -198,25 +200,26 @@ class Plant:
         for one in sent:
             self.log.append(Partition(one.topic, one.partition), one.asset.encode(), one.value)
 
-    def worker(self, batch: int | None = None) -> Worker:
-        """Start a worker that takes at most `batch` messages a poll."""
+    def worker(self, batch: int | None = None, model: LastValue | None = None) -> Worker:
+        """Start a worker that takes at most `batch` messages a poll; `model`: another one, which serves all assets."""
         source = MemorySource(self.log, [entry.topic for entry in self.config.inputs], batch=batch)
         sink_of = {"at_least_once": FaultySink, "exactly_once": FaultyTransactionalSink}[self.config.delivery]
         topics = (self.config.alert_topic, self.config.dead_letter_topic)
         sink = sink_of(self.log, source, *topics, audit_topic=self.config.audit_topic)
         store = FaultyStore(self.server)
         faults = sink.faults = store.faults = Faults()
-        scorer, metrics = LastValue(), Metrics()
+        scorer, metrics = model or LastValue(), Metrics()
         pipeline = Pipeline(
             self.config,
             source,
             sink,
             store,
             scorer,
-            calibrations=[CALIBRATION],
+            calibrations=[scorer.scale * CALIBRATION],
             metrics=metrics,
             clock_ms=self.clock,
             wall_ms=lambda: START_MS + self.clock(),
+            model_of=lambda _: None if model is None else model.refs[0],
         )
         pipeline.open()
         return Worker(pipeline, source, sink, store, scorer, metrics, faults)

@@ -2,7 +2,7 @@
 
 A chain of policies decides, in this order, and each has the last word on its own part of the state:
 
-    controls        what operators have set since the window before
+    controls        another model than before? what operators have set since the window before
     sensors         what a broken sensor says neither alarms nor teaches: the decision may end here
     threshold       is the score normal? then it is learnt
     incident        do judgements add up to an incident?
@@ -128,6 +128,11 @@ class Engine:
             state = policy.adopt(state)
         return state
 
+    def is_of_other_model(self, asset: str, state: AssetState) -> bool:
+        """Whether another model's scores made a stored state than those of the asset's detector today."""
+        model = self._model_of(asset)
+        return bool(state.model) and model is not None and model.version != state.model
+
     def step(self, state: AssetState | None, window: ScoredWindow, controls: Controls) -> Step:
         """Decide one window of one asset; windows of an asset come in the order of event time.
 
@@ -149,6 +154,7 @@ class Engine:
                 audited=state.audited,
                 budget=state.budget,
                 extra=state.extra,
+                model=state.model,
             )
         self._obey(draft)
         if window.serial is not None and window.serial != draft.adaptation.serial:
