@@ -1,4 +1,4 @@
-"""Another model, and what operators ask for, applied at the window after: pins, resets, acceptances, rollbacks. Pure.
+"""Another model, and operators' controls: both are applied at an asset's next window. Pure.
 
 Scores of two models have nothing in common, not even their scale. So at the first window that another model has scored,
 the asset starts from that model's calibration: threshold, budget, adaptation (its shift is in the model's spreads), and
@@ -14,11 +14,11 @@ from stream_detector.decision.rules import Rules
 from stream_detector.decision.threshold.sample import LARGEST
 from stream_detector.types import AppliedControls, AssetState, Controls, replace
 
-OTHER_METHOD = "\0method"  # a reset that no operator can ask for
+OTHER_METHOD = "\0method"  # token of a reset that no operator can request
 _NO_ROLLBACK: tuple[str, AssetState | None] = ("", None)
 
 
-#: The usual case, known by its identity.
+#: No controls: the usual case, recognised by its identity.
 _NOTHING = AppliedControls()
 
 
@@ -28,8 +28,14 @@ def reset_token(controls: Controls, asset: str) -> str:
     return max(resets.get(asset, ""), resets.get("*", "")) if resets else ""
 
 
+def reset_pending(controls: Controls, asset: str, applied: str) -> bool:
+    """Whether a reset was asked for that is not applied yet; `applied`: token of the last one that was."""
+    token = reset_token(controls, asset)
+    return bool(token) and token != applied
+
+
 def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:
-    """Whether an asset's state has all that operators ask for, acceptances aside (regime.py)."""
+    """Return whether all controls are applied to an asset's state, except acceptances (`RegimePolicy`)."""
     return (
         applied.reset == reset_token(controls, asset)
         and applied.pinned == controls.pins.get(asset)
@@ -38,17 +44,17 @@ def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:
 
 
 class ControlsPolicy:
-    """The first one: the window is judged by what operators have set."""
+    """The first policy: applies the operators' controls before the window is judged."""
 
     name = "controls"
 
     def __init__(self, rules: Rules, auditor: Auditor) -> None:
-        """Calibrate by these rules, and audit what was asked for."""
+        """`rules`: for recalibration; `auditor`: records the controls applied."""
         self._rules = rules
         self._auditor = auditor
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state, to be calibrated again where another method or another kind of budget made it."""
+        """Return the state, marked for recalibration if it is from another method or from another kind of budget."""
         if state.applied.reset == OTHER_METHOD:
             return state
         other = self._rules.method.adopt(state.threshold) is None
@@ -74,7 +80,7 @@ class ControlsPolicy:
         return False
 
     def _begin(self, draft: Draft, asset: str, controls: Controls) -> None:
-        """Begin with an asset that nothing is known of. What operators asked before is done by it."""
+        """Start the state of a new asset; controls set before count as applied."""
         draft.applied = _NOTHING
         if not controls.idle:
             draft.applied = AppliedControls(

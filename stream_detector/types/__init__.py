@@ -6,6 +6,7 @@ states  states of assets; operators' settings, entries of the audit topic, verdi
 
 from stream_detector.types.flow import (
     DEAD_LETTER_CODES,
+    NOT_JUDGED_REASONS,
     Alert,
     AlertEvent,
     AlertKind,
@@ -14,6 +15,7 @@ from stream_detector.types.flow import (
     Message,
     MessageBatch,
     ModelRef,
+    NotJudged,
     Partition,
     PlainMessage,
     Position,
@@ -52,6 +54,7 @@ from stream_detector.types.states import (
 
 __all__ = [
     "DEAD_LETTER_CODES",
+    "NOT_JUDGED_REASONS",
     "Adaptation",
     "Alert",
     "AlertEvent",
@@ -71,6 +74,7 @@ __all__ = [
     "Message",
     "MessageBatch",
     "ModelRef",
+    "NotJudged",
     "Partition",
     "PlainMessage",
     "Point",

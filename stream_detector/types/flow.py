@@ -265,3 +265,24 @@ class Position:
     offset: int  # where a restarted worker must read from: the oldest message an open window still needs
     read: int  # one past the last message processed; messages below it are judged or dead-lettered
     epoch: int = 0  # count of the task's commits
+
+
+class NotJudged(NamedTuple):
+    """An asset whose readings come, and give no window that is judged."""
+
+    asset: str
+    readings: int  # since its last window, or its first reading
+    reason: str  # a code of `NOT_JUDGED_REASONS`
+    detail: str  # for people: the cause, with its figures, and the fix
+
+
+#: Reason codes of assets that are not judged, with their meaning.
+NOT_JUDGED_REASONS: Mapping[str, str] = {
+    "event-times": "its event times are decades away from the records' own, or before 1973: another unit?",
+    "channel-missing": "a channel of the set-up was never in its readings",
+    "coarse-step": "its readings are further apart than the longest gap that is filled (max_gap_ms)",
+    "gaps": "gaps in its readings are longer than max_gap_ms, too often for a whole window",
+    "too-short": "its readings span less than a window and the stride; reported of a recording, at its end",
+    "already-judged": "its windows end before the time up to which it was judged: an older recording, or a new topic",
+    "no-detector": "no detector of the artifact is for it",
+}
