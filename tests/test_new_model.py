@@ -323,3 +323,18 @@ def test_another_model_for_each_asset_concerns_that_asset():
         table[asset] = table[asset]  # as loaded
     judge(30_000, (ModelRef("ae", "2"), ModelRef("ae", "a")))
     assert (table["p"].threshold.seen, table["q"].threshold.seen) == (501, 531)
+
+
+def test_a_budget_taken_out_of_the_set_up_costs_one_calibration():
+    """Not one at each restart: the counts of the budget go with it."""
+    judged = Judged(
+        CONFIG.model_copy(update={"threshold": ThresholdConfig(budget=BudgetConfig(incidents=2), learn_after=0)})
+    )
+    judged.feed(*[0.5] * 20)
+    judged.config = CONFIG
+    for _ in range(3):
+        judged.use("1", OLD)
+        judged.feed(*[0.5] * 20)
+    assert judged.table["p"].budget is None
+    assert judged.table["p"].threshold.seen == 560
+    assert [entry.cause for entry in judged.audits].count("calibrate") == 2
