@@ -219,7 +219,7 @@ class Plant:
             metrics=metrics,
             clock_ms=self.clock,
             wall_ms=lambda: START_MS + self.clock(),
-            model_of=lambda _: None if model is None else model.refs[0],
+            **({} if model is None else {"model_of": lambda _: model.refs[0]}),
         )
         pipeline.open()
         return Worker(pipeline, source, sink, store, scorer, metrics, faults)
