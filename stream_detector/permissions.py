@@ -9,14 +9,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from stream_detector.config import Config
+if TYPE_CHECKING:
+    from stream_detector.config import Config
 
-Role = Literal["worker", "monitor", "producer", "verdict"]
-ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict")
+Role = Literal["worker", "monitor", "producer", "verdict", "requeue"]
+ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict", "requeue")
 #: Roles that use Redis; `stream-detector thresholds` uses the worker's user.
-REDIS_ROLES: tuple[Role, ...] = ("worker",)
+REDIS_ROLES: tuple[Role, ...] = ("worker", "requeue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,12 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
     if role == "producer":
         return [KafkaPermission("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
     if role == "verdict":
-        return [KafkaPermission("topic", config.verdict_topic, ("WRITE",), "sends verdicts")]
+        return [
+            KafkaPermission("topic", config.verdict_topic, ("WRITE",), "sends verdicts"),
+            KafkaPermission("topic", config.alert_topic, ("READ",), "whether there is such an alert"),
+        ]
+    if role == "requeue":
+        return _requeue_permissions(config, inputs)
     exact = config.delivery == "exactly_once"
     audit = KafkaPermission("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds")
     letters = ("READ", "WRITE") if exact else ("WRITE",)
@@ -75,6 +81,16 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
             KafkaPermission("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
         )
     return permissions
+
+
+def _requeue_permissions(config: Config, inputs: Sequence[str]) -> list[KafkaPermission]:
+    letters = KafkaPermission("topic", config.dead_letter_topic, ("READ", "WRITE"), "dead letters, and notes on them")
+    again = [KafkaPermission("topic", topic, ("WRITE",), "sends messages again") for topic in inputs]
+    again.append(KafkaPermission("topic", config.verdict_topic, ("WRITE",), "sends verdicts again"))
+    if config.delivery == "exactly_once":
+        ids = f"{config.group}#requeue"
+        again.append(KafkaPermission("transactional-id", ids, ("WRITE",), "transactions", "prefixed"))
+    return [letters, *again]
 
 
 def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, bootstrap: str) -> list[str]:
@@ -102,13 +118,14 @@ def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, boots
 
 _READING = ("get", "hget", "hgetall", "hscan", "smembers", "multi", "exec", "discard")
 _SCRIPTS = ("eval", "evalsha", "script|load")
+_LOOKING = ("info",)  # for a warning only: whether the server may evict states
 _INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem")
 
 
 def redis_rules(config: Config) -> Sequence[str]:
     """Return the ACL rules of the user that workers and `thresholds` use."""
     base = f"{config.redis.prefix}:{{{config.stream}}}"
-    commands = sorted({*_READING, *_SCRIPTS, *_INSIDE, "select"})
+    commands = sorted({*_READING, *_SCRIPTS, *_INSIDE, *_LOOKING, "select"})
     return ["resetkeys", f"~{base}:*", "resetchannels", "-@all", *(f"+{command}" for command in commands)]
 
 

@@ -19,6 +19,7 @@ from stream_detector.types import (
     Partition,
     Position,
     RecordedVerdict,
+    Stay,
 )
 
 
@@ -135,6 +136,7 @@ class TaskState:
     assets: dict[str, AssetState]
     epoch: int  # of the newest commit in the store; 0 for none
     positions: Mapping[Partition, Position]  # that commit's positions; empty for none
+    lost: bool = False  # the store knows that it held states which are gone
 
 
 class StateStore(Protocol):
@@ -163,6 +165,16 @@ class StateStore(Protocol):
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
         """
 
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
+        """Note when tasks have read assets; return what is known of those that several tasks have read, by task.
+
+        First the count of assets that several tasks have read, in all, also of other workers. What was noted before of
+        an asset and a task is merged with the new. Neither versioned nor fenced.
+        """
+
+    def shared_assets(self) -> set[str]:
+        """Return the assets that several tasks have read."""
+
     def controls(self) -> Controls:
         """Return the operators' settings."""
 
@@ -175,8 +187,8 @@ class StateStore(Protocol):
     def unpin(self, asset: str) -> bool:
         """Return to the adaptive level; False when the asset was not pinned."""
 
-    def reset(self, asset: str) -> None:
-        """Discard what was learnt of the asset ("*": of all); its threshold restarts from the calibration."""
+    def reset(self, asset: str | None) -> None:
+        """Discard what was learnt of the asset (None: of all); its threshold restarts from the calibration."""
 
     def accept(self, asset: str) -> None:
         """Accept the asset's reported regime change as normal; no effect when none is open."""

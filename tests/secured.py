@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
 from kafka.admin import (
     ACL,
     ACLOperation,
@@ -192,10 +193,17 @@ class SecuredKafka(KafkaServer):
     """One Apache Kafka broker that authenticates and authorises (StandardAuthorizer, KRaft)."""
 
     def __init__(
-        self, folder: Path, jars: Path, authority: Authority, endpoint: TokenEndpoint, identity: Identity | None = None
+        self,
+        folder: Path,
+        jars: Path,
+        authority: Authority,
+        endpoint: TokenEndpoint,
+        identity: Identity | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         """`identity`: the broker's certificate; one for 127.0.0.1 when left out."""
-        super().__init__(folder, jars)
+        super().__init__(folder, jars, settings)
         self._authority, self._endpoint = authority, endpoint
         self._identity = identity or authority.issue("broker", "127.0.0.1")
         self.sasl_port, self.tls_port = free_port(), free_port()
@@ -258,25 +266,34 @@ class SecuredKafka(KafkaServer):
 
     def grant(self, user: str, rights: Iterable[KafkaPermission]) -> None:
         """Give a user these rights and no other."""
-        kinds = {
-            "topic": ResourceType.TOPIC,
-            "group": ResourceType.GROUP,
-            "transactional-id": ResourceType.TRANSACTIONAL_ID,
-        }
-        patterns = {"literal": ACLResourcePatternType.LITERAL, "prefixed": ACLResourcePatternType.PREFIXED}
-        acls = [
-            ACL(
-                f"User:{user}",
-                "*",
-                ACLOperation[operation],
-                ACLPermissionType.ALLOW,
-                ResourcePattern(kinds[right.resource], right.name, patterns[right.pattern]),
-            )
-            for right in rights
-            for operation in right.operations
-        ]
-        answer = self.admin.create_acls(acls)
+        answer = self.admin.create_acls(_acls(user, rights))
         assert not answer["failed"], answer
+
+    def revoke(self, user: str, rights: Iterable[KafkaPermission]) -> None:
+        """Take these rights back."""
+        for _, found, error in self.admin.delete_acls(_acls(user, rights)):
+            assert error is kafka_errors.NoError, error
+            assert found, "no such right"
+
+
+def _acls(user: str, rights: Iterable[KafkaPermission]) -> list[ACL]:
+    kinds = {
+        "topic": ResourceType.TOPIC,
+        "group": ResourceType.GROUP,
+        "transactional-id": ResourceType.TRANSACTIONAL_ID,
+    }
+    patterns = {"literal": ACLResourcePatternType.LITERAL, "prefixed": ACLResourcePatternType.PREFIXED}
+    return [
+        ACL(
+            f"User:{user}",
+            "*",
+            ACLOperation[operation],
+            ACLPermissionType.ALLOW,
+            ResourcePattern(kinds[right.resource], right.name, patterns[right.pattern]),
+        )
+        for right in rights
+        for operation in right.operations
+    ]
 
 
 class SecuredRedis(RedisServer):

@@ -1,7 +1,10 @@
 """The command line from outside: exit codes, messages, and what goes to standard output."""
 
+import argparse
 import csv
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from stream_detector.__main__ import main
+from stream_detector.__main__ import build_parser, main
 from stream_detector.cli.show import alert_line
 from stream_detector.datasets.output import write
 from stream_detector.simulation.simulate import simulate
@@ -132,7 +135,7 @@ def test_too_little_data_is_told(command, tmp_path):
 def test_a_detector_that_is_not_there_is_named(command, tmp_path):
     """With the command that makes it."""
     for name, data in (("run", []), ("backtest", ["DATA"])):
-        status, _, err = command(name, "CONFIG", *data, "--model", tmp_path / "none.safetensors")
+        status, _, err = command(name, "CONFIG", *data, "--artifact", tmp_path / "none.safetensors")
         assert 2 == status
         assert f"{tmp_path}/none.safetensors doesn't exist; run `stream-detector train`" in err
 
@@ -140,7 +143,7 @@ def test_a_detector_that_is_not_there_is_named(command, tmp_path):
 def test_a_broken_detector_is_refused(command, tmp_path):
     """A damaged file is told from a missing one, and nothing of it is run."""
     (tmp_path / "broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{not json at all}")
-    status, _, err = command("backtest", "CONFIG", "DATA", "--model", tmp_path / "broken.safetensors")
+    status, _, err = command("backtest", "CONFIG", "DATA", "--artifact", tmp_path / "broken.safetensors")
     assert 2 == status
     assert "broken.safetensors" in err
 
@@ -167,10 +170,10 @@ def test_training_reports_what_it_made(command, tmp_path):
 
 
 def test_training_per_asset_makes_a_folder_a_worker_can_use(command, tmp_path):
-    """One file an asset; `backtest --model FOLDER` judges each with its own."""
+    """One file an asset; `backtest --artifact FOLDER` judges each with its own."""
     assert 0 == command("train", "CONFIG", "DATA", "--rows", 600, "--per-asset", "--out", tmp_path / "fleet")[0]
     assert {"machine-1.safetensors", "machine-2.safetensors"} == {file.name for file in (tmp_path / "fleet").iterdir()}
-    _, out, _ = command("backtest", "CONFIG", "DATA", "--model", tmp_path / "fleet", "--json")
+    _, out, _ = command("backtest", "CONFIG", "DATA", "--artifact", tmp_path / "fleet", "--json")
     versions = {(alert["asset"], alert["model"]["version"]) for alert in map(json.loads, out.splitlines())}
     assert 2 == len(versions) == len({version for _, version in versions})
 
@@ -266,3 +269,94 @@ def test_head_may_close_the_pipe(folder, arguments):
         assert process.stderr is not None
         said = process.stderr.read()
         assert (b"", 0) == (said, process.wait(timeout=60))
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["run", "C", "--model", "x"], "artifact", Path("x")),
+        (["backtest", "C", "--data", "d", "--model", "x"], "artifact", Path("x")),
+        (["monitor", "C", "--count", "3"], "limit", 3),
+        (["thresholds", "history", "C", "A", "--last", "3"], "limit", 3),
+        (["demo", "--kafka", "h:1"], "bootstrap_servers", "h:1"),
+    ],
+)
+def test_former_names_of_options_still_work(words, name, value):
+    """For a version, and with a warning that says the present one."""
+    args = build_parser().parse_args(words)
+    assert value == getattr(args, name)
+    assert [f"--{name.replace('_', '-')}" in warning for warning in args.renamed] == [True]
+
+
+def test_a_former_name_is_warned_of(command):
+    """On standard error; the command goes on."""
+    status, _, err = command("monitor", "none.yaml", "--count", "1")
+    assert (2, True) == (status, err.startswith("warning: --count is now --limit; the former name works until 0."))
+
+
+def test_an_option_has_one_name_everywhere():
+    """What means the same is called the same: no option of one command is another's under another name."""
+    options = {
+        name
+        for parser in parsers(build_parser())
+        for action in parser._actions
+        if action.help is not argparse.SUPPRESS
+        for name in action.option_strings
+    }
+    assert {"--artifact", "--limit", "--json", "--quiet", "--bootstrap-servers"} <= options
+    assert not {"--model", "--count", "--last", "--kafka", "--max"} & options
+
+
+def parsers(parser):
+    """Yield every command's parser."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity", "nan", "1.#QNAN"])
+def test_a_sensor_that_sends_nan_is_a_sensor_fault(folder, command, tmp_path, literal):
+    """As a literal, which is no JSON, or as a text: the same alerts, the same counts."""
+    rows = [
+        {"asset": "machine-1", "ts": row * 1_000, "values": {"vibration": 0.1, "temperature": 50.0, "current": 9.0}}
+        for row in range(200)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    printed = []
+    for shown in (literal, json.dumps(literal)):
+        broken = [line.replace("0.1", shown) if 80 <= row < 160 else line for row, line in enumerate(lines)]
+        (tmp_path / "messages.jsonl").write_text("\n".join(broken) + "\n")
+        printed.append(command("backtest", "CONFIG", "--messages", tmp_path / "messages.jsonl", "--json"))
+    assert printed[0] == printed[1]
+    status, out, err = printed[0]
+    faults = [alert["sensor"] for line in out.splitlines() if (alert := json.loads(line))["kind"] == "sensor-fault"]
+    assert {"fault": "out-of-range", "channel": "vibration"} in faults
+    assert (0, True) == (status, "80 dead letters (80 not-a-number)" in err)
+
+
+def test_a_port_in_use_is_told_before_anything_slow(folder, tmp_path):
+    """Before torch is loaded, a detector read or a broker looked for."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = (
+            "import sys\nfrom stream_detector.__main__ import main\n"
+            f"status = main(['run', {str(folder / 'plant.yaml')!r}])\n"
+            "print(status, 'torch' in sys.modules)"
+        )
+        env = {**os.environ, "STREAM_DETECTOR__METRICS__PORT": str(port)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+    assert "2 False\n" == done.stdout
+    assert f"metrics: can't listen on host 127.0.0.1, port {port}: Address already in use" in done.stderr
+
+
+def test_the_log_options_stand_before_or_behind_the_command(command):
+    """Wherever a person looks for them."""
+    parser = build_parser()
+    assert ("info", "text") == (parser.parse_args(["run", "C"]).log_level, parser.parse_args(["run", "C"]).log_format)
+    for words in (["--log-format", "json", "run", "C"], ["run", "C", "--log-format", "json"]):
+        assert "json" == parser.parse_args(words).log_format
+    assert "error" == parser.parse_args(["thresholds", "list", "C", "--log-level", "error"]).log_level

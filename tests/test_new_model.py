@@ -46,11 +46,11 @@ def replaced(batch: int | None = None, workers: int = 1, **sections: object) -> 
     plant = Plant(make_config(**sections))
     first, rest = split(SENT)
     plant.write(first)
-    before = plant.worker(batch, LastValue("1"))
+    before = plant.worker(batch, model=LastValue("1"))
     plant.run(before)
     before.pipeline.close()
     plant.write(rest)
-    after = [plant.worker(batch, LastValue("2", SCALE)) for _ in range(workers)]
+    after = [plant.worker(batch, model=LastValue("2", SCALE)) for _ in range(workers)]
     plant.run(*after)
     for worker in after:
         worker.pipeline.close()

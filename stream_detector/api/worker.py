@@ -25,6 +25,7 @@ from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import HealthServer, Metrics
 from stream_detector.training import alarms
 from stream_detector.worker.health import Health
+from stream_detector.worker.outage import Outage
 from stream_detector.worker.pipeline import Pipeline
 from stream_detector.worker.starting import Start
 
@@ -82,6 +83,8 @@ class Worker:
             model_of=scorer.models.ref_of,
         )
         self.metrics.detectors_cannot_alarm.set(alarms.warn(config, scorer.models.artifacts))
+        self._renewable = False  # whether a refused login may succeed later
+        self._outage = Outage(clock_ms, config.commit_interval_ms)
         self._opened = False
         self.health.watch(self.pipeline)
 
@@ -101,7 +104,7 @@ class Worker:
         `kafka.start_timeout_ms`, or until `stop` is set; then it raises BrokerError. Raises ConfigError or
         ArtifactError when a setting, a permission or a detector is wrong.
         """
-        from stream_detector.adapters.kafka import make_source
+        from stream_detector.adapters.kafka import make_source, renewable
         from stream_detector.adapters.redis import RedisStore
 
         scorer = _scorer(config, ModelSet.load(config) if models is None else models)
@@ -121,6 +124,7 @@ class Worker:
             sink = start.reach(lambda: _connected(config, create_topics, source, store))
             worker = cls(config, source, sink, store, scorer, metrics=metrics, health=health)
             worker._start = start
+            worker._renewable = renewable(config.kafka.security)
             verdicts = VerdictWorker(config, store, metrics)
             verdicts.start()
             closing.callback(verdicts.stop)
@@ -161,8 +165,8 @@ class Worker:
     def run(self, stop: Event | None = None) -> None:
         """Open, then step until `stop` is set (None: for good), then commit and close.
 
-        While Kafka is away it tries on. Raises BrokerLoginError when Kafka no longer lets this user in, and what a
-        first step raises when a permission is missing.
+        While Kafka is away it tries on. Raises BrokerLoginError when Kafka no longer lets this user in and nothing of
+        its login is in a file, which could be replaced; and what a first step raises when a permission is missing.
         """
         if not self._opened:
             self.open()
@@ -189,28 +193,30 @@ class Worker:
         self.close()
 
     def _loop(self, stop: Event) -> None:
-        away = worked = False
+        worked = False
         while not stop.is_set():
             try:
                 self.step()
-            except BrokerLoginError:
-                raise  # a secret that was replaced is read at the start only
+            except BrokerLoginError as error:
+                if not self._renewable:
+                    raise  # an environment variable can't be replaced while the process runs
+                self._fail(error, stop)
             except FencedError as error:  # the pipeline has dropped its tasks and takes them over again
                 log.warning("another worker has taken over: %s", error, extra=event("fenced"))
             except BrokerError as error:
                 if isinstance(error, BrokerRightsError) and not worked:
                     raise
-                if not away:
-                    log.warning("Kafka can't be reached, trying on: %s", error, extra=event("broker-away"))
-                away = True
-                self.health.kafka(error)
-                stop.wait(_RETRY_S)
+                self._fail(error, stop)
             else:
-                if away:
-                    log.info("Kafka is back", extra=event("broker-back"))
-                away = False
+                self._outage.passed(self.pipeline.trouble, self.pipeline.commits)
                 worked = worked or self.pipeline.task_count > 0
-                self.health.kafka(None)
+                self.health.kafka(self._outage.error)
+
+    def _fail(self, error: BrokerError, stop: Event) -> None:
+        """Report an error that may pass, and wait before the next try."""
+        self._outage.failed(error, self.pipeline.commits)
+        self.health.kafka(error)
+        stop.wait(_RETRY_S)
 
 
 def _scorer(config: Config, models: ModelSet | Artifact) -> Scorer:
@@ -236,6 +242,8 @@ def _connected(
     require_rights(config)
     require_all_topics(config)
     store.require_rights()
+    if (warning := store.evicts()) is not None:
+        log.warning("%s", warning, extra=event("store-evicts"))
     return make_sink(config, source)
 
 

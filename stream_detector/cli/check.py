@@ -7,20 +7,20 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel
-
-from stream_detector.cli import alarms, reference
-from stream_detector.config import Config, Secret
-from stream_detector.config import loading as settings
-from stream_detector.errors import ConfigError
+from stream_detector.cli import alarms
+from stream_detector.cli.options import add_json
+from stream_detector.cli.printing import print_json, print_line
+from stream_detector.errors import ConfigError, exit_status
 from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_permissions, redis_command
 from stream_detector.telemetry.logs import Output
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
+    from stream_detector.config import Config, Secret
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -30,12 +30,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "check",
         help="validate a set-up and print its effective settings",
         description="Validate a set-up: its file, the STREAM_DETECTOR__… environment and the defaults together. Print "
-        "the settings that a worker would use, without secrets. If something is wrong, print every problem on standard "
-        "error and end with status 2.",
+        "the settings that a worker would use, without secrets, and look into the artifact, if there is one: whether "
+        "it can be used and fits. If something is wrong, print every problem on standard error and end with status 2.",
     )
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of the set-up")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--json", action="store_true", help="print the settings as JSON instead of YAML")
+    add_json(what, "print the settings as JSON instead of YAML")
     what.add_argument("--schema", action="store_true", help="print the JSON Schema of set-up files, for editors")
     what.add_argument("--reference", action="store_true", help="print the documentation of every key as Markdown")
     what.add_argument(
@@ -54,11 +54,19 @@ def add_parser(subparsers: Subparsers) -> None:
         help="for --rights: who gets the permissions (default: User:detector)",
     )
     parser.add_argument("--role", choices=ROLES, default="worker", help="for --rights: which program (default: worker)")
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="look at brokers, topics, permissions and Redis, as a worker does when it starts; status 1 if one is away",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status: 0 when all is right, 2 otherwise."""
+    from stream_detector.cli import reference
+    from stream_detector.config import loading as settings
+
     if args.schema:
         sys.stdout.write(schema_text())
         return 0
@@ -80,10 +88,31 @@ def run(args: argparse.Namespace) -> int:
     if args.load:
         return _load(config, output)
     plain = settings.effective(config)
-    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n" if args.json else as_yaml(plain))
+    if args.json:
+        print_json(plain)
+    else:
+        sys.stdout.write(as_yaml(plain))
     for warning in warnings(config):
         output.warn(warning)
-    return 0
+    return _look(args, config)
+
+
+def _look(args: argparse.Namespace, config: Config) -> int:
+    """Look at what the settings name; return the exit status."""
+    from stream_detector.cli import look
+
+    output: Output = args.output
+    status = 0
+    there = config.artifact is not None and config.artifact.exists()
+    for found in chain(look.at_artifact(config) if there else (), look.online(config) if args.online else ()):
+        if found.error is not None:
+            output.refuse(found.error)
+            status = max(status, exit_status(found.error))
+        elif found.warning:
+            output.warn(found.warning)
+        else:
+            output.tell(f"ok: {found.good}")
+    return status
 
 
 def _load(config: Config, output: Output) -> int:
@@ -96,7 +125,8 @@ def _load(config: Config, output: Output) -> int:
         for artifact in ModelSet.load(config).artifacts
     ]
     for name, one in found:
-        sys.stdout.write("".join(f"{line}\n" for line in alarms.described(name, one)))
+        for line in alarms.described(name, one):
+            print_line(line)
         for text in one.texts():
             output.warn(f"{name}: {text}")
     return 2 if all(one.cannot_alarm for _, one in found) else 0
@@ -104,6 +134,8 @@ def _load(config: Config, output: Output) -> int:
 
 def schema_text() -> str:
     """Return the JSON Schema as it is stored in `stream_detector/schemas/config.schema.json`."""
+    from stream_detector.config import loading as settings
+
     return json.dumps(settings.schema(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -123,15 +155,19 @@ def rights_text(config: Config, role: Role, principal: str) -> str:
 
 def as_yaml(plain: dict[str, Any]) -> str:
     """Return settings as YAML in the order of the documentation."""
+    import yaml
+
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
 
 def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed, but will stop a worker on this machine as things stand."""
     if config.artifact is None:
-        yield "artifact is not set: give --model to `run`, or train one with `stream-detector train` and name it here"
+        yield "artifact is not set: give --artifact to `run`, or `stream-detector train` one and name it here"
     elif not config.artifact.exists():
         yield f"artifact: {config.artifact} does not exist (yet); `stream-detector train` writes it"
+    from stream_detector.config import Secret
+
     for path, place in _places(config, ""):
         if isinstance(place, Path) and not place.is_file():
             yield f"{path}: the file {place} does not exist"
@@ -141,6 +177,10 @@ def warnings(config: Config) -> Iterator[str]:
 
 def _places(part: object, path: str) -> Iterator[tuple[str, Path | Secret]]:
     """Yield every file and secret that the settings name, the artifact aside."""
+    from pydantic import BaseModel
+
+    from stream_detector.config import Secret
+
     if isinstance(part, Path) and path != "artifact":
         yield path, part
     elif isinstance(part, BaseModel):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stream_detector.codec import decode_state
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.feedback.verdicts import newest
 from stream_detector.ports import WHOLE, TaskState
-from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict
+from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict, Stay
 
 Version = tuple[int, AssetState]
 _Save = tuple[int, dict[Partition, Position]]
@@ -40,8 +40,11 @@ class MemoryServer:
     def clear(self) -> None:
         """Lose everything, as a server that came back without its data."""
         self.tasks: dict[int, _Task] = {}
+        self.stays: dict[str, dict[int, Stay]] = {}
+        self.shared: set[str] = set()
         self.pins: dict[str, float] = {}
         self.resets: dict[str, str] = {}
+        self.reset_all = ""
         self.accepts: dict[str, str] = {}
         self.rollbacks: dict[str, tuple[str, AssetState]] = {}
         self.version = 0
@@ -125,11 +128,33 @@ class MemoryStore:
             self._known[task] = kept.saves[0]
             return server.version
 
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
+        """Note when tasks have read assets; return the count of shared assets, and the stays of those given."""
+        found: dict[str, dict[int, Stay]] = {}
+        with self._server() as server:
+            for task, asset, stay in stays:
+                kept = server.stays.setdefault(asset, {})
+                kept[task] = kept[task].merged(stay) if task in kept else stay
+                if len(kept) > 1:
+                    server.shared.add(asset)
+                    found[asset] = dict(kept)
+            return len(server.shared), found
+
+    def shared_assets(self) -> set[str]:
+        """Return the assets that several tasks have read."""
+        with self._server() as server:
+            return set(server.shared)
+
     def controls(self) -> Controls:
         """Return what operators have set."""
         with self._server() as server:
             return Controls(
-                server.version, dict(server.pins), dict(server.resets), dict(server.accepts), dict(server.rollbacks)
+                server.version,
+                dict(server.pins),
+                dict(server.resets),
+                dict(server.accepts),
+                dict(server.rollbacks),
+                server.reset_all,
             )
 
     def controls_version(self) -> int:
@@ -153,13 +178,16 @@ class MemoryStore:
             server.version += 1
             return True
 
-    def reset(self, asset: str) -> None:
-        """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+    def reset(self, asset: str | None) -> None:
+        """Forget what was learnt of the asset (None: of all); its threshold starts from the calibration again."""
         with self._server() as server:
-            if asset == "*":
-                server.resets.clear()
             server.clock += 1
-            server.resets[asset] = f"{server.clock:016d}"
+            token = f"{server.clock:016d}"
+            if asset is None:
+                server.resets.clear()
+                server.reset_all = token
+            else:
+                server.resets[asset] = token
             server.version += 1
 
     def accept(self, asset: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stream_detector.adapters.redis import scripts
@@ -19,10 +19,12 @@ from stream_detector.codec import (
 from stream_detector.config import RedisConfig
 from stream_detector.errors import ConfigError, StoreAccessError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.ports import TaskState
-from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict
+from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict, Stay
 
 SCAN_COUNT = 500
 VERDICTS_AT_ONCE = 500
+STAYS_AT_ONCE = 1_000
+_ALL = "*"  # field of the resets of all assets; that of the asset of this name is "", which no asset can have
 
 
 class RedisStore:
@@ -41,6 +43,7 @@ class RedisStore:
         self._acquire: Any = self._redis.register_script(scripts.ACQUIRE)
         self._save: Any = self._redis.register_script(scripts.SAVE)
         self._record: Any = self._redis.register_script(scripts.RECORD)
+        self._stays: Any = self._redis.register_script(scripts.STAYS)
         self._pin: Any = self._redis.register_script(scripts.PIN)
         self._unpin: Any = self._redis.register_script(scripts.UNPIN)
         self._reset: Any = self._redis.register_script(scripts.RESET)
@@ -68,6 +71,25 @@ class RedisStore:
         except StoreError:
             return
 
+    def evicts(self) -> str | None:
+        """Return a warning when the server's maxmemory-policy may remove states; None when it can't, or doesn't tell.
+
+        Raises nothing: a user without INFO, and a server that is away, are none of this call's business.
+        """
+        try:
+            with self._server.errors():
+                memory = self._redis.info("memory")
+        except StoreError:
+            return None
+        policy, limit = memory.get("maxmemory_policy", ""), int(memory.get("maxmemory", 0))
+        if not policy.startswith("allkeys-"):
+            return None  # the keys never expire, and `volatile-` policies remove only keys that do
+        when = f"at {limit / 2**20:.0f} MiB" if limit else "as soon as a maxmemory is set"
+        return (
+            f"the store at {self._server.name} may remove states and operators' settings {when}: its maxmemory-policy "
+            f"is {policy}; set it to noeviction, or use a server of its own"
+        )
+
     def acquire(self, task: int) -> int:
         """Take a new fencing token of the task; writers with an older one are refused from now on."""
         with self._server.errors():
@@ -78,7 +100,8 @@ class RedisStore:
     def load(self, task: int, epoch: int | None = None) -> TaskState:
         """Return of each asset the newest version with epoch <= `epoch` (None: the newest); unknown ones are absent.
 
-        `epoch` and `positions` of the answer are those of the newest save at or before `epoch`.
+        `epoch` and `positions` of the answer are those of the newest save at or before `epoch`. When the server has
+        evicted some of it, there are none (`lost`).
         """
         key = self._task(task)
         with self._server.errors(), self._redis.pipeline(transaction=True) as pipe:
@@ -86,7 +109,9 @@ class RedisStore:
             meta, new, old = pipe.execute()
         with self._server.decoding(f"task {task}"):
             newest = int(meta.get(b"epoch", -1))
+            evicted = _evicted(meta, new, old)
             assets: dict[str, AssetState] = {}
+            needed_old = False  # an older version than the newest
             for name, version in new.items():
                 for candidate in (version, old.get(name)):
                     if candidate is None:
@@ -95,6 +120,8 @@ class RedisStore:
                     if epoch is None or int(tag) <= epoch:
                         assets[name.decode()] = decode_state(value)[1]
                         break
+                else:
+                    needed_old = True
             for prefix in (b"", b"old_"):
                 found = int(meta.get(prefix + b"epoch", -1))
                 if found >= 0 and (epoch is None or found <= epoch):
@@ -103,6 +130,8 @@ class RedisStore:
             else:
                 state = TaskState(assets, 0, {})
         self._known[task] = newest, meta.get(b"positions", b"")
+        if b"new" in evicted or (b"old" in evicted and needed_old):
+            return TaskState({}, 0, {}, lost=True)  # some without the others would look whole
         return state
 
     def save(
@@ -136,6 +165,11 @@ class RedisStore:
             )
         if status == b"fenced":
             raise StoreFencedError(f"task {task} of {self._server.base} was taken over: token {token} < {int(detail)}")
+        if detail == b"evicted":
+            raise StoreLostError(
+                f"the store at {self._server.name} has evicted states of task {task}: its memory is full, and its "
+                "maxmemory-policy doesn't spare them"
+            )
         if status == b"lost":
             raise StoreLostError(
                 f"the store at {self._server.name} has lost states of task {task}: "
@@ -144,6 +178,31 @@ class RedisStore:
             )
         self._known[task] = epoch, place
         return int(detail)
+
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
+        """Note when tasks have read assets; return the count of shared assets, and the stays of those given.
+
+        One round trip for each STAYS_AT_ONCE of them, and one for none.
+        """
+        keys = [self._key("stays"), self._key("stays:shared"), self._key("stays:count")]
+        listed = list(stays)
+        count, found = 0, {}
+        for start in range(0, max(1, len(listed)), STAYS_AT_ONCE):
+            args: list[Any] = []
+            for task, asset, stay in listed[start : start + STAYS_AT_ONCE]:
+                args += (task, asset, stay.first_ms, stay.last_ms)
+            with self._server.errors():
+                total, shared = self._stays(keys=keys, args=args)
+            count = int(total)
+            found.update(
+                {asset.decode(): _stays(value) for asset, value in zip(shared[::2], shared[1::2], strict=True)}
+            )
+        return count, found
+
+    def shared_assets(self) -> set[str]:
+        """Return the assets that several tasks have read."""
+        with self._server.errors():
+            return {asset.decode() for asset in self._redis.smembers(self._key("stays:shared"))}
 
     def controls(self) -> Controls:
         """Return what operators have set."""
@@ -161,7 +220,10 @@ class RedisStore:
         return Controls(
             version=int(version or 0),
             pins={asset.decode(): float(level) for asset, level in pins.items()},
-            resets={asset.decode(): token.decode() for asset, token in resets.items()},
+            resets={
+                asset.decode() or _ALL: token.decode() for asset, token in resets.items() if asset != _ALL.encode()
+            },
+            reset_all=resets.get(_ALL.encode(), b"").decode(),
             accepts={asset.decode(): token.decode() for asset, token in accepts.items()},
             rollbacks=points,
         )
@@ -183,10 +245,10 @@ class RedisStore:
         with self._server.errors():
             return bool(self._unpin(keys=[self._key("pins"), self._key("controls")], args=[asset]) == 1)
 
-    def reset(self, asset: str) -> None:
-        """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+    def reset(self, asset: str | None) -> None:
+        """Forget what was learnt of the asset (None: of all); its threshold starts from the calibration again."""
         with self._server.errors():
-            self._reset(keys=[self._key("resets"), self._key("controls")], args=[asset])
+            self._reset(keys=[self._key("resets"), self._key("controls")], args=[_reset_field(asset)])
 
     def accept(self, asset: str) -> None:
         """Accept the asset's open regime change as its new normal; no effect if none was reported."""
@@ -257,4 +319,27 @@ class RedisStore:
 
     def close(self) -> None:
         """Let go of connections."""
-        self._redis.close()
+        self._server.close()
+
+
+def _reset_field(asset: str | None) -> str:
+    """Return where the token of a reset lies: of one asset, or of all (None)."""
+    if asset is None:
+        return _ALL
+    return "" if asset == _ALL else asset
+
+
+def _stays(value: bytes) -> dict[int, Stay]:
+    """Return what the key `stays` holds of an asset, by task."""
+    parts = (one.split(":") for one in value.decode().split(","))
+    return {int(task): Stay(int(first), int(last)) for task, first, last in parts}
+
+
+def _evicted(meta: Mapping[bytes, bytes], new: Mapping[bytes, bytes], old: Mapping[bytes, bytes]) -> set[bytes]:
+    """Return which of a task's hashes holds less than the last save left in it."""
+    epoch, _, sizes = meta.get(b"sizes", b"").partition(b":")
+    if not sizes or epoch != meta.get(b"epoch"):  # nothing saved, or by an older version
+        return set()
+    assets, _, olds = sizes.partition(b":")
+    lacks = ((b"new", len(new) < int(assets)), (b"old", len(old) < int(olds)))
+    return {name for name, less in lacks if less}
