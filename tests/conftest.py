@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +21,16 @@ def missing(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _levels() -> Iterator[None]:
+    """Restore the levels of loggers that commands have set, for the process that they usually are."""
+    ours = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith("stream_detector")]
+    before = [(one, one.level) for one in ours if isinstance(one, logging.Logger)]
+    yield
+    for logger, level in before:
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

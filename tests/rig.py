@@ -33,9 +33,9 @@ STRANGER = "stranger"  # an asset no detector knows
 class LastValue:
     """A detector whose score is the mean of the last cell's absolute values, less the shift: all is to be seen."""
 
-    refs = (ModelRef("last-value", "1"),)
-
-    def __init__(self) -> None:
+    def __init__(self, version: str = "1", scale: float = 1.0) -> None:
+        self.refs = (ModelRef("last-value", version),)
+        self.scale = scale  # of the scores
         self.batches: list[int] = []
 
     def score(self, batch: WindowBatch, shifts: Shifts | None = None) -> ScoreBatch:
@@ -46,7 +46,9 @@ class LastValue:
         score = np.where(known, np.abs(last - usual).mean(axis=1), np.nan)
         parts, observed = np.abs(last - usual).astype(np.float32), last.astype(np.float32)
         model = np.where(known, 0, -1).astype(np.int32)
-        return ScoreBatch(score, parts, observed, usual.astype(np.float32), model, self.refs, last.astype(np.float32))
+        return ScoreBatch(
+            self.scale * score, parts, observed, usual.astype(np.float32), model, self.refs, last.astype(np.float32)
+        )
 
 
 #: Scores of normal windows, as `recorded` makes them without faults.
@@ -199,8 +201,13 @@ class Plant:
         for one in sent:
             self.log.append(Partition(one.topic, one.partition), one.asset.encode(), one.value)
 
-    def worker(self, batch: int | None = None, store: StateStore | None = None) -> Worker:
-        """Start a worker that takes at most `batch` messages a poll; `store`: in place of the plant's."""
+    def worker(
+        self, batch: int | None = None, store: StateStore | None = None, model: LastValue | None = None
+    ) -> Worker:
+        """Start a worker that takes at most `batch` messages a poll; `store`: in place of the plant's.
+
+        `model`: in place of the usual one; it serves all assets.
+        """
         source = MemorySource(self.log, [entry.topic for entry in self.config.inputs], batch=batch)
         sink_of = {"at_least_once": FaultySink, "exactly_once": FaultyTransactionalSink}[self.config.delivery]
         topics = (self.config.alert_topic, self.config.dead_letter_topic)
@@ -209,17 +216,18 @@ class Plant:
         if store is None:
             store = FaultyStore(self.server)
             store.faults = faults
-        scorer, metrics = LastValue(), Metrics()
+        scorer, metrics = model or LastValue(), Metrics()
         pipeline = Pipeline(
             self.config,
             source,
             sink,
             store,
             scorer,
-            calibrations=[CALIBRATION],
+            calibrations=[scorer.scale * CALIBRATION],
             metrics=metrics,
             clock_ms=self.clock,
             wall_ms=lambda: START_MS + self.clock(),
+            **({} if model is None else {"model_of": lambda _: model.refs[0]}),
         )
         pipeline.open()
         return Worker(pipeline, source, sink, store, scorer, metrics, faults)

@@ -106,6 +106,7 @@ def state(sample: int = 3) -> AssetState:
         ),
         applied=AppliedControls(reset="token-1", pinned=1 / 3, accepted="token-2", rolled="token-3"),
         audited=AuditedLevel(level=0.1 + 0.2, at_ms=TS + 4),
+        model="20201103-1f3c0a2b",
     )
 
 
@@ -143,13 +144,26 @@ def test_budgets_are_read_back_exactly() -> None:
     assert found.budget == BUDGET
 
 
+def test_a_state_names_its_model_and_a_point_does_not() -> None:
+    """Schema 7 has the model; points of the audit topic name it in a field of theirs, and stay as 0.2 wrote them."""
+    assert msgpack.unpackb(encode_state(state(), 41))[0] == 7
+    point = encode_state(replace(state(), model=""), 41)
+    assert msgpack.unpackb(point)[0] == 5
+    assert decode_state(point)[1].model == ""
+    assert decode_state(encode_state(state(), 41))[1].model == "20201103-1f3c0a2b"
+    fields = msgpack.unpackb(encode_state(state(), 41))
+    fields[-2] = [7]
+    with pytest.raises(DecodeError, match="model"):
+        decode_state(msgpack.packb(fields))
+
+
 def test_states_of_earlier_schemas_are_read() -> None:
     """Schema 1 lacked what waits and limits, 2 what is known of sensors, 3 what has moved and was told: none of it.
 
     Schema 4 lacked how scores went: the block that is being filled begins anew, the rest stays.
     """
     _, epoch, judged_ms, reset, threshold, incident, sensors, moved, applied = msgpack.unpackb(
-        encode_state(state(), 41)
+        encode_state(replace(state(), model=""), 41)
     )
     now = state().adaptation
     then = Adaptation(
@@ -166,7 +180,7 @@ def test_states_of_earlier_schemas_are_read() -> None:
     found_epoch, found = decode_state(
         msgpack.packb([4, epoch, judged_ms, reset, threshold, incident, sensors, moved[:-1], applied])
     )
-    expected = replace(state(), adaptation=then)
+    expected = replace(state(), adaptation=then, model="")
     assert (41, arrays(expected), rest(expected)) == (found_epoch, arrays(found), rest(found))
     fields = {
         3: [epoch, judged_ms, reset, threshold, incident, sensors],
@@ -174,7 +188,7 @@ def test_states_of_earlier_schemas_are_read() -> None:
         1: [epoch, judged_ms, reset, threshold[:-1], incident[:-1]],
     }
     expected = replace(
-        state(), adaptation=Adaptation(), applied=AppliedControls(reset="token-1"), audited=AuditedLevel()
+        state(), adaptation=Adaptation(), applied=AppliedControls(reset="token-1"), audited=AuditedLevel(), model=""
     )
     for schema, stored in fields.items():
         if schema == 2:

@@ -23,6 +23,7 @@ from stream_detector.ports import Sink, Source, StateStore
 from stream_detector.scoring.scorer import Scorer
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import HealthServer, Metrics
+from stream_detector.training import alarms
 from stream_detector.worker.health import Health
 from stream_detector.worker.outage import Outage
 from stream_detector.worker.pipeline import Pipeline
@@ -81,6 +82,7 @@ class Worker:
             profiles=[one.profile for one in scorer.models.artifacts],
             model_of=scorer.models.ref_of,
         )
+        self.metrics.detectors_cannot_alarm.set(alarms.warn(config, scorer.models.artifacts))
         self._renewable = False  # whether a refused login may succeed later
         self._outage = Outage(clock_ms, config.commit_interval_ms)
         self._opened = False

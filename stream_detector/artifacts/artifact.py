@@ -1,8 +1,8 @@
 """A trained detector on disk: one safetensors file with weights, scaler, calibration scores and their description.
 
-The tensors are `detector.*`, `preprocess.*`, `calibration` and `norms` (the channel profile); file.py computes the
-checksum over them. A model is built only from a validated configuration. The same training gives the same bytes:
-nothing here depends on the clock, a file's path or a dictionary's order.
+The tensors are `detector.*`, `preprocess.*`, `calibration`, `norms` (the channel profile) and `reach` (the scores of
+windows far outside); file.py computes the checksum over them. A model is built only from a validated configuration.
+The same training gives the same bytes: nothing here depends on the clock, a file's path or a dictionary's order.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ from stream_detector.models.preprocessing import Preprocess, column_channels
 from stream_detector.types import ModelRef
 from stream_detector.windowing.channel_profile import ChannelProfile
 
+#: Distances from normal at which training tries whether a window alarms, in training spreads.
+REACH_SPREADS = (5.0, 10.0, 30.0)
 #: Packages whose version may change the result of the same training.
 PACKAGES = ("stream-detector", "torch", "numpy", "safetensors")
 
@@ -122,6 +124,9 @@ class Artifact:
     ref: ModelRef
     profile: ChannelProfile | None = None  # normal range of each channel by itself; None in files of earlier versions
     plugin: str | None = None  # the distribution that provides the detector; None for built-in ones
+    #: (C + 1, S) what windows that far outside score (training/alarms.py): by column, then all at once, and by
+    #: REACH_SPREADS; None in files of versions before 0.3
+    reach: NDArray[np.float64] | None = None
 
     @classmethod
     def create(
@@ -136,6 +141,7 @@ class Artifact:
         split: Split,
         fit: FitReport,
         profile: ChannelProfile | None = None,
+        reach: NDArray[np.float64] | None = None,
     ) -> Artifact:
         """Return the artifact of a training that has just ended, its version set from its content."""
         unnamed = ModelRef(config.model.kind, "")
@@ -144,7 +150,19 @@ class Artifact:
             origin = plugins.origin("detectors", config.model.kind)
             packages, plugin = {**packages, origin.name: origin.version}, origin.name
         draft = cls(
-            detector, preprocess, calibration, config, assets, data, split, fit, packages, unnamed, profile, plugin
+            detector,
+            preprocess,
+            calibration,
+            config,
+            assets,
+            data,
+            split,
+            fit,
+            packages,
+            unnamed,
+            profile,
+            plugin,
+            reach,
         )
         return draft._named(digest(draft.content(), draft.tensors()))
 
@@ -198,6 +216,8 @@ class Artifact:
         tensors["calibration"] = torch.from_numpy(np.ascontiguousarray(self.calibration, np.float64))
         if self.profile is not None:
             tensors["norms"] = torch.from_numpy(np.ascontiguousarray(self.profile.table, np.float64))
+        if self.reach is not None:
+            tensors["reach"] = torch.from_numpy(np.ascontiguousarray(self.reach, np.float64))
         return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
 
     def content(self) -> dict[str, Any]:
@@ -273,7 +293,10 @@ def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snaps
     profile = ChannelProfile(tensors["norms"].numpy()) if "norms" in tensors else None
     if profile is not None and profile.table.shape[1] != len(channels):
         raise ValueError(f"its norms are of {profile.table.shape[1]} columns, expected {len(channels)}")
-    names = {"calibration", "norms", *(f"preprocess.{n}" for n in preprocess.state_dict())}
+    reach = tensors.get("reach")
+    if reach is not None and tuple(reach.shape) != (len(channels) + 1, len(REACH_SPREADS)):
+        raise ValueError(f"its reach is {tuple(reach.shape)}, expected {(len(channels) + 1, len(REACH_SPREADS))}")
+    names = {"calibration", "norms", "reach", *(f"preprocess.{n}" for n in preprocess.state_dict())}
     if extra := sorted(name for name in tensors if name not in names and not name.startswith("detector.")):
         raise ValueError(f"it holds the unknown tensor {extra[0]!r}")
     fit = content["fit"]
@@ -291,6 +314,7 @@ def rebuilt(content: dict[str, Any], tensors: Mapping[str, Tensor], known: Snaps
         ref=ModelRef(config.model.kind, ""),
         profile=profile,
         plugin=content.get("plugin"),
+        reach=None if reach is None else reach.double().numpy(),
     )
     return draft if known else draft._named(digest(content, tensors))
 

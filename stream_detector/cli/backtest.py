@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from stream_detector.config import loading as settings
     from stream_detector.evaluate.offline import Backtest
     from stream_detector.scoring.scorer import Scorer
+    from stream_detector.training import alarms
 
     overrides = {"artifact": args.artifact.resolve()} if args.artifact else None
     config = settings.load(args.config, overrides=overrides)
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.messages and len(config.inputs) > 1:
         raise DataError(f"--messages: the set-up joins {len(config.inputs)} topics, a file has the messages of one")
     models = ModelSet.load(config)
+    alarms.warn(config, models.artifacts)
     # Taking over a task in memory is no news.
     logging.getLogger("stream_detector.worker.takeover").setLevel(logging.WARNING)
     if not args.quiet:  # the summary says which assets are not judged

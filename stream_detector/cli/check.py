@@ -11,8 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stream_detector.cli import alarms
 from stream_detector.cli.options import add_json
-from stream_detector.cli.printing import print_json
+from stream_detector.cli.printing import print_json, print_line
 from stream_detector.errors import ConfigError, exit_status
 from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_permissions, redis_command
 from stream_detector.telemetry.logs import Output
@@ -39,6 +40,12 @@ def add_parser(subparsers: Subparsers) -> None:
     what.add_argument("--reference", action="store_true", help="print the documentation of every key as Markdown")
     what.add_argument(
         "--rights", action="store_true", help="print the minimum permissions on Kafka and Redis, as commands to paste"
+    )
+    what.add_argument(
+        "--load",
+        action="store_true",
+        help="load the artifact and print, for each of its detectors, the level it starts with and the distance from "
+        "normal at which each channel alarms",
     )
     parser.add_argument(
         "--principal",
@@ -78,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     if args.rights:
         sys.stdout.write(rights_text(config, args.role, args.principal))
         return 0
+    if args.load:
+        return _load(config, output)
     plain = settings.effective(config)
     if args.json:
         print_json(plain)
@@ -104,6 +113,23 @@ def _look(args: argparse.Namespace, config: Config) -> int:
         else:
             output.tell(f"ok: {found.good}")
     return status
+
+
+def _load(config: Config, output: Output) -> int:
+    """Print what the artifact's alarms can be; return the exit status: 2 when none of its detectors can alarm."""
+    from stream_detector.artifacts.model_set import ModelSet
+    from stream_detector.training.alarms import findings
+
+    found = [
+        (", ".join(artifact.assets or ()) or "all assets", findings(config, artifact))
+        for artifact in ModelSet.load(config).artifacts
+    ]
+    for name, one in found:
+        for line in alarms.described(name, one):
+            print_line(line)
+        for text in one.texts():
+            output.warn(f"{name}: {text}")
+    return 2 if all(one.cannot_alarm for _, one in found) else 0
 
 
 def schema_text() -> str:

@@ -120,6 +120,7 @@ def _show(store: RedisStore, asset: str, budget: BudgetConfig | None, as_json: b
             "incident_leader": incident.leader,
             "incident_peak": incident.peak if incident.opened_ms is not None else None,
             "incident_windows": incident.windows,
+            "model": found[1].model or None,
             "reset": _token_time(found[1].applied.reset),
         }
     row["reset_requested"] = _token_time(max(controls.resets.get(asset, ""), controls.reset_all))
@@ -192,7 +193,7 @@ def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> N
         raise ConfigError(
             f"--to {args.to}: it was made by threshold.method {entry.method}, the set-up says {config.threshold.method}"
         )
-    store.rollback(args.asset, encode_point(entry.threshold, entry.adaptation))
+    store.rollback(args.asset, encode_point(entry.threshold, entry.adaptation, entry.model.version))
     if args.json:
         print_json({"action": "rollback", "asset": args.asset, "to": audit_id(entry), "level": entry.after.level})
     else:

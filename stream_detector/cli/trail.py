@@ -16,6 +16,7 @@ from stream_detector.types import Audit, Point
 #: What each cause means to people.
 MEANING = {
     "calibrate": "starts from the model's calibration",
+    "new-model": "another model judges: starts from its calibration",
     "level": "the level followed normal scores",
     "refit": "inputs were re-centred on quiet windows",
     "regime-ask": "an incident is flat; an operator is asked",
@@ -68,12 +69,21 @@ def history(config: Config, asset: str) -> list[Audit]:
 
 
 def entry_of(config: Config, asset: str, name: str) -> Audit:
-    """Return the asset's entry of this id, or of the only one that begins so. Raises ConfigError, BrokerError."""
-    mine = [entry for entry in history(config, asset) if audit_id(entry).startswith(name)]
+    """Return the asset's entry of this id, or of the only one that begins so, to go back to.
+
+    Raises ConfigError, also when it is of another model than the newest one, and BrokerError.
+    """
+    every = history(config, asset)
+    mine = [entry for entry in every if audit_id(entry).startswith(name)]
     if len(mine) != 1:
         what = "no entry" if not mine else f"{len(mine)} entries"
         raise ConfigError(
             f"--to {name}: {asset!r} has {what} whose id begins so; `stream-detector thresholds history` lists them"
+        )
+    if mine[0].model.version != every[-1].model.version:
+        raise ConfigError(
+            f"--to {name}: it is about scores of the model {mine[0].model.version}, and {asset} is judged by "
+            f"{every[-1].model.version} by now; `stream-detector thresholds reset` starts from that model's calibration"
         )
     return mine[0]
 

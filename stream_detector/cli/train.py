@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream_detector.cli import data, labels
+from stream_detector.cli.alarms import facts, refuse_mute
 from stream_detector.cli.options import add_config, add_json, add_quiet
 from stream_detector.cli.printing import print_json, print_line
 from stream_detector.errors import ConfigError, DataError
@@ -35,7 +36,8 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Train the set-up's detector on recorded normal operation. Scaler and weights come from the first "
         "part of each asset's windows; the tail (train.holdout) is kept for early stopping and calibration. The same "
         "data, settings and seed give the same file. The detectors classifier and deep-sad also learn from labelled "
-        "faults: a label column, labels of the public formats, or --truth. Other detectors ignore labels.",
+        "faults: a label column, labels of the public formats, or --truth. Other detectors ignore labels. "
+        "A detector that no window could raise an alarm with is refused.",
     )
     add_config(parser)
     data.add_options(parser)
@@ -51,6 +53,11 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_json(parser, "print one JSON object that describes the trained detectors")
     add_quiet(parser)
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write the artifact even if no window, however far from normal, could ever raise an alarm with it",
+    )
     parser.set_defaults(run=run)
 
 
@@ -87,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
             every = bars.add_task("assets", total=len(recordings), loss="")
             fleet = train_fleet(config, history, progress=lambda asset: bars.update(every, advance=1), labels=known)
-            fleet.save(out)
             artifacts = [*fleet.artifacts.values(), *([fleet.shared] if fleet.shared else [])]
+            refuse_mute(config, artifacts, force=args.force)
+            fleet.save(out)
             left_out = fleet.left_out
         elif args.per_asset:
             whole = bars.add_task("assets", total=len(recordings), loss="")
@@ -97,8 +105,9 @@ def run(args: argparse.Namespace) -> int:
                 bars.update(whole, advance=1, description=f"asset {escape(printable(asset))}")
 
             trained = train_many(config, history, progress=one_more, labels=known)
-            save_all(trained, out)
             artifacts = list(trained.values())
+            refuse_mute(config, artifacts, force=args.force)
+            save_all(trained, out)
         else:
             bar = bars.add_task("training", total=config.train.epochs, loss="")
 
@@ -106,9 +115,10 @@ def run(args: argparse.Namespace) -> int:
                 bars.update(bar, completed=done, total=of, loss=f"{loss:.4g}, held out {validation:.4g}")
 
             artifact = train(config, history, progress=epoch, labels=known)
-            artifact.save(out)
             artifacts = [artifact]
-    _report(artifacts, out, left_out, as_json=args.json)
+            refuse_mute(config, artifacts, force=args.force)
+            artifact.save(out)
+    _report(config, artifacts, out, left_out, as_json=args.json)
     return 0
 
 
@@ -137,7 +147,12 @@ def _history(
     return batches
 
 
-def _report(artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], as_json: bool) -> None:
+def _report(
+    config: Config, artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], *, as_json: bool
+) -> None:
+    from stream_detector.training.alarms import findings
+
+    found = [findings(config, artifact) for artifact in artifacts]
     rows = [
         {
             "assets": list(artifact.assets or ()),
@@ -146,9 +161,10 @@ def _report(artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], a
             "windows_trained": artifact.split.n_train,
             "windows_calibrated": artifact.split.n_calibration,
             "windows_faulty": artifact.fit.faulty,
-            "warnings": list(artifact.fit.warnings),
+            "warnings": [*artifact.fit.warnings, *alarms.texts()],
+            "alarms": facts(alarms),
         }
-        for artifact in artifacts
+        for artifact, alarms in zip(artifacts, found, strict=True)
     ]
     if as_json:
         print_json({"path": str(out), "artifacts": rows, "short_history": list(left_out)}, indent=None)

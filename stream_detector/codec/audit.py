@@ -21,10 +21,13 @@ def audit_id(audit: Audit) -> str:
     return uuid5("audit", audit.stream, audit.asset, audit.at_ms, audit.cause)
 
 
-def encode_point(threshold: ThresholdState, adaptation: Adaptation) -> bytes:
-    """Return an asset's threshold and shift as bytes, for a rollback; `decode_state` reads them."""
+def encode_point(threshold: ThresholdState, adaptation: Adaptation, model: str = "") -> bytes:
+    """Return an asset's threshold and shift as bytes, for a rollback; `decode_state` reads them.
+
+    `model`: the version of the detector that they are about; entries of the audit topic have it in a field of theirs.
+    """
     kept = Adaptation(shift=adaptation.shift, anchor=adaptation.anchor, usual=adaptation.usual)
-    return encode_state(AssetState(judged_ms=0, threshold=threshold, adaptation=kept), 0)
+    return encode_state(AssetState(judged_ms=0, threshold=threshold, adaptation=kept, model=model), 0)
 
 
 def encode_audit(audit: Audit) -> bytes:

@@ -22,8 +22,8 @@ from stream_detector.types import (
     replace,
 )
 
-#: Schema written when only built-in policies have parts, and schema written when other policies have parts too.
-STATE_SCHEMA, EXTENDED_SCHEMA = 5, 6
+#: Schema written; of points to go back to, which name no model; and of such points with parts of other policies.
+STATE_SCHEMA, POINT_SCHEMA, EXTENDED_POINT_SCHEMA = 7, 5, 6
 #: By schema, the version of each part that a state holds; omitted parts are of version 0.
 _VERSIONS: Mapping[int, Mapping[str, int]] = {
     1: {"threshold": 1, "incident": 1},
@@ -32,6 +32,7 @@ _VERSIONS: Mapping[int, Mapping[str, int]] = {
     4: {"threshold": 2, "incident": 2, "sensors": 1, "adaptation": 1, "applied": 1},
     5: {"threshold": 2, "incident": 2, "sensors": 1, "adaptation": 2, "applied": 1},
     6: {"threshold": 2, "incident": 2, "sensors": 1, "adaptation": 2, "applied": 1},
+    7: {"threshold": 2, "incident": 2, "sensors": 1, "adaptation": 2, "applied": 1, "model": 1},
 }
 _HEAD = 4  # fields before the parts: schema, epoch, judged_ms, reset
 POSITIONS_SCHEMA = 1
@@ -44,10 +45,12 @@ def encode_state(state: AssetState, epoch: int) -> bytes:
 
     At most 4 kB with the settings `ThresholdConfig` allows and names of usual length.
     """
-    fields = [STATE_SCHEMA, int(epoch), int(state.judged_ms), state.applied.reset]
-    fields += [part.pack(state) for part in PARTS]
-    if state.extra:
-        fields[0] = EXTENDED_SCHEMA
+    schema = STATE_SCHEMA
+    if not state.model:
+        schema = EXTENDED_POINT_SCHEMA if state.extra else POINT_SCHEMA
+    fields = [schema, int(epoch), int(state.judged_ms), state.applied.reset]
+    fields += [part.pack(state) for part in PARTS if part.name in _VERSIONS[schema]]
+    if state.extra or state.model:
         fields.append({name: _pack_extra(part) for name, part in sorted(state.extra.items())})
     return pack(fields)
 
@@ -64,7 +67,7 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
     versions = _VERSIONS.get(fields[0])
     if versions is None:
         raise DecodeError("bad-state", f"schema {fields[0]} is not known; expected one of {sorted(_VERSIONS)}")
-    extra: object = fields.pop() if fields[0] == EXTENDED_SCHEMA else {}
+    extra: object = fields.pop() if fields[0] >= EXTENDED_POINT_SCHEMA else {}
     match fields[:_HEAD]:
         case [int(), int(epoch), int(judged_ms), str(reset)] if len(fields) == _HEAD + len(versions):
             found: dict[str, Any] = {}

@@ -318,6 +318,16 @@ def _unpack_budget(fields: object) -> BudgetState | None:
     return BudgetState(**dict(zip(_BUDGET, fields, strict=True)))
 
 
+# The model ------------------------------------------------------------------------------------------------------------
+
+
+def _unpack_model(fields: Fields) -> Mapping[str, Any]:
+    match fields:
+        case [str(version)]:
+            return {"model": version}
+    raise wrong("model")
+
+
 def _appended(what: str, length: int, value: object) -> Callable[[Fields], Fields]:
     """Return a migration that appends a field to `length` fields."""
 
@@ -336,6 +346,7 @@ PARTS: Sequence[Part] = (
     Part("sensors", 1, _pack_sensors, _unpack_sensors, {0: lambda _: _pack_sensors(_FRESH)}),
     Part("adaptation", 2, _pack_adaptation, _unpack_adaptation, {0: _adaptation_1, 1: _adaptation_2}),
     Part("applied", 1, _pack_applied, _unpack_applied, {0: lambda _: _pack_applied(_FRESH)}),
+    Part("model", 1, lambda state: [state.model], _unpack_model, {0: lambda _: [""]}),
 )
 
 

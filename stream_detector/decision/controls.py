@@ -1,10 +1,17 @@
-"""Operators' controls, applied at an asset's next window: pins, resets, acceptances, rollbacks. Pure."""
+"""Another model, and operators' controls: both are applied at an asset's next window. Pure.
+
+Scores of two models have nothing in common, not even their scale. So at the first window that another model has scored,
+the asset starts from that model's calibration: threshold, budget, adaptation (its shift is in the model's spreads), and
+what an incident holds of scores. An open incident stays open and closes by its rules under the new level; pins stay,
+since an operator set them. A state that names no model, of a version before 0.3, is taken for one of today's model.
+"""
 
 from __future__ import annotations
 
 from stream_detector.decision.audit import Auditor
 from stream_detector.decision.policy import Draft
 from stream_detector.decision.rules import Rules
+from stream_detector.decision.threshold.sample import LARGEST
 from stream_detector.types import AppliedControls, AssetState, Controls, replace
 
 OTHER_METHOD = "\0method"  # token of a reset that no operator can request
@@ -55,7 +62,12 @@ class ControlsPolicy:
         return state
 
     def apply(self, draft: Draft) -> bool:
-        """Apply requested controls that are not applied yet."""
+        """Begin again under another model; apply requested controls that are not applied yet."""
+        version = draft.window.ref.version
+        if draft.model != version:
+            if draft.model:
+                self._restart(draft, version)
+            draft.model = version
         controls, applied = draft.controls, draft.applied
         if controls.idle and not draft.is_new and (applied is _NOTHING or not applied.reset) and applied.pinned is None:
             return False
@@ -80,6 +92,19 @@ class ControlsPolicy:
         self._auditor.note(draft, "calibrate", None)
         draft.settle()
 
+    def _restart(self, draft: Draft, version: str) -> None:
+        """Begin with another model's calibration; an open incident goes on, its peak with the scores to come."""
+        before = draft.current()
+        draft.model = version
+        draft.threshold = self._rules.fresh[draft.window.model]
+        draft.adaptation = self._rules.adaptation.fresh(draft.adaptation)
+        draft.incident = replace(draft.incident, peak=-LARGEST if draft.incident.incident else 0.0, rearm=None)
+        if draft.applied.reset == OTHER_METHOD:
+            draft.applied = replace(draft.applied, reset=reset_token(draft.controls, draft.window.asset))
+        self._rules.set_budget(draft)
+        self._auditor.note(draft, "new-model", before)
+        draft.settle()
+
     def _obey(self, draft: Draft, asset: str, controls: Controls) -> None:
         token, end_ms = reset_token(controls, asset), draft.window.end_ms
         if draft.applied.reset != token:
@@ -94,6 +119,8 @@ class ControlsPolicy:
             before = draft.current()
             earlier = self._rules.adaptation.adopt(point.adaptation)
             threshold = self._rules.method.adopt(point.threshold)
+            if point.model and point.model != draft.model:  # asked for before another model took over
+                earlier, threshold = self._rules.adaptation.fresh(), None
             draft.threshold = self._rules.fresh[draft.window.model] if threshold is None else threshold
             draft.adaptation = self._rules.adaptation.restored(draft.adaptation, earlier, end_ms)
             draft.applied = replace(draft.applied, rolled=rolled)

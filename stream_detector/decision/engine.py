@@ -2,7 +2,7 @@
 
 A chain of policies decides in this order; each decides alone on its own part of the state:
 
-    controls        applies what operators have set since the previous window
+    controls        starts again under another model; applies what operators have set since the previous window
     sensors         readings of a faulty sensor neither raise alarms nor are learnt: the decision may end here
     threshold       judges the score, and learns it if it is normal
     incident        opens, updates and closes incidents
@@ -132,6 +132,11 @@ class Engine:
             state = policy.adopt(state)
         return state
 
+    def is_of_other_model(self, asset: str, state: AssetState) -> bool:
+        """Whether another model's scores made a stored state than those of the asset's detector today."""
+        model = self._model_of(asset)
+        return bool(state.model) and model is not None and model.version != state.model
+
     def step(self, state: AssetState | None, window: ScoredWindow, controls: Controls) -> Step:
         """Decide one window of one asset; the windows of an asset must be in event-time order.
 
@@ -153,6 +158,7 @@ class Engine:
                 audited=state.audited,
                 budget=state.budget,
                 extra=state.extra,
+                model=state.model,
             )
         self._obey(draft)
         if window.serial is not None and window.serial != draft.adaptation.serial:
@@ -171,6 +177,7 @@ class Engine:
                 audited=draft.audited,
                 budget=draft.budget,
                 extra=draft.extra,
+                model=draft.model,
             ),
             alerts=draft.alerts,
             audits=draft.audits,

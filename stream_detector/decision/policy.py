@@ -67,6 +67,8 @@ class Draft(msgspec.Struct, kw_only=True, gc=False):
     audited: AuditedLevel
     budget: BudgetState | None
     extra: Mapping[str, State]
+    model: str
+    """Version of the detector whose scores the parts are about."""
     is_new: bool = False
     """Whether the asset had no state."""
     judgement: Judgement = Judgement(None, False)
@@ -102,6 +104,7 @@ class Draft(msgspec.Struct, kw_only=True, gc=False):
             audited=state.audited,
             budget=state.budget,
             extra=state.extra,
+            model=state.model,
         )
 
     def current(self) -> AssetState:
@@ -116,6 +119,7 @@ class Draft(msgspec.Struct, kw_only=True, gc=False):
             audited=self.audited,
             budget=self.budget,
             extra=self.extra,
+            model=self.model,
         )
 
     def settle(self) -> None:

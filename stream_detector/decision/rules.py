@@ -58,6 +58,8 @@ class Rules:
         if self.budget is not None:
             scores, end_ms = self.calibrations[draft.window.model], draft.window.end_ms
             draft.budget, draft.threshold = self.budget.start(draft.threshold, scores, end_ms)
+        else:
+            draft.budget = None
 
     def basis(self, draft: Draft) -> Basis:
         """Return the basis of a draft's alerts."""

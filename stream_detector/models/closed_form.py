@@ -11,6 +11,7 @@ from torch import Tensor
 from stream_detector.config import TrainConfig
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.fitting import FitReport, Progress
+from stream_detector.models.outside import Outside, with_range
 
 #: Floor of standard deviations, in units of a channel's normal spread. Smaller ones are rounding; without the floor, a
 #: channel that is constant in training would give a near-infinite score at its first change.
@@ -55,7 +56,8 @@ class ClosedFormDetector(Detector):
                     f"tensor {name!r} is {tensor.dtype} {tuple(tensor.shape)}, expected {want.dtype} {shape}"
                 )
         for name, tensor in tensors.items():
-            setattr(self, name, tensor)
+            module, _, own_name = name.rpartition(".")
+            setattr(self.get_submodule(module), own_name, tensor)
         self.check()
 
     def keep(self, **tensors: Tensor) -> None:
@@ -67,11 +69,12 @@ class ClosedFormDetector(Detector):
 class Gauged(ClosedFormDetector):
     """A detector whose raw score r is bounded or a logarithm; the score is r on a scale on which ratios have a meaning.
 
-        score = 2^((r − r₅₀) / (r₉₅ − r₅₀)),   r₅₀, r₉₅: median and 95 % quantile of r on training windows
+        score = 2^((r − r₅₀) / (r₉₅ − r₅₀)) · (1 + Σ_c o_c)
+        r₅₀, r₉₅: median and 95 % quantile of r on training windows;   o_c: how far c is outside its range (outside.py)
 
     The score of a usual window is 1, one normal window in twenty reaches 2, and each further step of r₉₅ − r₅₀ doubles
     it. Thresholds, margins and shares of an incident's peak are ratios of scores: on a scale bounded by 1 they could
-    demand a score that no window reaches.
+    demand a score that no window reaches. Contributions get o_c added.
     """
 
     middle: Tensor
@@ -84,6 +87,11 @@ class Gauged(ClosedFormDetector):
         self.register_buffer("middle", torch.zeros(()))  # r₅₀
         self.register_buffer("step", torch.ones(()))  # r₉₅ − r₅₀
         self.register_buffer("usual", torch.zeros(features))  # (F,) median of the training windows' last cells
+        self.outside = Outside(features)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the buffers from an artifact; those of versions before 0.3 know no range, and score as they did."""
+        super().restore(with_range(tensors, len(self.usual)))
 
     @abstractmethod
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,12 +103,14 @@ class Gauged(ClosedFormDetector):
         middle, high = found.quantile(0.5), found.quantile(0.95)
         step = torch.where(high > middle, high - middle, 1.0)
         self.keep(middle=middle, step=step, usual=x_train[:, -1].median(dim=0).values)
+        self.outside.learn(x_train)
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
         """Return score (B,), contributions (B, F) and the usual last cell (B, F)."""
         raw, parts = self.raw(x)
-        score = torch.exp2(((raw - self.middle) / self.step).clamp(-STEPS, STEPS))
-        return Judged(score, parts.clamp_min(0.0), self.usual.expand(len(x), -1))
+        outside = self.outside(x)
+        score = torch.exp2(((raw - self.middle) / self.step).clamp(-STEPS, STEPS)) * (1.0 + outside.sum(dim=1))
+        return Judged(score, parts.clamp_min(0.0) + outside, self.usual.expand(len(x), -1))
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the contributions (B, F) and the usual last cell (B, F)."""

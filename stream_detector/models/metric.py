@@ -6,7 +6,9 @@
     triplet = mean of max(0, d(x_i, x_{i+δ}) − d(x_i, x_n) + m),   |δ| <= r,   x_n: the farthest in the minibatch
     pretext = −log σ(q(h(x_i), h(x_{i+T}))) − log(1 − σ(q(h(x_i), h(x_j)))),   j drawn from the minibatch
     loss    = triplet + λ · pretext,   λ falls from 1 to 0 in the first fifth of the steps
-    score   = mean of d(x, b) over the k nearest b of the bank
+    score   = mean of d(x, b) over the k nearest b of the bank, · (1 + Σ_c o_c) without instance normalisation
+
+o_c: how far feature c lies outside its range in training (outside.py), since d alone ends at 2.
 
 The network learns from time order only: windows a few cells apart are similar (triplet), and the window that starts
 where x_i ends is recognised as its successor (pretext); there are no labels and no reconstruction. The bank holds the
@@ -35,6 +37,7 @@ from stream_detector.config.model import MetricConfig
 from stream_detector.errors import ConfigError
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.fitting import FitReport, Progress, check_finite
+from stream_detector.models.outside import Outside, with_range
 
 #: s_min, in units of a channel's normal spread: prevents the noise of a flat window from being amplified to a signal.
 SMALLEST_SPREAD = 0.1
@@ -88,6 +91,7 @@ class Metric(Detector):
             )
         self.config = config
         self.embed = Embedding(config, features)
+        self.outside = Outside(features)
         self.register_buffer("bank", torch.zeros(0, length, features))  # (R, T, F) windows
         self.register_buffer("known", torch.zeros(0, config.embedding))  # (R, D) their embeddings
 
@@ -101,6 +105,8 @@ class Metric(Detector):
         """Learn the metric from windows (N, T, F) in event-time order, then fill the bank."""
         losses = self._learn(x_train, config, progress)
         self.eval()
+        if not self.embed.instance:
+            self.outside.learn(x_train)
         with torch.no_grad():
             self._fill(x_train, config.seed)
         return FitReport(config.epochs, config.epochs, losses, losses, first_choice=config.epochs)  # the last is kept
@@ -109,7 +115,7 @@ class Metric(Detector):
         """Return score (B,), contributions (B, F) and the mean of the neighbours' last cells (B, F)."""
         apart = 1.0 - self.embed(x) @ self.known.T  # (B, R)
         near, which = apart.topk(min(self.config.neighbours, len(self.known)), dim=1, largest=False)
-        score = near.mean(dim=1).clamp_min(0.0)
+        score = near.mean(dim=1).clamp_min(0.0) * (1.0 + self.outside(x).sum(dim=1))
         neighbours = self.bank[which]  # (B, k, T, F)
         shapes = self.embed.shape(neighbours.flatten(0, 1)).reshape(neighbours.shape)
         squares = (self.embed.shape(x)[:, None] - shapes).square().mean(dim=(1, 2)) + TINY
@@ -128,7 +134,7 @@ class Metric(Detector):
             if held is not None and held.ndim > 1:
                 own = getattr(self, name)
                 setattr(self, name, own.new_zeros(len(held), *own.shape[1:]))
-        super().restore(tensors)
+        super().restore(with_range(tensors, len(self.outside.low)))
         if len(self.bank) == 0 or len(self.bank) != len(self.known):
             raise ValueError("its bank of windows is empty, or doesn't match its embeddings")
 

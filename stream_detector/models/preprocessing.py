@@ -207,7 +207,7 @@ class Encode(Scale):
             columns[index] = numbers[..., place]
         start = len(self.numbers)
         for place, index in enumerate(self.categories):
-            codes = self._codes(place)
+            codes = self.known(place)
             size = self.buckets[place] or len(codes) + 1
             likeliest = z[..., start : start + max(len(codes), 1)].argmax(dim=-1)
             columns[index] = codes[likeliest].to(numbers.dtype) if len(codes) else torch.zeros_like(numbers[..., 0])
@@ -227,8 +227,8 @@ class Encode(Scale):
             return numbers
         return torch.where(self.logs.to(x.device), numbers.sign() * torch.log1p(numbers.abs()), numbers)
 
-    def _codes(self, place: int) -> Tensor:
-        """Return the known codes of a category, sorted."""
+    def known(self, place: int) -> Tensor:
+        """Return the known codes of the category at `place` in `categories`, sorted; none where it is hashed."""
         start = int(self.sizes[:place].sum())
         return self.codes[start : start + int(self.sizes[place])]
 
@@ -236,7 +236,7 @@ class Encode(Scale):
         """Return the features (..., G) of codes (...)."""
         if buckets := self.buckets[place]:
             return nn.functional.one_hot((code * _SPREAD >> 16) % buckets, buckets)
-        known = self._codes(place)
+        known = self.known(place)
         at = torch.searchsorted(known, code.contiguous())
         at = torch.where((at < len(known)) & (known[at.clamp_max(len(known) - 1)] == code), at, len(known))
         return nn.functional.one_hot(at, len(known) + 1)

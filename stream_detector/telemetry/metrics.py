@@ -90,6 +90,13 @@ class Metrics:
             "budget_promised_total", "Incidents that threshold.budget allowed for the event time passed."
         )
         self.budget_opened_total = self._counter("budget_opened_total", "Incidents opened under threshold.budget.")
+        self.detectors_cannot_alarm = self._gauge(
+            "detectors_cannot_alarm",
+            "Loaded detectors whose score stays below the starting level, whatever the window.",
+        )
+        self.model_changes_total = self._counter(
+            "model_changes_total", "Assets taken over whose threshold was learnt from the scores of another model."
+        )
         self.assets_not_judged = self._gauge(
             "assets_not_judged", "Assets whose readings come and give no window that is judged.", "reason"
         )

@@ -111,7 +111,7 @@ class HoldOut:
         """Score the held-out windows."""
         detectors, report = self.nets.detectors, joint_report(reports)
         detector = detectors[0] if len(detectors) == 1 else Ensemble.of(detectors, self.preprocess.columns)
-        scores = _scores(detector, _scaled(self.preprocess, self.parts.held_out), self.parts.seeds)
+        scores = score_windows(detector, _scaled(self.preprocess, self.parts.held_out), self.parts.seeds)
         return Fitted(self.preprocess, detector, scores, report, self.parts.split)
 
 
@@ -150,7 +150,7 @@ class HoldOutLabelled:
             )
         except DataError as error:
             raise DataError(f"{self._place}{error}") from error
-        scores = _scores(self._detector, _scaled(self.preprocess, parts.held_out[~parts.faulty_held_out]), None)
+        scores = score_windows(self._detector, _scaled(self.preprocess, parts.held_out[~parts.faulty_held_out]), None)
         return Fitted(self.preprocess, self._detector, scores, replace(report, faulty=self._faults), parts.split)
 
 
@@ -204,8 +204,8 @@ class CrossFitted:
         return numbers
 
 
-def _scores(detector: Detector, x: Tensor, seeds: Tensor | None) -> NDArray[np.float64]:
-    """Score as the scorer does: in float64, with the same rounding."""
+def score_windows(detector: Detector, x: Tensor, seeds: Tensor | None) -> NDArray[np.float64]:
+    """Return the scores (n,) of scaled windows (n, T, F) as the scorer would: in float64, with the same rounding."""
     double = copy.deepcopy(detector).double().eval()
     with torch.inference_mode():
         found = [

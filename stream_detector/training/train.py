@@ -28,6 +28,7 @@ from stream_detector.models import DivergedError, FitReport, Labelled, Progress,
 from stream_detector.models.precision import coarse_columns
 from stream_detector.models.preprocessing import column_channels
 from stream_detector.telemetry.logs import event
+from stream_detector.training.alarms import findings, measure_reach
 from stream_detector.training.calibration import Blocks, CrossFitted, Fitted, HoldOut, HoldOutLabelled, Nets, Parts, Way
 from stream_detector.training.history import History, fingerprint, gather
 from stream_detector.training.labels import Labels
@@ -181,7 +182,9 @@ def _artifact(
     for warning in fitted.report.warnings:
         log.warning("%s%s", place, warning)
     _tell_coarse(config, histories)
-    return Artifact.create(
+    with _reproducible(config):
+        reach = measure_reach(fitted.detector.eval(), fitted.preprocess.eval(), histories)
+    artifact = Artifact.create(
         detector=fitted.detector.eval(),
         preprocess=fitted.preprocess.eval(),
         calibration=fitted.scores,
@@ -191,7 +194,11 @@ def _artifact(
         split=fitted.split,
         fit=fitted.report,
         profile=_profile(config, histories),
+        reach=reach,
     )
+    for text in findings(config, artifact).texts():
+        log.warning("%s%s", place, text, extra=event("cannot-alarm", version=artifact.ref.version))
+    return artifact
 
 
 def _tell_coarse(config: Config, histories: list[History]) -> None:

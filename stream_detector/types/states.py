@@ -175,6 +175,8 @@ class AssetState(State, frozen=True, kw_only=True):
     applied: AppliedControls = msgspec.field(default_factory=AppliedControls)
     audited: AuditedLevel = msgspec.field(default_factory=AuditedLevel)
     budget: BudgetState | None = None  # with an alert budget only
+    model: str = ""
+    """Version of the detector whose scores all this is about; "" in states of versions before 0.3."""
     extra: Mapping[str, State] = msgspec.field(default_factory=dict)
     """Parts of policies beyond the built-in ones, by the policy's name (decision/policy.py)."""
 
@@ -200,7 +202,18 @@ class Controls:
 
 
 AuditCause = Literal[
-    "calibrate", "level", "refit", "regime-ask", "regime-change", "accept", "pin", "unpin", "reset", "rollback", "risk"
+    "calibrate",
+    "new-model",
+    "level",
+    "refit",
+    "regime-ask",
+    "regime-change",
+    "accept",
+    "pin",
+    "unpin",
+    "reset",
+    "rollback",
+    "risk",
 ]
 
 

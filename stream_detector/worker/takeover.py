@@ -110,6 +110,7 @@ class Takeover:
         self._assignment.resume(partitions)
         self._assignment.tasks[index] = task
         self._report_taken_over(task, found)
+        self._report_models(index, assets)
 
     def _report_moved(
         self, partitions: Iterable[Partition], committed: Mapping[Partition, Position], found: Resumption
@@ -195,6 +196,33 @@ class Takeover:
             "it is rebuilt from the topics, without publishing" if rebuilt else "thresholds start from the calibration",
             extra=event("state-lost", task=task.index, epoch=task.epoch),
         )
+
+    def _report_models(self, index: int, assets: Mapping[str, AssetState]) -> None:
+        """Tell of states that another model's scores made, and of those that name no model."""
+        engine = self._scoring.engine
+        others = [state for asset, state in assets.items() if engine.is_of_other_model(asset, state)]
+        if others:
+            pinned = sum(state.applied.pinned is not None for state in others)
+            opened = sum(state.incident.opened_ms is not None for state in others)
+            self._metrics.model_changes_total.inc(len(others))
+            log.warning(
+                "task %d: another model judges %d of %d assets by now; their thresholds start again from its "
+                "calibration (%d stay pinned to a level of the model before, %d have an open incident, which goes on)",
+                index,
+                len(others),
+                len(assets),
+                pinned,
+                opened,
+                extra=event("new-model", task=index, assets=len(others), pinned=pinned, open=opened),
+            )
+        if unknown := sum(not state.model for state in assets.values()):
+            log.info(
+                "task %d: the states of %d assets are of a version before 0.3 and name no model; they are taken for "
+                "those of today's artifact",
+                index,
+                unknown,
+                extra=event("model-unknown", task=index, assets=unknown),
+            )
 
     def _report_taken_over(self, task: Task, found: Resumption) -> None:
         self._metrics.restores_total.inc()
