@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: install ## Simulate machines, train, replay through a broker, show alerts (ARGS='--headless --json', '--kafka HOST:PORT', ...)
+demo: install ## Simulate machines, train, replay through a broker, show alerts (ARGS='--headless --json', '--bootstrap-servers HOST:PORT', ...)
 	@$(BIN)/stream-detector demo $(ARGS)
 
 test: install ## Run the tests (ARGS='-k window')

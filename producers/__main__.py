@@ -14,6 +14,7 @@ from producers.arguments import build_parser
 from stream_detector.datasets.recording import Recording
 from stream_detector.datasets.replay import Plan, Progress, SystemClock, Writer, messages_in, replay
 from stream_detector.errors import ConfigError, DataError, DetectorError
+from stream_detector.telemetry.printable import printable_lines
 
 if TYPE_CHECKING:
     from stream_detector.config import InputConfig, KafkaConfig
@@ -24,6 +25,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0 done or stopped by a signal, 1 Kafka failed, 2 wrong input or settings."""
     args = build_parser().parse_args(argv)
+    for warning in getattr(args, "renamed", ()):
+        _say(f"warning: {warning}", sys.stderr)
     try:
         if args.command == "replay":
             _replay(args)
@@ -58,8 +61,8 @@ def _replay(args: argparse.Namespace) -> None:
     )
     if args.skip is not None:
         recordings = [recording.rows(args.skip) for recording in recordings]
-    if args.limit is not None:
-        recordings = [recording.head(args.limit) for recording in recordings]
+    if args.rows is not None:
+        recordings = [recording.head(args.rows) for recording in recordings]
     _send(recordings, args)
 
 
@@ -195,7 +198,7 @@ def _summary(done: Progress, assets: int, topic: str) -> str:
 
 def _say(text: str, stream: TextIO | None = None) -> None:
     out = sys.stdout if stream is None else stream
-    out.write(text + "\n")
+    out.write(printable_lines(text) + "\n")
     out.flush()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from stream_detector import plugins
+from stream_detector.cli.options import add_renamed
 from stream_detector.datasets import FORMATS
 from stream_detector.datasets.replay import Times
 from stream_detector.datasets.times import TsUnit, iso_to_ms
@@ -85,8 +86,9 @@ def _add_replay(commands: Any) -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, or folders of them")
     parser.add_argument("--format", required=True, metavar="FORMAT", help="format of the files; see below")
-    parser.add_argument("--limit", type=_at_least(1), metavar="ROWS", help="send the first ROWS of each recording only")
-    parser.add_argument("--skip", type=_at_least(1), metavar="ROWS", help="skip the first ROWS of each recording")
+    parser.add_argument("--rows", type=_at_least(1), metavar="N", help="send only the first N rows of each recording")
+    add_renamed(parser, "--limit", "--rows", type=_at_least(1))
+    parser.add_argument("--skip", type=_at_least(1), metavar="N", help="skip the first N rows of each recording")
     reading = parser.add_argument_group("reading")
     reading.add_argument("--asset", help="name of the asset, for a single file (default: the file's name)")
     reading.add_argument("--asset-column", metavar="NAME", help="column that names the asset (csv, parquet: asset)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     args.output = Output(args.log_format, args.log_level)
     args.output.install()
+    for stream in (sys.stdout, sys.stderr):  # an encoding of few characters must not end a command half-way
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for warning in getattr(args, "renamed", ()):
+        args.output.warn(warning)
     try:
         status: int = args.run(args)
         sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends

@@ -9,9 +9,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from stream_detector.config import Config
+if TYPE_CHECKING:
+    from stream_detector.config import Config
 
 Role = Literal["worker", "monitor", "producer", "verdict"]
 ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict")

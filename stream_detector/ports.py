@@ -161,8 +161,8 @@ class StateStore(Protocol):
     def unpin(self, asset: str) -> bool:
         """Return to the adaptive level; False when the asset was not pinned."""
 
-    def reset(self, asset: str) -> None:
-        """Discard what was learnt of the asset ("*": of all); its threshold restarts from the calibration."""
+    def reset(self, asset: str | None) -> None:
+        """Discard what was learnt of the asset (None: of all); its threshold restarts from the calibration."""
 
     def accept(self, asset: str) -> None:
         """Accept the asset's reported regime change as normal; no effect when none is open."""

@@ -1,5 +1,6 @@
 """The command line from outside: exit codes, messages, and what goes to standard output."""
 
+import argparse
 import csv
 import json
 import subprocess
@@ -11,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from stream_detector.__main__ import main
+from stream_detector.__main__ import build_parser, main
 from stream_detector.cli.show import alert_line
 from stream_detector.datasets.output import write
 from stream_detector.simulation.simulate import simulate
@@ -119,7 +120,7 @@ def test_too_little_data_is_told(command, tmp_path):
 def test_a_detector_that_is_not_there_is_named(command, tmp_path):
     """With the command that makes it."""
     for name, data in (("run", []), ("backtest", ["DATA"])):
-        status, _, err = command(name, "CONFIG", *data, "--model", tmp_path / "none.safetensors")
+        status, _, err = command(name, "CONFIG", *data, "--artifact", tmp_path / "none.safetensors")
         assert 2 == status
         assert f"{tmp_path}/none.safetensors doesn't exist; run `stream-detector train`" in err
 
@@ -127,7 +128,7 @@ def test_a_detector_that_is_not_there_is_named(command, tmp_path):
 def test_a_broken_detector_is_refused(command, tmp_path):
     """A damaged file is told from a missing one, and nothing of it is run."""
     (tmp_path / "broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{not json at all}")
-    status, _, err = command("backtest", "CONFIG", "DATA", "--model", tmp_path / "broken.safetensors")
+    status, _, err = command("backtest", "CONFIG", "DATA", "--artifact", tmp_path / "broken.safetensors")
     assert 2 == status
     assert "broken.safetensors" in err
 
@@ -154,10 +155,10 @@ def test_training_reports_what_it_made(command, tmp_path):
 
 
 def test_training_per_asset_makes_a_folder_a_worker_can_use(command, tmp_path):
-    """One file an asset; `backtest --model FOLDER` judges each with its own."""
+    """One file an asset; `backtest --artifact FOLDER` judges each with its own."""
     assert 0 == command("train", "CONFIG", "DATA", "--rows", 600, "--per-asset", "--out", tmp_path / "fleet")[0]
     assert {"machine-1.safetensors", "machine-2.safetensors"} == {file.name for file in (tmp_path / "fleet").iterdir()}
-    _, out, _ = command("backtest", "CONFIG", "DATA", "--model", tmp_path / "fleet", "--json")
+    _, out, _ = command("backtest", "CONFIG", "DATA", "--artifact", tmp_path / "fleet", "--json")
     versions = {(alert["asset"], alert["model"]["version"]) for alert in map(json.loads, out.splitlines())}
     assert 2 == len(versions) == len({version for _, version in versions})
 
@@ -253,3 +254,48 @@ def test_head_may_close_the_pipe(folder, arguments):
         assert process.stderr is not None
         said = process.stderr.read()
         assert (b"", 0) == (said, process.wait(timeout=60))
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["run", "C", "--model", "x"], "artifact", Path("x")),
+        (["backtest", "C", "--data", "d", "--model", "x"], "artifact", Path("x")),
+        (["monitor", "C", "--count", "3"], "limit", 3),
+        (["thresholds", "history", "C", "A", "--last", "3"], "limit", 3),
+        (["demo", "--kafka", "h:1"], "bootstrap_servers", "h:1"),
+    ],
+)
+def test_former_names_of_options_still_work(words, name, value):
+    """For a version, and with a warning that says the present one."""
+    args = build_parser().parse_args(words)
+    assert value == getattr(args, name)
+    assert [f"--{name.replace('_', '-')}" in warning for warning in args.renamed] == [True]
+
+
+def test_a_former_name_is_warned_of(command):
+    """On standard error; the command goes on."""
+    status, _, err = command("monitor", "none.yaml", "--count", "1")
+    assert (2, True) == (status, err.startswith("warning: --count is now --limit; the former name works until 0."))
+
+
+def test_an_option_has_one_name_everywhere():
+    """What means the same is called the same: no option of one command is another's under another name."""
+    options = {
+        name
+        for parser in parsers(build_parser())
+        for action in parser._actions
+        if action.help is not argparse.SUPPRESS
+        for name in action.option_strings
+    }
+    assert {"--artifact", "--limit", "--json", "--quiet", "--bootstrap-servers"} <= options
+    assert not {"--model", "--count", "--last", "--kafka", "--max"} & options
+
+
+def parsers(parser):
+    """Yield every command's parser."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)

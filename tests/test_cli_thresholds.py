@@ -179,7 +179,32 @@ def test_reset_one_or_all(store: RedisStore, run: Run):
     run("reset", "pump-1")
     assert set(store.controls().resets) == {"pump-1"}
     assert "all assets" in run("reset", "--all")
-    assert set(store.controls().resets) == {"*"}
+    assert (store.controls().resets, store.controls().reset_all > "") == ({}, True)
+
+
+def test_an_asset_named_like_a_pattern_is_one_asset(store: RedisStore, run: Run):
+    """Only --all means all."""
+    with pytest.raises(ConfigError, match=r"no asset '\*'"):
+        run("reset", "*")
+    store.save(3, store.acquire(3), 1, {"*": state(3.0)}, {})
+    assert json.loads(run("reset", "*", "--json")) == {"action": "reset", "asset": "*", "all": False}
+    assert (set(store.controls().resets), store.controls().reset_all) == ({"*"}, "")
+    assert json.loads(run("reset", "--all", "--json")) == {"action": "reset", "asset": None, "all": True}
+
+
+@pytest.mark.parametrize("action", ["list", "show"])
+def test_names_are_harmless_on_a_terminal(store: RedisStore, run: Run, action: str):
+    """Control characters, line ends, marks of direction and rich's markup are shown, not obeyed."""
+    asset = "a\nb\x1b[31mred\x9b0m\u202e[bold][/]\u2028"
+    store.save(3, store.acquire(3), 1, {asset: state(3.0)}, {})
+    arguments = (asset,) if action == "show" else ()
+    shown = run(action, *arguments)
+    assert r"a\nb\x1b[31mred\x9b0m\u202e[bold][/]\u2028" in shown
+    assert all(line.isprintable() for line in shown.split("\n"))
+    found = run(action, *arguments, "--json")
+    assert all(line.isprintable() for line in found.split("\n"))
+    rows = json.loads(found)
+    assert asset in [row["asset"] for row in (rows if action == "list" else [rows])]
 
 
 def test_reset_wants_to_know_what(run: Run):

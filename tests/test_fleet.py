@@ -171,4 +171,4 @@ def test_the_commands_train_and_backtest_a_fleet(tmp_path: Path, capsys: pytest.
     said = json.loads(capsys.readouterr().out)
     assert (len(files), len(said["artifacts"])) == (3, 3)
     assert len({one["version"] for one in said["artifacts"]}) == 1
-    assert main(["backtest", *common, "--model", str(out)]) == 0
+    assert main(["backtest", *common, "--artifact", str(out)]) == 0

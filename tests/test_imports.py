@@ -40,3 +40,37 @@ def test_help_does_not_wait_for_torch(program):
 def test_importing_the_package_loads_no_torch():
     """A program that only reads alerts need not wait for what trains detectors."""
     assert loaded("import stream_detector", "torch", "kafka", "redis", "sklearn", "river") == []
+
+
+COMMANDS = (
+    "", "demo", "check", "train", "backtest", "evaluate", "run", "monitor", "thresholds", "thresholds list",
+    "thresholds reset", "verdict", "verdicts",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_help_loads_nothing_but_options(words):
+    """No library is imported to print help or refuse an option: what imports in milliseconds answers at once."""
+    heavy = {
+        "torch", "numpy", "pydantic", "rich", "yaml", "orjson", "msgpack", "msgspec", "kafka", "redis", "sklearn",
+        "river", "scipy", "prometheus_client", "safetensors", "stream_detector.config", "stream_detector.types",
+    }  # fmt: skip
+    code = (
+        "import contextlib, io\nfrom stream_detector.__main__ import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):\n"
+        f"    main({[*words.split(), '--help']!r})\n"
+        f"assert text.getvalue().startswith('usage: stream-detector {words}'), text.getvalue()"
+    )
+    assert loaded(f"exec({code!r})", *heavy) == []
+
+
+def test_names_in_help_are_those_there_are():
+    """The lists that are written out, so that help needs no import."""
+    from typing import get_args
+
+    from stream_detector.cli import data, verdict
+    from stream_detector.datasets import FORMATS
+    from stream_detector.types import VerdictKind
+
+    assert tuple(FORMATS) == data.FORMATS
+    assert get_args(VerdictKind) == verdict.KINDS

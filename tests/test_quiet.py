@@ -117,7 +117,7 @@ def made_controls(rng: np.random.Generator, batches: int) -> dict[int, Controls]
             Controls(count, pins={"m0": 9.0}),
             Controls(count),
             Controls(count, resets={"m1": token}),
-            Controls(count, resets={"*": token}),
+            Controls(count, reset_all=token),
             Controls(count, accepts={"m0": token, "m1": token}),
         ][rng.integers(5)]
     return found

@@ -167,7 +167,7 @@ def test_the_rights_in_the_docstring_are_enough(
     store.pin("a", 1.0)
     assert store.unpin("a")
     store.reset("a")
-    store.reset("*")
+    store.reset(None)
     assert set(store.load(0).assets) == {"b"}
     assert (store.controls().version, store.controls_version()) == (4, 4)
     assert store.find("b") is not None

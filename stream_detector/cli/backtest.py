@@ -9,12 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress
-
 from stream_detector.cli import data
-from stream_detector.cli.show import alert_line, letter_line, state_line
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import add_artifact, add_config, add_json, add_quiet
 from stream_detector.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,11 +26,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "alerts; with --json they are the same bytes that a worker would publish, one alert per line. A summary goes "
         "to standard error. Files are run one after the other; --messages reads the messages of a topic, in log order.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    add_config(parser)
     data.add_options(parser, messages=True)
-    parser.add_argument(
-        "--model", type=Path, metavar="ARTIFACT", help="trained detector, a file or folder (default: the set-up's)"
-    )
+    add_artifact(parser)
     parser.add_argument(
         "--states", type=Path, metavar="FILE", help="write each asset's final state to FILE, as a worker would save it"
     )
@@ -47,18 +41,23 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="write unusable messages to FILE, with the reason, one per line",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object per line, as published")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    add_json(parser, "one JSON object per line, as published")
+    add_quiet(parser, "no progress bar, no summary")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
-    from stream_detector.artifacts.model_set import ModelSet  # torch comes with it: only once the options are right
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from stream_detector.artifacts.model_set import ModelSet
+    from stream_detector.cli.show import alert_line, letter_line, published, state_line
+    from stream_detector.config import loading as settings
     from stream_detector.evaluate.offline import Backtest
     from stream_detector.scoring.scorer import Scorer
 
-    overrides = {"artifact": args.model.resolve()} if args.model else None
+    overrides = {"artifact": args.artifact.resolve()} if args.artifact else None
     config = settings.load(args.config, overrides=overrides)
     recordings = [] if args.messages else data.recordings(args, config)
     if args.messages and len(config.inputs) > 1:
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         for place, messages in enumerate(bars.track(parts, description="recordings")):
             for alert in backtest.run(messages, place if args.messages else 0):
                 count += 1
-                sys.stdout.write((alert.decode() if args.json else alert_line(alert)) + "\n")
+                sys.stdout.write((published(alert) if args.json else alert_line(alert)) + "\n")
     if args.states:
         lines = (state_line(asset, state) for asset, state in sorted(backtest.states()))
         _write(args.states, lines)

@@ -10,17 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel
-
-from stream_detector.cli import reference
-from stream_detector.config import Config, Secret
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import add_json
+from stream_detector.cli.printing import print_json
 from stream_detector.errors import ConfigError
 from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_permissions, redis_command
 from stream_detector.telemetry.logs import Output
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
+    from stream_detector.config import Config, Secret
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -35,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of the set-up")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--json", action="store_true", help="print the settings as JSON instead of YAML")
+    add_json(what, "print the settings as JSON instead of YAML")
     what.add_argument("--schema", action="store_true", help="print the JSON Schema of set-up files, for editors")
     what.add_argument("--reference", action="store_true", help="print the documentation of every key as Markdown")
     what.add_argument(
@@ -53,6 +51,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status: 0 when all is right, 2 otherwise."""
+    from stream_detector.cli import reference
+    from stream_detector.config import loading as settings
+
     if args.schema:
         sys.stdout.write(schema_text())
         return 0
@@ -72,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(rights_text(config, args.role, args.principal))
         return 0
     plain = settings.effective(config)
-    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n" if args.json else as_yaml(plain))
+    if args.json:
+        print_json(plain)
+    else:
+        sys.stdout.write(as_yaml(plain))
     for warning in warnings(config):
         output.warn(warning)
     return 0
@@ -80,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 def schema_text() -> str:
     """Return the JSON Schema as it is stored in `stream_detector/schemas/config.schema.json`."""
+    from stream_detector.config import loading as settings
+
     return json.dumps(settings.schema(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -99,15 +105,19 @@ def rights_text(config: Config, role: Role, principal: str) -> str:
 
 def as_yaml(plain: dict[str, Any]) -> str:
     """Return settings as YAML in the order of the documentation."""
+    import yaml
+
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
 
 def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed, but will stop a worker on this machine as things stand."""
     if config.artifact is None:
-        yield "artifact is not set: give --model to `run`, or train one with `stream-detector train` and name it here"
+        yield "artifact is not set: give --artifact to `run`, or `stream-detector train` one and name it here"
     elif not config.artifact.exists():
         yield f"artifact: {config.artifact} does not exist (yet); `stream-detector train` writes it"
+    from stream_detector.config import Secret
+
     for path, place in _places(config, ""):
         if isinstance(place, Path) and not place.is_file():
             yield f"{path}: the file {place} does not exist"
@@ -117,6 +127,10 @@ def warnings(config: Config) -> Iterator[str]:
 
 def _places(part: object, path: str) -> Iterator[tuple[str, Path | Secret]]:
     """Yield every file and secret that the settings name, the artifact aside."""
+    from pydantic import BaseModel
+
+    from stream_detector.config import Secret
+
     if isinstance(part, Path) and path != "artifact":
         yield path, part
     elif isinstance(part, BaseModel):

@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stream_detector.config import Config
-from stream_detector.datasets import FORMATS, read
-from stream_detector.datasets.recording import Recording
+from stream_detector.cli.options import at_least_1
 from stream_detector.errors import DataError
-from stream_detector.evaluate.offline import Encoded
 
+if TYPE_CHECKING:
+    from stream_detector.config import Config
+    from stream_detector.datasets.recording import Recording
+    from stream_detector.evaluate.offline import Encoded
+
+#: The formats built in, as `datasets.FORMATS` has them: help names them without a reader being imported.
+FORMATS = (
+    "skab", "nab", "cwru", "femto", "ims", "smap-msl", "ucr", "yahoo-s5", "nsl-kdd", "kdd99", "creditcard", "csv",
+    "parquet",
+)  # fmt: skip
 #: Help of --format, behind what its files are.
 FORMATS_HELP = f"{', '.join(FORMATS)}, or a plug-in's (default: csv)"
 
@@ -28,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None
             "log order, as kafka-console-consumer.sh --partition N --from-beginning prints them",
         )  # fmt: skip
     group.add_argument("--format", metavar="FORMAT", default="csv", help=f"format of the files: {FORMATS_HELP}")
-    group.add_argument("--rows", type=int, metavar="N", help="use only the first N rows of each file")
+    group.add_argument("--rows", type=at_least_1, metavar="N", help="use only the first N rows of each file")
     group.add_argument("--ts-column", metavar="NAME", help="csv, parquet: the time column (default: detected)")
     group.add_argument("--ts-unit", choices=["s", "ms", "us", "ns"], help="csv, parquet: unit of numeric times")
     group.add_argument("--asset-column", metavar="NAME", help="csv, parquet: the column that names the asset")
@@ -41,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser, messages: bool = False) -> None
 
 def recordings(args: argparse.Namespace, config: Config) -> list[Recording]:
     """Return the recordings the options name. Raises DataError, also when one lacks every configured channel."""
-    if args.rows is not None and args.rows < 1:
-        raise DataError(f"--rows must be at least 1, got {args.rows}")
+    from stream_detector.datasets import read
+
     found = read(
         args.data,
         args.format,
@@ -79,6 +87,8 @@ def _check_kinds(recording: Recording, config: Config) -> None:
 
 def lines(path: Path) -> Iterator[Encoded]:
     """Yield a file's lines as messages without keys. Raises DataError when it can't be read."""
+    from stream_detector.evaluate.offline import Encoded
+
     try:
         with path.open("rb") as file:
             for line in file:
@@ -89,6 +99,8 @@ def lines(path: Path) -> Iterator[Encoded]:
 
 def encoded(recordings: Sequence[Recording]) -> Iterator[Encoded]:
     """Yield the recordings' readings as messages, one recording after the other."""
+    from stream_detector.evaluate.offline import Encoded
+
     for recording in recordings:
         for message in recording.messages():
             yield Encoded(message.key, message.value, message.headers)

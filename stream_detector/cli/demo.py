@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import signal
@@ -14,24 +13,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.request import urlopen
 
-from rich.console import Console
-
-from stream_detector.adapters.embedded.servers import free_port
 from stream_detector.cli import data, processes
-from stream_detector.cli.show import alert_line
-from stream_detector.config import Config
-from stream_detector.config import loading as settings
-from stream_detector.datasets import format_names, read
-from stream_detector.datasets.ground_truth import Interval, incidents, runs, tally
-from stream_detector.datasets.output import write
-from stream_detector.datasets.recording import Recording
+from stream_detector.cli.options import add_json, add_renamed, at_least_1
+from stream_detector.cli.printing import print_json
 from stream_detector.errors import ConfigError, DetectorError
-from stream_detector.simulation.simulate import simulate
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from stream_detector.adapters.kafka import AlertReader
+    from stream_detector.config import Config
+    from stream_detector.datasets.ground_truth import Interval
+    from stream_detector.datasets.recording import Recording
     from stream_detector.types import Alert
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -48,9 +42,14 @@ def add_parser(subparsers: Subparsers) -> None:
         help="run everything on this machine: data, training, replay, alerts, a summary",
         description="Simulate machines with faults (or take a recording), train a detector on the healthy beginning, "
         "replay everything through a broker to a worker, and show alerts as they arrive. Starts its own broker and "
-        "Redis-compatible server, unless --kafka and --redis name yours.",
+        "Redis-compatible server, unless --bootstrap-servers and --redis name yours.",
     )
-    parser.add_argument("--kafka", metavar="HOST:PORT", help="use this broker (topics demo-….readings and others)")
+    parser.add_argument(
+        "--bootstrap-servers",
+        metavar="HOST:PORT,…",
+        help="use these brokers (topics demo-….readings and others)",
+    )
+    add_renamed(parser, "--kafka", "--bootstrap-servers")
     parser.add_argument("--redis", metavar="URL", help="use this Redis")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a recording instead of simulated machines")
     parser.add_argument("--format", metavar="FORMAT", help="format of --data, as for train")
@@ -59,22 +58,16 @@ def add_parser(subparsers: Subparsers) -> None:
         help="set-up (default: configs/machine.yaml; with --data configs/FORMAT.yaml, if it exists)",
     )  # fmt: skip
     parser.add_argument(
-        "--train-rows", type=_at_least_1, default=400, metavar="N", help="rows of each file to train on (default: 400)"
+        "--train-rows", type=at_least_1, default=400, metavar="N", help="rows of each file to train on (default: 400)"
     )
-    parser.add_argument("--machines", type=_at_least_1, default=4, help="number of simulated machines (default: 4)")
+    parser.add_argument("--machines", type=at_least_1, default=4, help="number of simulated machines (default: 4)")
     parser.add_argument("--hours", type=float, default=2.0, help="number of simulated hours (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
     parser.add_argument("--speed", type=_speed, default="max", help="60 is one minute per second (default: max)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="save the recording and the model in DIR")
     parser.add_argument("--headless", action="store_true", help="plain lines, no colours")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, as the last line")
+    add_json(parser, "print the summary as one JSON object, as the last line")
     parser.set_defaults(run=run)
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _speed(text: str) -> str:
@@ -103,6 +96,11 @@ class _Plan:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status: 0 when the replay was processed to its end."""
+    from rich.console import Console
+
+    from stream_detector.adapters.embedded.servers import free_port
+    from stream_detector.config import loading as settings
+
     started = time.monotonic()
     # Ended from outside, servers and processes started here must end too: SystemExit unwinds, the signal would not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -111,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         plan = _plan(args, exits)
         rows = sum(map(len, plan.recordings))
         console.print(f"1/4  {len(plan.recordings)} recordings, {rows} readings", style="bold")
-        environment = processes.servers(args.kafka, args.redis, exits)
+        environment = processes.servers(args.bootstrap_servers, args.redis, exits)
         environment["STREAM_DETECTOR__STREAM"] = f"demo-{os.getpid()}-{int(time.time())}"
         environment["STREAM_DETECTOR__ARTIFACT"] = str(plan.out / "model")
         environment["STREAM_DETECTOR__METRICS__PORT"] = str(free_port())
@@ -126,6 +124,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace, exits: ExitStack) -> _Plan:
+    from stream_detector.datasets import format_names, read
+    from stream_detector.datasets.ground_truth import Interval, runs
+    from stream_detector.datasets.output import write
+    from stream_detector.simulation.simulate import simulate
+
     if args.data is not None and args.format is None:
         raise ConfigError(f"--data needs --format; expected one of {', '.join(format_names())}")
     out = args.out or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="stream-detector-demo-")))
@@ -209,6 +212,8 @@ def _replay(
 
 def _counts(config: Config) -> dict[str, int]:
     """Return the sums of the worker's counters by name."""
+    from urllib.request import urlopen
+
     from prometheus_client.parser import text_string_to_metric_families
 
     with urlopen(f"http://{config.metrics.host}:{config.metrics.port}/metrics", timeout=10) as answer:
@@ -219,6 +224,7 @@ def _counts(config: Config) -> dict[str, int]:
 
 
 def _show(reader: AlertReader, alerts: list[Alert], console: Console) -> None:
+    from stream_detector.cli.show import alert_line
     from stream_detector.codec import decode_alert
 
     for record in reader.read(timeout_ms=200):
@@ -229,6 +235,7 @@ def _show(reader: AlertReader, alerts: list[Alert], console: Console) -> None:
 
 def _summary(plan: _Plan, config: Config, alerts: list[Alert], counts: dict[str, int]) -> dict[str, float | int]:
     from stream_detector.adapters.kafka import end_offsets
+    from stream_detector.datasets.ground_truth import incidents, tally
 
     last = {recording.asset: float(recording.ts_ms.max()) for recording in plan.recordings}
     # a recording that has ended is no silent machine
@@ -259,4 +266,4 @@ def _print(summary: dict[str, float | int], plan: _Plan, console: Console, as_js
         soft_wrap=True,
     )
     if as_json:
-        sys.stdout.write(json.dumps(summary) + "\n")
+        print_json(summary, indent=None)

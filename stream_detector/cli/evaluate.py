@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -11,16 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
 from stream_detector.cli import evaluate_live, evaluate_simulated
 from stream_detector.cli.data import FORMATS_HELP
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import add_json, add_quiet, at_least_1
+from stream_detector.cli.printing import print_json
 from stream_detector.errors import ConfigError
+from stream_detector.telemetry.printable import printable
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from stream_detector.config import Config
     from stream_detector.evaluate.protocols import Protocol
     from stream_detector.evaluate.series import Outcome
@@ -71,7 +70,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=at_least_1,
         default=1,
         metavar="N",
         help="number of seeds to train with (default: 1); simulated: each seed gives other machines",
@@ -87,7 +86,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="N",
         help=f"{', '.join(OPEN_SPLIT)}: train on the first N rows or, below 1, on this share of them",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser, "print one JSON object")
     parser.add_argument(
         "--report", type=Path, metavar="FILE.html", help="plot signals, scores and alarms of every file"
     )
@@ -99,7 +98,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="run the first seed again through a broker and a worker started here; status 1 if alerts differ",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_quiet(parser)
     table = parser.add_argument_group("csv")
     table.add_argument("--format", metavar="FORMAT", help=f"format of the files: {FORMATS_HELP}")
     table.add_argument(
@@ -114,8 +113,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
-    if args.seeds < 1:
-        raise ConfigError(f"--seeds must be at least 1, got {args.seeds}")
     if args.protocol == "simulated":
         return evaluate_simulated.run(args)
     if args.data is None:
@@ -126,8 +123,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--report {args.report}: there is no folder {args.report.parent}; make it first")
     if args.suite is not None:
         raise ConfigError(f"--suite is for the protocol simulated, not for {args.protocol}")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     from stream_detector.datasets import read
-    from stream_detector.evaluate.protocols import PROTOCOLS, Request  # torch comes with it
+    from stream_detector.evaluate.protocols import PROTOCOLS, Request
     from stream_detector.models import Labelled, detector_class, kinds
 
     protocol = PROTOCOLS[args.protocol]
@@ -178,16 +178,17 @@ def run(args: argparse.Namespace) -> int:
     if live is not None:
         plain["live"] = live
     if args.json:
-        sys.stdout.write(json.dumps(_finite(plain)) + "\n")
+        print_json(_finite(plain), indent=None)
     else:
         _print(protocol, outcome)
         if live is not None:
-            Console().print(_told(live))
+            Console().print(_told(live), markup=False)
     return 0 if live is None or live["equal"] else 1
 
 
 def _config(protocol: Protocol, given: Path | None, kind: str | None) -> Config:
     """Return the set-up asked for with the detector asked for, in that family's shipped settings."""
+    from stream_detector.config import loading as settings
     from stream_detector.models import kinds
 
     if kind is not None and kind not in kinds():
@@ -236,6 +237,9 @@ def _finite(value: Any) -> Any:
 
 
 def _print(protocol: Protocol, outcome: Outcome) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     figures = outcome.figures
     console = Console() if sys.stdout.isatty() else Console(width=140)
     table = Table(title=f"{protocol.name}: {figures.get('files', '?')} files, {len(figures['seeds'])} seeds")
@@ -261,7 +265,8 @@ def _print(protocol: Protocol, outcome: Outcome) -> None:
         table.add_row(f"published {name}", *cells(row, with_sd=False))
     console.print(table)
     if untrained := figures["untrained"]:
-        console.print(f"{len(untrained)} files without a detector, all their faults missed: {', '.join(untrained)}")
+        files = printable(", ".join(untrained))
+        console.print(f"{len(untrained)} files without a detector, all their faults missed: {files}", markup=False)
     if "categories" in figures:
         console.print(_categories(outcome))
     if incidents := figures.get("incidents"):
@@ -284,6 +289,8 @@ def _told(live: Mapping[str, Any]) -> str:
 
 def _categories(outcome: Outcome) -> Table:
     """Return the share of attacks found, one row per category, types in the training data apart from new ones."""
+    from rich.table import Table
+
     rows = {outcome.detector: outcome.figures, **outcome.figures["baselines"]}
     table = Table(title="attacks found: types that training data names, new ones")
     table.add_column("attacks", no_wrap=True)

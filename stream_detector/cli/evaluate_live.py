@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream_detector.cli import processes
-from stream_detector.config import Config
-from stream_detector.config import loading as settings
 from stream_detector.errors import DetectorError
 
 if TYPE_CHECKING:
+    from stream_detector.config import Config
     from stream_detector.evaluate.data import Recording
     from stream_detector.evaluate.series import Run
 
@@ -67,6 +66,8 @@ def _about_a_sensor(alert: bytes) -> bool:
 
 def _published(folder: Path, recordings: Sequence[Recording]) -> ByAsset:
     """Return what a worker publishes for recordings, by asset."""
+    from stream_detector.config import loading as settings
+
     with ExitStack() as exits:
         environment = processes.servers(None, None, exits)
         path = folder / "config.yaml"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import at_least_1
+from stream_detector.cli.printing import print_json
 from stream_detector.errors import ConfigError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "simulated.yaml"
@@ -32,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("simulated")
     group.add_argument("--suite", choices=list(SUITES), help="; ".join(f"{n}: {about}" for n, about in SUITES.items()))
     group.add_argument(
-        "--machines", type=_at_least_1, metavar="N", help="healthy: number of machines per seed (default: 100)"
+        "--machines", type=at_least_1, metavar="N", help="healthy: number of machines per seed (default: 100)"
     )
     group.add_argument(
         "--days", type=_days, metavar="D", help="length of a run in days; healthy: of its judged part (default: 7)"
@@ -51,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
     days = args.days or 7.0
     if args.suite != "healthy" and days < LEAST_DAYS:
         raise ConfigError(f"--days must be at least {LEAST_DAYS:g} for --suite {args.suite}: its events take so long")
-    from stream_detector.evaluate.simulated import SUITES as TRIALS  # torch comes with it
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from stream_detector.config import loading as settings
+    from stream_detector.evaluate.simulated import SUITES as TRIALS
     from stream_detector.evaluate.simulated import Trial
     from stream_detector.simulation.simulate import simulate
 
@@ -74,13 +74,16 @@ def run(args: argparse.Namespace) -> int:
 
         figures = TRIALS[args.suite](Trial(config, simulate, range(args.seeds), args.machines or 100, days, tell))
     if args.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+        print_json(figures, indent=None)
     else:
         _print(args.suite, figures)
     return 0
 
 
 def _print(suite: str, figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console() if sys.stdout.isatty() else Console(width=140)
     table = Table(title=f"simulated, {suite}", show_header=False)
     table.add_column("figure", no_wrap=True)
@@ -101,12 +104,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _days(text: str) -> float:

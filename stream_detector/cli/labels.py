@@ -8,14 +8,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stream_detector.config import Config
-from stream_detector.datasets.ground_truth import Interval
-from stream_detector.datasets.recording import Recording
-from stream_detector.datasets.times import iso_to_ms
 from stream_detector.errors import DataError
-from stream_detector.training.labels import Labels, from_intervals, from_rows
+
+if TYPE_CHECKING:
+    from stream_detector.config import Config
+    from stream_detector.datasets.ground_truth import Interval
+    from stream_detector.datasets.recording import Recording
+    from stream_detector.training.labels import Labels
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,8 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 def labels(args: argparse.Namespace, recordings: Sequence[Recording], config: Config) -> Labels | None:
     """Return the known faults of the recordings; None without labels. Raises DataError on a broken list."""
+    from stream_detector.training.labels import from_intervals, from_rows
+
     if args.truth is None:
         return from_rows(recordings, config)
     return from_intervals(read_truth(args.truth), [recording.asset for recording in recordings])
@@ -51,6 +54,8 @@ def read_truth(path: Path) -> list[Interval]:
 
 
 def _interval(path: Path, number: int, entry: Mapping[str, Any]) -> Interval:
+    from stream_detector.datasets.ground_truth import Interval
+
     try:
         start, end = _time(entry["start"]), _time(entry["end"])
         one = Interval(str(entry["asset"]), start, end, str(entry.get("fault") or "fault"))
@@ -65,6 +70,8 @@ def _interval(path: Path, number: int, entry: Mapping[str, Any]) -> Interval:
 
 def _time(value: object) -> float:
     """Return UNIX ms."""
+    from stream_detector.datasets.times import iso_to_ms
+
     if isinstance(value, str):
         try:
             value = float(value)

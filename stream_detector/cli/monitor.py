@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_detector.cli.show import alert_line
-from stream_detector.config import loading as settings
-from stream_detector.errors import ConfigError, DecodeError
+from stream_detector.cli.options import add_config, add_json, add_limit
+from stream_detector.errors import DecodeError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -24,23 +22,22 @@ def add_parser(subparsers: Subparsers) -> None:
         help="follow the alert topic",
         description="Follow the alert topic: one readable line per alert, or with --json the alerts as published.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line, as published")
+    add_config(parser)
+    add_json(parser, "one JSON object per line, as published")
     parser.add_argument("--from-beginning", action="store_true", help="start with the oldest alert on the topic")
     parser.add_argument("--asset", metavar="NAME", help="only this asset's alerts")
-    parser.add_argument("--count", type=int, metavar="N", help="end after N alerts")
+    add_limit(parser, "end after N alerts", former="--count")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
-    from stream_detector.adapters.kafka import (
-        AlertReader,
-    )  # the client is slow to import: only once the options are right
+    from stream_detector.adapters.kafka import AlertReader
+    from stream_detector.cli.show import alert_line
     from stream_detector.codec import decode_alert
+    from stream_detector.config import loading as settings
+    from stream_detector.telemetry.printable import printable, printable_json
 
-    if args.count is not None and args.count < 1:
-        raise ConfigError(f"--count must be at least 1, got {args.count}")
     config = settings.load(args.config)
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -55,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
                     alert = decode_alert(record.value)
                 except DecodeError as error:
                     where = f"offset {record.offset} of partition {record.partition}"
-                    sys.stderr.write(f"not an alert, at {where}: {error}\n")
+                    sys.stderr.write(printable(f"not an alert, at {where}: {error}") + "\n")
                     continue
                 if args.asset is not None and alert.asset != args.asset:
                     continue
-                line = record.value.decode() if args.json else alert_line(record.value)
+                line = printable_json(record.value.decode()) if args.json else alert_line(record.value)
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
                 shown += 1
-                if args.count is not None and shown >= args.count:
+                if args.limit is not None and shown >= args.limit:
                     return 0
     return 0

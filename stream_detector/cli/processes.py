@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
-from stream_detector.config import Config
+if TYPE_CHECKING:
+    from stream_detector.config import Config
 
 
 def servers(kafka: str | None, redis: str | None, exits: ExitStack) -> dict[str, str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import add_artifact, add_config
 from stream_detector.telemetry.logs import Output
-from stream_detector.worker.gc_settings import tune_gc
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -27,10 +25,8 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Run a worker: a member of the set-up's consumer group. Start up to one per partition; "
         "workers share the partitions. On SIGTERM or Ctrl-C the worker commits and ends.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
-    parser.add_argument(
-        "--model", type=Path, metavar="ARTIFACT", help="trained detector, a file or folder (default: the set-up's)"
-    )
+    add_config(parser)
+    add_artifact(parser)
     parser.add_argument(
         "--create-topics", type=int, metavar="N", help="create missing topics, inputs with N partitions each"
     )
@@ -39,10 +35,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
+    from stream_detector.config import loading as settings
+    from stream_detector.worker.gc_settings import tune_gc
+
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    overrides = {"artifact": args.model.resolve()} if args.model else None
+    overrides = {"artifact": args.artifact.resolve()} if args.artifact else None
     config = settings.load(args.config, overrides=overrides)
     from stream_detector.api.worker import Worker  # torch comes with it: only once the settings are right
 

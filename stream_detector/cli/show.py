@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 
 from stream_detector.codec import decode_alert, encode_state
+from stream_detector.telemetry.printable import printable, printable_json
 from stream_detector.types import AssetState, PlainMessage
 
 _MARK = {"info": "·", "warning": "!", "critical": "‼"}
 
 
 def alert_line(value: bytes) -> str:
-    """Return one line about a published alert. Raises DecodeError when it is none.
+    """Return one line about a published alert, harmless on a terminal. Raises DecodeError when it is none.
 
     When, what, where; how far above the threshold; which channels, with what was seen and what was expected.
     """
     alert = decode_alert(value)
-    when = datetime.fromtimestamp(alert.end_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    when = datetime.fromtimestamp(alert.end_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     event = {"open": "OPEN  ", "update": "UPDATE", "regime-change": "REGIME", "close": "CLOSE "}[alert.event]
     leading = [channel for channel in alert.channels if channel.share >= 0.1][:3]
     channels = ", ".join(
@@ -26,10 +28,15 @@ def alert_line(value: bytes) -> str:
     )
     lasted = f" after {_duration(alert.end_ms - alert.start_ms)}" if alert.event == "close" else ""
     sensor = "" if alert.sensor is None else f" ({' '.join(filter(None, alert.sensor))})"
-    return (
+    return printable(
         f"{when}  {_MARK[alert.severity]} {event} {alert.asset}  {alert.severity} {alert.kind}{sensor}{lasted}"
         f"  score {alert.score:.4g} over {alert.threshold:.4g}  {channels}"
     )
+
+
+def published(value: bytes) -> str:
+    """Return an alert's JSON byte for byte as published; on a terminal what that would act on becomes `\\uXXXX`."""
+    return printable_json(value.decode()) if sys.stdout.isatty() else value.decode()
 
 
 def state_line(asset: str, state: AssetState) -> str:

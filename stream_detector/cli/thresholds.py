@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 from contextlib import closing
-from datetime import UTC, datetime
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_detector.codec import audit_id, encode_point
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import add_config, add_json, add_limit
+from stream_detector.cli.printing import cell, print_json, print_line, print_table, utc
 from stream_detector.errors import ConfigError
-from stream_detector.types import AssetState, Controls
 
-if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; redis is imported when it is used
+if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; the rest is imported when it is used
     from stream_detector.adapters.redis import RedisStore
     from stream_detector.config import BudgetConfig, Config
+    from stream_detector.types import AssetState, Controls
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-PIPED_WIDTH = 160  # of a table that no terminal bounds
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -49,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
     _asset(_action(actions, "accept", "accept an asset's flat incident as its new normal (adaptation.policy: ask)"))
     past = _action(actions, "history", "print what changed an asset's level, and when, from the audit topic")
     _asset(past)
-    past.add_argument("--last", type=int, metavar="N", help="only the newest N entries")
+    add_limit(past, "print only the newest N entries", former="--last")
     back = _action(actions, "rollback", "restore an asset's level and shift as they were after an entry of the history")
     _asset(back)
     back.add_argument("--to", required=True, metavar="ID", help="the entry's id, or its beginning")
@@ -59,6 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status. Raises ConfigError for a wrong argument, StoreError when Redis is away."""
     from stream_detector.adapters.redis import RedisStore
+    from stream_detector.config import loading as settings
 
     config = settings.load(args.config)
     with closing(RedisStore(config.redis, config.stream)) as store:
@@ -77,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _action(actions: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_config(parser)
+    add_json(parser)
     return parser
 
 
@@ -95,19 +90,14 @@ def _list(store: RedisStore, budget: BudgetConfig | None, as_json: bool) -> None
             newest[asset] = (task, state)
     rows = [_row(asset, newest.get(asset), controls, budget) for asset in sorted({*newest, *controls.pins})]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
-
+    if not rows:
+        print_line("no asset has been judged yet")
+        return
     columns = _COLUMNS if budget is None else (*_COLUMNS, *_BUDGET_COLUMNS)
-    table = Table(*("judged up to" if name == "judged" else name for name in columns))
-    for name in ("task", "level", "pinned", "seen"):
-        next(column for column in table.columns if column.header == name).justify = "right"
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    console.print(table if rows else "no asset has been judged yet")
+    titles = ["judged up to" if name == "judged" else name for name in columns]
+    print_table(titles, ([row[name] for name in columns] for row in rows), right=("task", "level", "pinned", "seen"))
 
 
 _COLUMNS = ("asset", "task", "method", "level", "pinned", "seen", "incident", "judged")
@@ -126,23 +116,23 @@ def _show(store: RedisStore, asset: str, budget: BudgetConfig | None, as_json: b
             "scores_kept": len(threshold.sample),
             "anomalous_of_last": incident.recent.bit_count(),
             "quiet_windows": incident.quiet,
-            "incident_opened": _time(incident.opened_ms),
+            "incident_opened": utc(incident.opened_ms),
             "incident_leader": incident.leader,
             "incident_peak": incident.peak if incident.opened_ms is not None else None,
             "incident_windows": incident.windows,
-            "reset": _time(int(found[1].applied.reset) // 1_000) if found[1].applied.reset.isdecimal() else None,
+            "reset": _token_time(found[1].applied.reset),
         }
-    requested = max(controls.resets.get(asset, ""), controls.resets.get("*", ""))
-    row["reset_requested"] = _time(int(requested) // 1_000) if requested.isdecimal() else None
+    row["reset_requested"] = _token_time(max(controls.resets.get(asset, ""), controls.reset_all))
     if as_json:
-        _print_json(row)
+        print_json(row)
         return
     width = max(len(name) for name in row)
-    sys.stdout.writelines(f"{name.replace('_', ' '):<{width}}  {_cell(value)}\n" for name, value in row.items())
+    for name, value in row.items():
+        print_line(f"{name.replace('_', ' '):<{width}}  {cell(value)}")
 
 
 def _change(store: RedisStore, args: argparse.Namespace) -> None:
-    asset: str = "*" if args.action == "reset" and args.all else args.asset
+    asset: str = args.asset
     done: dict[str, Any] = {"action": args.action, "asset": asset}
     if args.action == "pin":
         if not (math.isfinite(args.level) and args.level > 0.0):
@@ -166,35 +156,36 @@ def _change(store: RedisStore, args: argparse.Namespace) -> None:
         store.accept(asset)
         text = f"{asset}: the state it is in becomes its normal with its next window"
     else:
-        if asset != "*" and store.find(asset) is None:
+        if not args.all and store.find(asset) is None:
             raise _unknown(store, asset)
-        store.reset(asset)
-        text = f"{'all assets start' if asset == '*' else asset + ' starts'} from the model's calibration again"
+        store.reset(None if args.all else asset)
+        done["all"] = args.all
+        text = f"{'all assets start' if args.all else asset + ' starts'} from the model's calibration again"
     if args.json:
-        _print_json(done)
+        print_json(done)
     else:
-        sys.stdout.write(f"{text}\n")
+        print_line(text)
 
 
 def _history(config: Config, args: argparse.Namespace) -> None:
     from stream_detector.cli import trail
+    from stream_detector.codec import audit_id
 
-    if args.last is not None and args.last < 1:
-        raise ConfigError(f"--last must be at least 1, got {args.last}")
     every = trail.history(config, args.asset)
-    found = list(zip([None, *every], every, strict=False))[-(args.last or 0) :]
+    found = list(zip([None, *every], every, strict=False))[-(args.limit or 0) :]
     if args.json:
-        _print_json([trail.plain(entry) for _, entry in found])
+        print_json([trail.plain(entry) for _, entry in found])
         return
     for earlier, entry in found:
-        sys.stdout.write(
-            f"{audit_id(entry)[:8]}  {_time(entry.at_ms)}  {entry.cause:<13}  {trail.change(entry, earlier)}"
-            f"  ({trail.MEANING[entry.cause]})\n"
+        print_line(
+            f"{audit_id(entry)[:8]}  {utc(entry.at_ms)}  {entry.cause:<13}  {trail.change(entry, earlier)}"
+            f"  ({trail.MEANING[entry.cause]})"
         )
 
 
 def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> None:
     from stream_detector.cli import trail
+    from stream_detector.codec import audit_id, encode_point
 
     entry = trail.entry_of(config, args.asset, args.to)
     if entry.method != config.threshold.method:
@@ -203,11 +194,9 @@ def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> N
         )
     store.rollback(args.asset, encode_point(entry.threshold, entry.adaptation))
     if args.json:
-        _print_json({"action": "rollback", "asset": args.asset, "to": audit_id(entry), "level": entry.after.level})
+        print_json({"action": "rollback", "asset": args.asset, "to": audit_id(entry), "level": entry.after.level})
     else:
-        sys.stdout.write(
-            f"{args.asset} goes back to {audit_id(entry)[:8]} ({_time(entry.at_ms)}) with its next window\n"
-        )
+        print_line(f"{args.asset} goes back to {audit_id(entry)[:8]} ({utc(entry.at_ms)}) with its next window")
 
 
 def _row(
@@ -228,7 +217,7 @@ def _row(
         "pinned": pin,
         "seen": threshold.seen,
         "incident": incident.severity if incident.opened_ms is not None else None,
-        "judged": _time(state.judged_ms),
+        "judged": utc(state.judged_ms),
         **({} if budget is None else _kept(state, budget)),
     }
 
@@ -253,17 +242,6 @@ def _unknown(store: RedisStore, asset: str, hint: str = "") -> ConfigError:
     return ConfigError(f"there is no asset {asset!r}; did you mean {' or '.join(map(repr, near))}?{hint}")
 
 
-def _time(ms: int | None) -> str | None:
-    if ms is None or ms < 0:  # below 0: nothing judged yet
-        return None
-    return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def _token_time(token: str) -> str | None:
+    """Return when a control was set: its token is in microseconds."""
+    return utc(int(token) // 1_000) if token.isdecimal() else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stream_detector.codec import audit_id, decode_audit
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DecodeError
+from stream_detector.telemetry.printable import printable
 from stream_detector.types import Audit, Point
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def _until(reader: TopicReader, ends: dict[Any, int], seen: set[str]) -> Iterato
                 try:
                     entry = decode_audit(message.value or b"")
                 except DecodeError as error:
-                    sys.stderr.write(f"offset {message.offset} of partition {batch.partition.index}: {error}\n")
+                    sys.stderr.write(
+                        printable(f"offset {message.offset} of partition {batch.partition.index}: {error}") + "\n"
+                    )
                     continue
                 if audit_id(entry) not in seen:  # at least once, an entry may stand there twice
                     seen.add(audit_id(entry))
@@ -86,7 +89,7 @@ def entry_of(config: Config, asset: str, name: str) -> Audit:
     if len(mine) != 1:
         what = "no entry" if not mine else f"{len(mine)} entries"
         raise ConfigError(
-            f"--to {name}: {asset} has {what} whose id begins so; `stream-detector thresholds history` lists them"
+            f"--to {name}: {asset!r} has {what} whose id begins so; `stream-detector thresholds history` lists them"
         )
     return mine[0]
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from stream_detector.cli import data, labels
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import add_config, add_json, add_quiet
+from stream_detector.cli.printing import print_json, print_line
 from stream_detector.errors import ConfigError, DataError
+from stream_detector.telemetry.printable import printable
 
 if TYPE_CHECKING:
     from stream_detector.artifacts.artifact import Artifact
@@ -39,7 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "data, settings and seed give the same file. The detectors classifier and deep-sad also learn from labelled "
         "faults: a label column, labels of the public formats, or --truth. Other detectors ignore labels.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    add_config(parser)
     data.add_options(parser)
     labels.add_option(parser)
     parser.add_argument(
@@ -51,16 +49,19 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="one detector per asset: in one file if --out ends with .safetensors, else one file per asset in a folder",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object that describes the trained detectors"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_json(parser, "print one JSON object that describes the trained detectors")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
-    from stream_detector.artifacts.model_set import save_all  # torch comes with it: only once the options are right
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from stream_detector.artifacts.model_set import save_all
+    from stream_detector.config import loading as settings
     from stream_detector.evaluate.offline import windows
     from stream_detector.training.train import train, train_many
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             whole = bars.add_task("assets", total=len(recordings), loss="")
 
             def one_more(asset: str) -> None:
-                bars.update(whole, advance=1, description=f"asset {asset}")
+                bars.update(whole, advance=1, description=f"asset {escape(printable(asset))}")
 
             trained = train_many(config, history, progress=one_more, labels=known)
             save_all(trained, out)
@@ -150,13 +151,13 @@ def _report(artifacts: list[Artifact], out: Path, left_out: Mapping[str, str], a
         for artifact in artifacts
     ]
     if as_json:
-        sys.stdout.write(json.dumps({"path": str(out), "artifacts": rows, "short_history": list(left_out)}) + "\n")
+        print_json({"path": str(out), "artifacts": rows, "short_history": list(left_out)}, indent=None)
         return
     for artifact in artifacts:
         name = ", ".join(artifact.assets or ()) or "all assets"
         faulty = f" ({artifact.fit.faulty} labelled faulty)" if artifact.fit.faulty else ""
-        sys.stdout.write(
+        print_line(
             f"{name}: {artifact.ref.kind} {artifact.ref.version}, trained on {artifact.split.n_train} windows{faulty}, "
-            f"calibrated on {artifact.split.n_calibration}\n"
+            f"calibrated on {artifact.split.n_calibration}"
         )
-    sys.stdout.write(f"wrote {out}\n")
+    print_line(f"wrote {out}")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import sys
 from contextlib import closing
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_detector.config import loading as settings
+from stream_detector.cli.options import add_config, add_json
+from stream_detector.cli.printing import print_json, print_line, print_table, utc
 from stream_detector.errors import ConfigError, DecodeError
-from stream_detector.feedback.verdicts import KINDS, encode_verdict
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
     from stream_detector.config import Config
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+#: What a person may say of an alert, as `feedback.verdicts` decodes it.
+KINDS = ("true-alarm", "false-alarm", "maintenance")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -29,7 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Send a verdict on an alert to the verdict topic, from which workers store it in Redis. A missing "
         "topic is created.",
     )
-    send.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    add_config(send)
     send.add_argument("alert", metavar="ALERT", help="the alert's id, as `monitor --json` shows it")
     send.add_argument("verdict", metavar="VERDICT", choices=KINDS, help=" or ".join(KINDS))
     send.add_argument("--by", metavar="NAME", help="who gives the verdict (default: your login name)")
@@ -40,14 +40,17 @@ def add_parser(subparsers: Subparsers) -> None:
         help="list people's verdicts on alerts",
         description="List the verdicts kept in Redis, oldest first.",
     )
-    show.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the set-up")
+    add_config(show)
     show.add_argument("--alerts", action="store_true", help="add asset, time and incident from the alert topic")
-    show.add_argument("--json", action="store_true", help="print JSON")
+    add_json(show)
     show.set_defaults(run=run_list)
 
 
 def run(args: argparse.Namespace) -> int:
     """Send one; return the exit status. Raises ConfigError when it is no verdict, BrokerError."""
+    from stream_detector.config import loading as settings
+    from stream_detector.feedback.verdicts import encode_verdict
+
     config = settings.load(args.config)
     alert = args.alert.strip().lower()
     try:
@@ -60,13 +63,14 @@ def run(args: argparse.Namespace) -> int:
     ensure_topics(config.kafka, {config.verdict_topic: 1}, message_timestamp_type="LogAppendTime")
     with MessageWriter(config.kafka, client_id="stream-detector-verdict") as writer:
         writer.send(config.verdict_topic, alert.encode(), value, [("content-type", b"application/json")])
-    sys.stdout.write(f"sent to {config.verdict_topic}: {args.verdict} on {alert}\n")
+    print_line(f"sent to {config.verdict_topic}: {args.verdict} on {alert}")
     return 0
 
 
 def run_list(args: argparse.Namespace) -> int:
     """List them; return the exit status. Raises StoreError, with --alerts BrokerError."""
     from stream_detector.adapters.redis import RedisStore
+    from stream_detector.config import loading as settings
 
     config = settings.load(args.config)
     with closing(RedisStore(config.redis, config.stream)) as store:
@@ -78,24 +82,19 @@ def run_list(args: argparse.Namespace) -> int:
             "verdict": one.verdict,
             "by": one.by or None,
             "note": one.note or None,
-            "sent": _time(one.ts_ms),
+            "sent": utc(one.ts_ms, "seconds"),
             **(about.get(one.alert, dict.fromkeys(_FROM_ALERT)) if args.alerts else {}),
         }
         for one in verdicts
     ]
     if args.json:
-        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        print_json(rows)
         return 0
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    if not rows:
+        print_line("no verdicts are kept")
+        return 0
     names = ["sent", "verdict", "alert", *(_FROM_ALERT if args.alerts else ()), "by", "note"]
-    table = Table(*names)
-    for row in rows:
-        table.add_row(*(Text("-" if row[name] is None else str(row[name])) for name in names))  # no markup in notes
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-    console.print(table if rows else "no verdicts are kept")
+    print_table(names, ([row[name] for name in names] for row in rows))
     return 0
 
 
@@ -120,11 +119,3 @@ def _alerts(config: Config, wanted: set[str]) -> dict[str, dict[str, Any]]:
                 if len(found) == len(wanted):
                     break
     return found
-
-
-def _time(ms: int) -> str | None:
-    try:
-        moment = datetime.fromtimestamp(ms / 1_000, UTC) if ms >= 0 else None
-    except (OverflowError, ValueError, OSError):  # the sender's clock, where the topic leaves it to them
-        moment = None
-    return None if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -17,8 +17,7 @@ _NOTHING = AppliedControls()
 
 def reset_token(controls: Controls, asset: str) -> str:
     """Return the token of the last reset asked for, of an asset or of all; tokens sort by time."""
-    resets = controls.resets
-    return max(resets.get(asset, ""), resets.get("*", "")) if resets else ""
+    return max(controls.resets.get(asset, ""), controls.reset_all)
 
 
 def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:

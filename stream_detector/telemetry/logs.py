@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from stream_detector.telemetry.printable import printable, printable_json, printable_lines
 from stream_detector.telemetry.redaction import RedactingFilter, redacted
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -27,6 +28,29 @@ _EVENT = "stream_detector_event"
 def event(name: str, /, **fields: object) -> dict[str, object]:
     """Return the `extra` of a log call: a stable name of what happened, and the objects concerned as fields."""
     return {_EVENT: {"event": name, **fields}}
+
+
+class TextLines(logging.Formatter):
+    """Makes each record one line of text that starts with its time in UTC; a traceback's lines follow it.
+
+    Control characters and line ends in a message, say in an asset's name, are escaped: a message can't look like two.
+    """
+
+    def __init__(self) -> None:
+        """Use `TEXT`."""
+        super().__init__(TEXT)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """Return the record's time as ISO 8601."""
+        return _utc(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line itself."""
+        return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line and the traceback's, without the last terminator."""
+        return printable_lines(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -43,13 +67,16 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its terminator."""
-        ts = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line: dict[str, object] = {"ts": ts, "level": record.levelname.lower(), "event": "log", **self.bound}
+        line: dict[str, object] = {"ts": _utc(record), "level": record.levelname.lower(), "event": "log", **self.bound}
         line |= getattr(record, _EVENT, {})
         line |= {"message": record.getMessage(), "logger": record.name}
         if record.exc_text or record.exc_info:
             line["traceback"] = record.exc_text or self.formatException(record.exc_info or (None, None, None))
-        return redacted(json.dumps(line, ensure_ascii=False, default=str))
+        return printable_json(redacted(json.dumps(line, ensure_ascii=False, default=str)))
+
+
+def _utc(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Output:
@@ -63,7 +90,7 @@ class Output:
     def install(self) -> None:
         """Send every log line of the process there; as JSON also warnings and uncaught exceptions."""
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(self._json or logging.Formatter(TEXT))
+        handler.setFormatter(self._json or TextLines())
         logging.basicConfig(level=self._level.upper(), handlers=[handler], force=self._json is not None)
         for each in logging.getLogger().handlers:
             each.addFilter(RedactingFilter())
@@ -82,35 +109,35 @@ class Output:
     def say(self, log: logging.Logger, text: str, name: str, **fields: object) -> None:
         """Print what a person at a terminal waits for: as text the bare line, at any level; as JSON a log line."""
         if self._json is None:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{printable(text)}\n")
         else:
             log.info("%s", text, extra=event(name, **fields))
 
     def fail(self, error: Exception) -> None:
         """Report the error that ended the program."""
         if self._json is None:
-            sys.stderr.write(f"stream-detector: {redacted(str(error))}\n")
+            sys.stderr.write(f"stream-detector: {printable_lines(redacted(str(error)))}\n")
         else:
             logging.getLogger("stream_detector").error("%s", error, extra=event("failed", error=type(error).__name__))
 
     def refuse(self, error: Exception) -> None:
         """Report what is wrong with a checked configuration: as text only the message."""
         if self._json is None:
-            sys.stderr.write(f"{redacted(str(error))}\n")
+            sys.stderr.write(f"{printable_lines(redacted(str(error)))}\n")
         else:
             self.fail(error)
 
     def warn(self, text: str) -> None:
         """Report what a person should check before continuing."""
         if self._json is None:
-            sys.stderr.write(f"warning: {redacted(text)}\n")
+            sys.stderr.write(f"warning: {printable_lines(redacted(text))}\n")
         else:
             logging.getLogger("stream_detector").warning("%s", text, extra=event("warning"))
 
     def crash(self, error: Exception) -> None:
         """Report an unexpected error with its traceback, secrets redacted."""
         if self._json is None:
-            sys.stderr.write(redacted("".join(traceback.format_exception(error))))
+            sys.stderr.write(printable_lines(redacted("".join(traceback.format_exception(error)))))
         else:
             _uncaught(type(error), error, error.__traceback__)
 

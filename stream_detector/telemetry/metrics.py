@@ -19,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 
 from stream_detector.errors import ConfigError
 from stream_detector.telemetry.logs import event
+from stream_detector.telemetry.printable import printable_lines
 from stream_detector.telemetry.redaction import redacted
 from stream_detector.types import Partition
 
@@ -182,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path in self.pages:
             try:
                 good, reason = self.pages[path]()
-                reason = redacted(reason)
+                reason = printable_lines(redacted(reason))  # people look with curl
             except Exception as error:  # a check that raises counts as failed
                 good, reason = False, f"the check itself failed: {type(error).__name__}"
             self._answer(200 if good else 503, f"{reason}\n".encode())

@@ -185,15 +185,18 @@ class Controls:
 
     version: int = 0  # counts changes
     pins: Mapping[str, float] = field(default_factory=dict)  # asset -> level
-    resets: Mapping[str, str] = field(default_factory=dict)  # asset -> token; "*" for all
+    resets: Mapping[str, str] = field(default_factory=dict)  # asset -> token
     accepts: Mapping[str, str] = field(default_factory=dict)  # asset -> token of a regime change accepted as normal
     rollbacks: Mapping[str, tuple[str, AssetState]] = field(default_factory=dict)  # asset -> token, state to restore
+    reset_all: str = ""  # token of the last reset of all assets
     idle: bool = field(init=False, compare=False)
     """Whether nothing is set."""
 
     def __post_init__(self) -> None:
         """Derive `idle`."""
-        object.__setattr__(self, "idle", not (self.pins or self.resets or self.accepts or self.rollbacks))
+        object.__setattr__(
+            self, "idle", not (self.pins or self.resets or self.reset_all or self.accepts or self.rollbacks)
+        )
 
 
 AuditCause = Literal[

@@ -44,10 +44,22 @@ def test_a_reset_of_all_replaces_those_before_it(store: Store):
     """After a reset of everything, single ones given before it have nothing more to say."""
     store.reset("pump-1")
     before = store.controls().resets["pump-1"]
+    store.reset(None)
+    found = store.controls()
+    assert found.resets == {}
+    assert found.reset_all > before
+
+
+def test_an_asset_may_be_named_like_a_pattern(store: Store):
+    """`*` is an asset's name like any other: neither is reset with the other."""
     store.reset("*")
-    resets = store.controls().resets
-    assert set(resets) == {"*"}
-    assert resets["*"] > before
+    found = store.controls()
+    assert (set(found.resets), found.reset_all) == ({"*"}, "")
+    store.reset(None)
+    store.reset("*")
+    found = store.controls()
+    assert set(found.resets) == {"*"}
+    assert found.resets["*"] > found.reset_all > ""
 
 
 def test_a_pin_must_be_finite(store: Store):

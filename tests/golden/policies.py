@@ -170,7 +170,7 @@ def operators(name: str) -> dict[int, Operators]:
 
     def everybody(store: MemoryStore, audits: Sequence[bytes]) -> None:
         store.unpin("machine-2")
-        store.reset("*")
+        store.reset(None)
 
     def back(store: MemoryStore, audits: Sequence[bytes]) -> None:
         for asset, choose in _ROLLBACKS:

@@ -64,13 +64,13 @@ def test_a_recording(tmp_path):
 
 
 def test_one_s_own_servers(embedded, tmp_path):
-    """With --kafka and --redis it starts none, and uses those."""
+    """With --bootstrap-servers and --redis it starts none, and uses those."""
     found = demo(
         "--machines",
         1,
         "--hours",
         0.5,
-        "--kafka",
+        "--bootstrap-servers",
         embedded.bootstrap_servers,
         "--redis",
         embedded.redis_url,

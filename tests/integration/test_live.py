@@ -139,5 +139,5 @@ def test_a_pin_takes_effect_within_a_second(make_site, material):
     assert ["calibrate", "pin", "unpin"] == [one["cause"] for one in told if one["cause"] not in ("level", "refit")]
     assert told[0]["id"] == site.thresholds("rollback", asset, "--to", told[0]["id"][:8])["to"]
     until(lambda: "rollback" in [one["cause"] for one in site.thresholds("history", asset)], "it is back", 10, worker)
-    shown = call(DETECTOR, "monitor", site.config_path, "--from-beginning", "--json", "--count", 1, "--asset", asset)
+    shown = call(DETECTOR, "monitor", site.config_path, "--from-beginning", "--json", "--limit", 1, "--asset", asset)
     assert opened.value.decode() + "\n" == shown

@@ -132,7 +132,7 @@ def test_no_command_says_a_secret(make_secured, fortress, material):
         (DETECTOR, *debug, "evaluate", "skab", "--data", out.parent, "--config", site.config_path): 2,
         (DETECTOR, *debug, "evaluate", "simulated", "--suite", "nuisance", "--config", literal): 2,
         (DETECTOR, *debug, "demo", "--headless", "--config", url): 2,
-        (DETECTOR, *debug, "demo", "--headless", "--kafka", f"user:{WRONG}@127.0.0.1:9092"): 2,
+        (DETECTOR, *debug, "demo", "--headless", "--bootstrap-servers", f"user:{WRONG}@127.0.0.1:9092"): 2,
         (DETECTOR, *debug, "demo", "--headless", "--redis", f"redis://user:{WRONG}@127.0.0.1:1/0"): 2,
     }
     found = ran(list(expected))

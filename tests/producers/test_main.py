@@ -98,9 +98,9 @@ kafka:
 
 
 def test_replay_limits_and_loops(tmp_path, topic, capsys):
-    """--limit takes the first rows of each recording, --loop sends them again, later."""
+    """--rows takes the first rows of each recording, --loop sends them again, later."""
     file = files.skab(tmp_path / "a.csv")
-    argv = ["replay", str(file), "--format", "skab", "--topic", "t", "--speed", "max", "--limit", "2", "--loop", "2"]
+    argv = ["replay", str(file), "--format", "skab", "--topic", "t", "--speed", "max", "--rows", "2", "--loop", "2"]
     assert main([*argv, "--quiet"]) == 0
     start = 1_583_748_873_000
     assert [message["ts"] - start for _, message in topic.sent] == [0, 1_000, 2_000, 3_000]

@@ -42,6 +42,7 @@ class MemoryServer:
         self.tasks: dict[int, _Task] = {}
         self.pins: dict[str, float] = {}
         self.resets: dict[str, str] = {}
+        self.reset_all = ""
         self.accepts: dict[str, str] = {}
         self.rollbacks: dict[str, tuple[str, AssetState]] = {}
         self.version = 0
@@ -129,7 +130,12 @@ class MemoryStore:
         """Return what operators have set."""
         with self._server() as server:
             return Controls(
-                server.version, dict(server.pins), dict(server.resets), dict(server.accepts), dict(server.rollbacks)
+                server.version,
+                dict(server.pins),
+                dict(server.resets),
+                dict(server.accepts),
+                dict(server.rollbacks),
+                server.reset_all,
             )
 
     def controls_version(self) -> int:
@@ -153,13 +159,16 @@ class MemoryStore:
             server.version += 1
             return True
 
-    def reset(self, asset: str) -> None:
-        """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+    def reset(self, asset: str | None) -> None:
+        """Forget what was learnt of the asset (None: of all); its threshold starts from the calibration again."""
         with self._server() as server:
-            if asset == "*":
-                server.resets.clear()
             server.clock += 1
-            server.resets[asset] = f"{server.clock:016d}"
+            token = f"{server.clock:016d}"
+            if asset is None:
+                server.resets.clear()
+                server.reset_all = token
+            else:
+                server.resets[asset] = token
             server.version += 1
 
     def accept(self, asset: str) -> None:

@@ -11,7 +11,7 @@ Layout, with P = `<prefix>:{<stream>}`; the braces keep all keys of a stream on 
     P:task:<n>:new     hash     asset -> "<epoch>:" and the state's bytes, the newest version
     P:task:<n>:old     hash     asset -> the same, the version before
     P:pins             hash     asset -> level, as text that Python reads back exactly
-    P:resets           hash     asset, or "*" -> token of the last reset
+    P:resets           hash     asset ("" for one named "*"), or "*" for all -> token of the last reset
     P:accepts          hash     asset -> token of the last acceptance of a regime change
     P:rollbacks        hash     asset -> token of the last rollback, ":" and the state to go back to
     P:controls         string   count of the changes to the four above

@@ -23,6 +23,7 @@ from stream_detector.types import AssetState, Controls, Partition, Position, Rec
 
 SCAN_COUNT = 500
 VERDICTS_AT_ONCE = 500
+_ALL = "*"  # field of the resets of all assets; that of the asset of this name is "", which no asset can have
 
 
 class RedisStore:
@@ -161,7 +162,10 @@ class RedisStore:
         return Controls(
             version=int(version or 0),
             pins={asset.decode(): float(level) for asset, level in pins.items()},
-            resets={asset.decode(): token.decode() for asset, token in resets.items()},
+            resets={
+                asset.decode() or _ALL: token.decode() for asset, token in resets.items() if asset != _ALL.encode()
+            },
+            reset_all=resets.get(_ALL.encode(), b"").decode(),
             accepts={asset.decode(): token.decode() for asset, token in accepts.items()},
             rollbacks=points,
         )
@@ -183,10 +187,10 @@ class RedisStore:
         with self._server.errors():
             return bool(self._unpin(keys=[self._key("pins"), self._key("controls")], args=[asset]) == 1)
 
-    def reset(self, asset: str) -> None:
-        """Forget what was learnt of the asset ("*": of all); its threshold starts from the calibration again."""
+    def reset(self, asset: str | None) -> None:
+        """Forget what was learnt of the asset (None: of all); its threshold starts from the calibration again."""
         with self._server.errors():
-            self._reset(keys=[self._key("resets"), self._key("controls")], args=[asset])
+            self._reset(keys=[self._key("resets"), self._key("controls")], args=[_reset_field(asset)])
 
     def accept(self, asset: str) -> None:
         """Accept the asset's open regime change as its new normal; no effect if none was reported."""
@@ -258,3 +262,10 @@ class RedisStore:
     def close(self) -> None:
         """Let go of connections."""
         self._redis.close()
+
+
+def _reset_field(asset: str | None) -> str:
+    """Return where the token of a reset lies: of one asset, or of all (None)."""
+    if asset is None:
+        return _ALL
+    return "" if asset == _ALL else asset
