@@ -7,6 +7,7 @@ DetectorError                    anything below
 ├── ArtifactError                a model file can't be trusted or used: report it, exit 2
 ├── BrokerError                  Kafka refused or is unavailable
 │   ├── FencedError              another worker owns this task now: drop it, don't commit
+│   ├── BatchError               a batch of messages can't be decoded: name its place and the remedy, retry
 │   ├── BrokerLoginError         Kafka rejects this user's login (a ConfigError too): report it, exit 2
 │   └── BrokerRightsError        this user lacks a permission in Kafka (a ConfigError too): name what to grant
 └── StoreError                   Redis refused or is unavailable
@@ -49,6 +50,13 @@ class BrokerError(DetectorError):
 
 class FencedError(BrokerError):
     """Another worker owns this task now. Drop the task without committing; its new owner has the state."""
+
+
+class BatchError(BrokerError):
+    """A batch on a topic can't be decoded. The message names topic, partition, offset, cause and remedy.
+
+    The partition is not read on: nothing is skipped. Retry; the remedy may need a restart.
+    """
 
 
 class BrokerLoginError(BrokerError, ConfigError):

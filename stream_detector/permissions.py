@@ -103,13 +103,14 @@ def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, boots
 
 _READING = ("get", "hget", "hgetall", "hscan", "smembers", "multi", "exec", "discard")
 _SCRIPTS = ("eval", "evalsha", "script|load")
+_LOOKING = ("info",)  # for a warning only: whether the server may evict states
 _INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem")
 
 
 def redis_rules(config: Config) -> Sequence[str]:
     """Return the ACL rules of the user that workers and `thresholds` use."""
     base = f"{config.redis.prefix}:{{{config.stream}}}"
-    commands = sorted({*_READING, *_SCRIPTS, *_INSIDE, "select"})
+    commands = sorted({*_READING, *_SCRIPTS, *_INSIDE, *_LOOKING, "select"})
     return ["resetkeys", f"~{base}:*", "resetchannels", "-@all", *(f"+{command}" for command in commands)]
 
 

@@ -121,6 +121,7 @@ class TaskState:
     assets: dict[str, AssetState]
     epoch: int  # of the newest commit in the store; 0 for none
     positions: Mapping[Partition, Position]  # that commit's positions; empty for none
+    lost: bool = False  # the store knows that it held states which are gone
 
 
 class StateStore(Protocol):

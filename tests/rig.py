@@ -20,6 +20,7 @@ from stream_detector.adapters.memory.log import MemoryLog, MemorySink, MemorySou
 from stream_detector.adapters.memory.store import MemoryServer, MemoryStore
 from stream_detector.codec import encode_reading, encode_state
 from stream_detector.config import Config
+from stream_detector.ports import StateStore
 from stream_detector.telemetry.metrics import Metrics
 from stream_detector.types import ModelRef, Partition, PlainMessage, ScoreBatch, Shifts, WindowBatch
 from stream_detector.worker.pipeline import Pipeline
@@ -174,7 +175,7 @@ class Worker:
     pipeline: Pipeline
     source: MemorySource
     sink: FaultySink
-    store: FaultyStore
+    store: StateStore
     scorer: LastValue
     metrics: Metrics
     faults: Faults
@@ -198,14 +199,16 @@ class Plant:
         for one in sent:
             self.log.append(Partition(one.topic, one.partition), one.asset.encode(), one.value)
 
-    def worker(self, batch: int | None = None) -> Worker:
-        """Start a worker that takes at most `batch` messages a poll."""
+    def worker(self, batch: int | None = None, store: StateStore | None = None) -> Worker:
+        """Start a worker that takes at most `batch` messages a poll; `store`: in place of the plant's."""
         source = MemorySource(self.log, [entry.topic for entry in self.config.inputs], batch=batch)
         sink_of = {"at_least_once": FaultySink, "exactly_once": FaultyTransactionalSink}[self.config.delivery]
         topics = (self.config.alert_topic, self.config.dead_letter_topic)
         sink = sink_of(self.log, source, *topics, audit_topic=self.config.audit_topic)
-        store = FaultyStore(self.server)
-        faults = sink.faults = store.faults = Faults()
+        faults = sink.faults = Faults()
+        if store is None:
+            store = FaultyStore(self.server)
+            store.faults = faults
         scorer, metrics = LastValue(), Metrics()
         pipeline = Pipeline(
             self.config,

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
 from kafka.admin import (
     ACL,
     ACLOperation,
@@ -258,25 +259,34 @@ class SecuredKafka(KafkaServer):
 
     def grant(self, user: str, rights: Iterable[KafkaPermission]) -> None:
         """Give a user these rights and no other."""
-        kinds = {
-            "topic": ResourceType.TOPIC,
-            "group": ResourceType.GROUP,
-            "transactional-id": ResourceType.TRANSACTIONAL_ID,
-        }
-        patterns = {"literal": ACLResourcePatternType.LITERAL, "prefixed": ACLResourcePatternType.PREFIXED}
-        acls = [
-            ACL(
-                f"User:{user}",
-                "*",
-                ACLOperation[operation],
-                ACLPermissionType.ALLOW,
-                ResourcePattern(kinds[right.resource], right.name, patterns[right.pattern]),
-            )
-            for right in rights
-            for operation in right.operations
-        ]
-        answer = self.admin.create_acls(acls)
+        answer = self.admin.create_acls(_acls(user, rights))
         assert not answer["failed"], answer
+
+    def revoke(self, user: str, rights: Iterable[KafkaPermission]) -> None:
+        """Take these rights back."""
+        for _, found, error in self.admin.delete_acls(_acls(user, rights)):
+            assert error is kafka_errors.NoError, error
+            assert found, "no such right"
+
+
+def _acls(user: str, rights: Iterable[KafkaPermission]) -> list[ACL]:
+    kinds = {
+        "topic": ResourceType.TOPIC,
+        "group": ResourceType.GROUP,
+        "transactional-id": ResourceType.TRANSACTIONAL_ID,
+    }
+    patterns = {"literal": ACLResourcePatternType.LITERAL, "prefixed": ACLResourcePatternType.PREFIXED}
+    return [
+        ACL(
+            f"User:{user}",
+            "*",
+            ACLOperation[operation],
+            ACLPermissionType.ALLOW,
+            ResourcePattern(kinds[right.resource], right.name, patterns[right.pattern]),
+        )
+        for right in rights
+        for operation in right.operations
+    ]
 
 
 class SecuredRedis(RedisServer):

@@ -24,6 +24,7 @@ from stream_detector.scoring.scorer import Scorer
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import HealthServer, Metrics
 from stream_detector.worker.health import Health
+from stream_detector.worker.outage import Outage
 from stream_detector.worker.pipeline import Pipeline
 from stream_detector.worker.starting import Start
 
@@ -80,6 +81,7 @@ class Worker:
             profiles=[one.profile for one in scorer.models.artifacts],
             model_of=scorer.models.ref_of,
         )
+        self._outage = Outage(clock_ms, config.commit_interval_ms)
         self._opened = False
         self.health.watch(self.pipeline)
 
@@ -187,7 +189,7 @@ class Worker:
         self.close()
 
     def _loop(self, stop: Event) -> None:
-        away = worked = False
+        worked = False
         while not stop.is_set():
             try:
                 self.step()
@@ -198,17 +200,13 @@ class Worker:
             except BrokerError as error:
                 if isinstance(error, BrokerRightsError) and not worked:
                     raise
-                if not away:
-                    log.warning("Kafka can't be reached, trying on: %s", error, extra=event("broker-away"))
-                away = True
+                self._outage.failed(error, self.pipeline.commits)
                 self.health.kafka(error)
                 stop.wait(_RETRY_S)
             else:
-                if away:
-                    log.info("Kafka is back", extra=event("broker-back"))
-                away = False
+                self._outage.passed(self.pipeline.trouble, self.pipeline.commits)
                 worked = worked or self.pipeline.task_count > 0
-                self.health.kafka(None)
+                self.health.kafka(self._outage.error)
 
 
 def _scorer(config: Config, models: ModelSet | Artifact) -> Scorer:
@@ -234,6 +232,8 @@ def _connected(
     require_rights(config)
     require_all_topics(config)
     store.require_rights()
+    if (warning := store.evicts()) is not None:
+        log.warning("%s", warning, extra=event("store-evicts"))
     return make_sink(config, source)
 
 

@@ -69,7 +69,7 @@ class Metrics:
             "aborts_total", "Transactions taken back (exactly_once): the tasks were loaded again."
         )
         self.states_lost_total = self._counter(
-            "states_lost_total", "Tasks that the store held no state of, though one was committed (on_state_lost)."
+            "states_lost_total", "Tasks that were taken over and whose committed state the store has lost."
         )
         self.restores_total = self._counter("restores_total", "Tasks whose state was loaded on assignment.")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions this worker reads.")

@@ -29,6 +29,7 @@ class Assignment:
         self.tasks: dict[int, Task] = {}
         """Those that are loaded, by number."""
         self.paused: set[Partition] = set()
+        self._told: dict[int, str] = {}  # why tasks were dropped, since their last commit
 
     @property
     def waiting(self) -> list[int]:
@@ -66,12 +67,19 @@ class Assignment:
 
         While the group still assigns them to this worker, they are loaded again after RETRY_EVERY_MS. The delay
         matters for a zombie that took the store's token: by then the group has reported that it lost the partitions,
-        so it does not lock out their owner by taking the token again.
+        so it does not lock out their owner by taking the token again. A reason that repeats is logged once.
         """
         for task in [task for task in tasks if self.tasks.get(task.index) is task]:
             del self.tasks[task.index]
-            log.error("task %d is dropped: %s", task.index, why, extra=event("task-dropped", task=task.index))
+            level = logging.DEBUG if self._told.get(task.index) == why else logging.ERROR
+            self._told[task.index] = why
+            log.log(level, "task %d is dropped: %s", task.index, why, extra=event("task-dropped", task=task.index))
         self.note_try()
+
+    def note_commit(self, tasks: Iterable[Task]) -> None:
+        """Record that these were committed: when they are dropped again, the reason is logged again."""
+        for task in tasks:
+            self._told.pop(task.index, None)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop reading these until `resume`."""

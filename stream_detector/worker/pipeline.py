@@ -179,6 +179,16 @@ class Pipeline:
         return self._scoring.windows
 
     @property
+    def commits(self) -> int:
+        """Commits so far that made something durable."""
+        return self._delivery.commits
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no messages can arrive; None when they can."""
+        return self._source.trouble()
+
+    @property
     def task_count(self) -> int:
         """Number of tasks this worker processes."""
         return len(self._tasks)
@@ -283,7 +293,15 @@ class Pipeline:
             return
         with suppress(StoreError), self._saver.asking():
             if self._store.controls_version() != self._controls.version:
-                self._controls = self._store.controls()
+                found, before = self._store.controls(), self._controls
+                self._controls = found
+                if found.version < before.version and (before.pins or before.accepts or before.rollbacks):
+                    log.error(
+                        "the store has lost operators' settings: %d pins are left of %d; set them again",
+                        len(found.pins),
+                        len(before.pins),
+                        extra=event("controls-lost", pins=len(before.pins)),
+                    )
 
     # Partitions come and go -----------------------------------------------------------------------------------------
 

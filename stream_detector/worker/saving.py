@@ -30,6 +30,13 @@ class Saved(Enum):
     FENCED = "fenced"  # another worker owns the task now
 
 
+class _Away(Enum):
+    """What failed since the store was last of use."""
+
+    READING = "reading"
+    WRITING = "writing"  # a replica answers reads, so only a write shows that the store is back
+
+
 class Saver:
     """Writes tasks' states to the store, and measures for how long the store has missed commits."""
 
@@ -41,7 +48,7 @@ class Saver:
         self._clock = clock_ms
         self._on_controls = on_controls
         self._behind_since: float | None = None
-        self._away = False
+        self._away: _Away | None = None
         self._rests_until: float = -math.inf
         self._controls_version = 0  # of the operators' settings, as returned by the last save
 
@@ -56,21 +63,24 @@ class Saver:
         return self._clock() < self._rests_until
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
-        """Use the store: record the errors it raises, and raise them. A slow failure is followed by a pause."""
+    def asking(self, *, writes: bool = False) -> Iterator[None]:
+        """Use the store: record the errors it raises, and raise them. A slow failure is followed by a pause.
+
+        `writes`: this call writes. After a failed one the store counts as away until a later one succeeds.
+        """
         started = self._clock()
         try:
             yield
         except (StoreFencedError, StoreLostError):  # it answered
-            self._note(None)
+            self._note_answer(writes)
             raise
         except StoreError as error:
             now = self._clock()
             self._rests_until = now + min(REST * (now - started), LONGEST_REST_MS)
-            self._note(error)
+            self._note_failure(error, writes)
             raise
         else:
-            self._note(None)
+            self._note_answer(writes)
 
     def save(self, tasks: Iterable[Task]) -> dict[int, Saved]:
         """Save the changed states of each task as its next epoch; return the outcome by task.
@@ -91,7 +101,7 @@ class Saver:
 
     def _save(self, task: Task) -> Saved:
         try:
-            with self.asking():
+            with self.asking(writes=True):
                 self._controls_version = self._store.save(
                     task.index,
                     task.token,
@@ -118,7 +128,7 @@ class Saver:
     def _save_anew(self, task: Task) -> Saved:
         """Write all states of a task to a store that came back without its data."""
         try:
-            with self.asking():
+            with self.asking(writes=True):
                 task.token = self._store.acquire(task.index)
                 self._store.save(
                     task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), since=WHOLE
@@ -128,14 +138,21 @@ class Saver:
         self._controls_version = -1  # unknown: forces the controls to be read again
         return Saved.DONE
 
-    def _note(self, error: StoreError | None) -> None:
-        """Log once when the store becomes unavailable, and once when it is back."""
-        if error is not None and not self._away:
+    def _note_failure(self, error: StoreError, writes: bool) -> None:
+        """Log once when the store becomes unavailable."""
+        if self._away is None:
             log.warning("the store can't be used; trying on: %s", error, extra=event("store-away"))
-        elif error is None and self._away:
+        if writes or self._away is None:
+            self._away = _Away.WRITING if writes else _Away.READING
+
+    def _note_answer(self, writes: bool) -> None:
+        """Log once when the store is back."""
+        if self._away is not None and (writes or self._away is _Away.READING):
             log.info("the store is back", extra=event("store-back"))
-        self._away = error is not None
+            self._away = None
 
     def caught_up(self) -> None:
         """Record that the store holds everything committed."""
         self._behind_since = None
+        if self._away is _Away.WRITING:  # nothing is left to write: the next answer will do
+            self._away = _Away.READING

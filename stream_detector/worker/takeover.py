@@ -68,7 +68,7 @@ class Takeover:
     def _load(self, index: int) -> bool:
         """Load a task; return False when the store can't be read."""
         try:
-            with self._saver.asking():
+            with self._saver.asking(writes=True):
                 self._take_over(index)
         except StoreError:
             return False
@@ -100,11 +100,12 @@ class Takeover:
 
     def _report_lost(self, task: Task) -> None:
         self._metrics.states_lost_total.inc()
+        rebuilt = self._config.delivery == "exactly_once" and self._config.on_state_lost == "replay"
         log.error(
-            "task %d: the store holds no state of epoch %d or before; by on_state_lost: %s it is made anew",
+            "task %d: the store has lost the state of epoch %d and before; %s",
             task.index,
             task.epoch,
-            self._config.on_state_lost,
+            "it is rebuilt from the topics, without publishing" if rebuilt else "thresholds start from the calibration",
             extra=event("state-lost", task=task.index, epoch=task.epoch),
         )
 

@@ -200,8 +200,8 @@ def test_every_right_on_redis_is_needed_and_named(fortress):
         tried(*("~elsewhere:*" if rule.startswith("~") else rule for rule in rules))
 
 
-#: Rights that the client uses only for other databases than the first, on older servers, or after an error.
-SPARE = {"+select", "+eval", "+discard"}
+#: Rights that the client uses only for other databases than the first, on older servers, after an error, or to warn.
+SPARE = {"+select", "+eval", "+discard", "+info"}
 
 
 def test_logins_that_redis_refuses(fortress, tmp_path, capfd):

@@ -172,11 +172,19 @@ def rights_translated(kafka: KafkaConfig, doing: str, what: str = "") -> Iterato
 def _no_right(kafka: KafkaConfig, doing: str, error: kafka_errors.KafkaError, what: str = "") -> BrokerRightsError:
     kind = type(error).__name__.removesuffix("AuthorizationFailedError")
     resource = {"TransactionalId": "transactional id", "Topic": "topic", "Group": "group"}.get(kind, "cluster")
-    named = next((f" {part!r}" for part in reversed(error.args) if isinstance(part, str) and part), what)
+    given = (sorted(_strings(part)) for part in reversed(error.args))
+    named = next((" " + ", ".join(map(repr, names)) for names in given if any(names)), what)
     return BrokerRightsError(
         f"Kafka at {servers(kafka)}: {doing}: {login.name(kafka)} lacks a right on the {resource}{named}. "
         "`stream-detector check CONFIG --rights` prints the rights and the commands that grant them"
     )
+
+
+def _strings(part: object) -> list[str]:
+    """Return a text, or those in a collection: the client gives the topics of a refusal as a set."""
+    if isinstance(part, str):
+        return [part]
+    return [one for one in part if isinstance(one, str)] if isinstance(part, (set, frozenset, list, tuple)) else []
 
 
 def plain(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from stream_detector.adapters.kafka.assignor import TaskAssignor
 from stream_detector.adapters.kafka.client_patches import (
     ThreadedListener,
     cooperate,
+    denied_topics,
     heartbeat_age_s,
     joining,
     keep_joins,
@@ -37,6 +39,7 @@ _CLOSE_TIMEOUT_MS = 5_000
 _PARTITION_FETCH_BYTES = 4 * 2**20
 _FETCH_WAIT_MS = 100
 _ENDS_EVERY_S, _ENDS_WAIT_MS = 10.0, 500
+_DENIED_EVERY_S = 2.0  # interval of reporting a topic that may not be read: in between, the others are
 _SILENT_S = 3.0  # no heartbeat answered for this time: the broker is unreachable. At least one is sent per second
 
 
@@ -73,6 +76,7 @@ class KafkaSource:
         self._turns = Turns()
         self._seen_ends: dict[TopicPartition, int] = {}
         self._looked_s = 0.0
+        self._denied_s = -math.inf
         self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
 
     def open(self, listener: RebalanceListener) -> None:
@@ -139,6 +143,7 @@ class KafkaSource:
         """
         self._look_for_ends()
         with translated(self._kafka, "reading"):
+            self._look_for_denied()
             unpark(self._consumer)
             polled = self._turns.poll(self._consumer, self._lag(), max_messages) if self._turns.due() else {}
             if not polled and self._failure is None:
@@ -217,6 +222,13 @@ class KafkaSource:
         self._looked_s = now
         with suppress(kafka_errors.KafkaError):  # polls and commits report the error
             self._seen_ends = self._consumer.end_offsets(list(self._owned), timeout_ms=_ENDS_WAIT_MS)
+
+    def _look_for_denied(self) -> None:
+        """Raise TopicAuthorizationFailedError, now and then, while a topic may not be read."""
+        denied = denied_topics(self._consumer).intersection(self._topics)
+        if denied and time.monotonic() - self._denied_s >= _DENIED_EVERY_S:
+            self._denied_s = time.monotonic()
+            raise kafka_errors.TopicAuthorizationFailedError(denied)
 
     def _lag(self) -> dict[TopicPartition, int]:
         lag: dict[TopicPartition, int] = {}

@@ -7,7 +7,8 @@
 Layout, with P = `<prefix>:{<stream>}`; the braces keep all keys of a stream on one node of a cluster:
 
     P:tasks            set      ids of the tasks that were ever acquired
-    P:task:<n>         hash     token; epoch, positions: of the newest save; old_epoch, old_positions: the one before
+    P:task:<n>         hash     token; epoch, positions: of the newest save; old_epoch, old_positions: the one before;
+                                sizes: that epoch, and of how many assets the two hashes below hold a version
     P:task:<n>:new     hash     asset -> "<epoch>:" and the state's bytes, the newest version
     P:task:<n>:old     hash     asset -> the same, the version before
     P:pins             hash     asset -> level, as text that Python reads back exactly
@@ -31,7 +32,9 @@ Every writing call is one script and so atomic, and one round trip. What it keep
 - Loss. Each RedisStore remembers the newest save it last knew of a task. When the task's hash is gone, or stands at an
   older epoch or token, or at other positions (a server back without its last seconds), a save of changes alone would
   leave a mixture that looks whole; it raises StoreLostError instead and writes nothing. Then: acquire again, and save
-  all states (`since` WHOLE): of assets that are not among them nothing stays.
+  all states (`since` WHOLE): of assets that are not among them nothing stays. A server whose memory is full may evict
+  single keys: where a task's hash says that there are versions and their hash is gone, a save finds the loss as well,
+  and a load returns no states and says so. (Versions before 0.3 wrote no sizes: their data is believed.)
 
 A control's reset token is the server's time in microseconds, 16 digits: of two, the later one sorts last.
 The rights it needs are in `rights.redis_rules`; what is called here and is not there is refused (docs/security.md).

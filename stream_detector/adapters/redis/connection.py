@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,16 @@ from redis.retry import Retry
 
 from stream_detector.config import RedisConfig
 from stream_detector.errors import ConfigError, DecodeError, StoreAccessError, StoreError
+
+#: Answers of a server that can't do it now, while another one behind the same address may: a master that became a
+#: replica, a node of a cluster without these keys, one that loads its data. Inside scripts they are part of a text.
+_WRONG_SERVER = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterError,
+    redis.exceptions.AskError,
+    redis.exceptions.TryAgainError,
+)
+_WRONG_SERVER_TEXT = re.compile(r"\b(READONLY|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|LOADING|NOREPLICAS) ")
 
 
 class Connection:
@@ -68,21 +79,34 @@ class Connection:
                 f"the store at {self.name} refused the login: {error}; look at redis.username and redis.password"
             ) from error
         except redis.TimeoutError as error:
+            self._look_again()
             raise StoreError(f"the store at {self.name} did not answer within redis.timeout_ms") from error
         except (redis.ConnectionError, OSError) as error:
+            self._look_again()
             if (refusal := _certificate(error)) is not None:
                 raise StoreAccessError(f"the store at {self.name}: {refusal}") from error
             ended = self.name.startswith("rediss://") and "EOF" in str(error)
             hint = "; if it asks clients for certificates, look at redis.cert_file" if ended else ""
             raise StoreError(f"the store at {self.name} can't be reached: {error}{hint}") from error
-        except redis.ResponseError as error:
+        except redis.RedisError as error:
+            if _from_wrong_server(error):
+                self._look_again()
+                raise StoreError(
+                    f"the store at {self.name} is not in charge now: {error}; its address is looked up again"
+                ) from error
             # Inside a script it is no NOPERM, but a text, and another one in Redis 7.0 than before and after.
             what = "run multi" if "without MULTI" in str(error) else f"do it: {error}"
             if any(words in str(error) for words in ("permission", "user executing the script", "without MULTI")):
                 raise StoreAccessError(self.not_allowed(what)) from error
             raise StoreError(f"the store at {self.name} refused: {error}") from error
-        except redis.RedisError as error:
-            raise StoreError(f"the store at {self.name} refused: {error}") from error
+
+    def _look_again(self) -> None:
+        """Close the idle connections, so that the next calls look the address up and connect again.
+
+        After a failover a kept connection leads to the old server for as long as that one lives. Connections that
+        other threads use stay: they meet the same answer.
+        """
+        self.client.connection_pool.disconnect(inuse_connections=False)
 
     @contextmanager
     def decoding(self, what: str) -> Iterator[None]:
@@ -111,6 +135,11 @@ def _tls(config: RedisConfig) -> dict[str, Any]:
         # Without one an encrypted key is an error, not a question on the terminal.
         options["ssl_password"] = config.key_password.reveal() if config.key_password is not None else ""
     return options
+
+
+def _from_wrong_server(error: redis.RedisError) -> bool:
+    """Whether this answer means that another server has to be asked."""
+    return isinstance(error, _WRONG_SERVER) or _WRONG_SERVER_TEXT.search(str(error)) is not None
 
 
 def _certificate(error: BaseException | None) -> str | None:

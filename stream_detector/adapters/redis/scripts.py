@@ -17,7 +17,7 @@ return text
 SAVE = """
 local meta, new, old = KEYS[1], KEYS[2], KEYS[3]
 local epoch = tonumber(ARGV[2])
-local found = redis.call('HMGET', meta, 'token', 'epoch', 'positions')
+local found = redis.call('HMGET', meta, 'token', 'epoch', 'positions', 'sizes')
 local last, known = tonumber(found[2] or '-1'), tonumber(ARGV[4])
 if found[1] and found[1] ~= ARGV[1] then return {'fenced', found[1]} end
 if not found[1] or last < known or (last == known and (found[3] or '') ~= ARGV[5]) then
@@ -30,6 +30,31 @@ if since and not whole then first = math.min(epoch, since + 1) end
 local function epoch_of(version)
   return tonumber(string.match(version, '^(%d+):'))
 end
+local function gone(key)  -- a hash without fields doesn't exist
+  local scanned = redis.call('HSCAN', key, '0', 'COUNT', '1')
+  return scanned[1] == '0' and #scanned[2] == 0
+end
+local assets, olds  -- sizes of new and old; nil when not known
+if last < 0 then
+  assets, olds = 0, 0
+elseif found[4] then
+  local of, n, m = string.match(found[4], '^(%d+):(%d+):(%d+)$')
+  if tonumber(of) == last then assets, olds = tonumber(n), tonumber(m) end  -- else written by an older version
+end
+local evicted = assets and assets > 0 and gone(new)
+if evicted or (olds and olds > 0 and gone(old)) then
+  if not whole and since ~= 0 then return {'lost', 'evicted'} end
+  olds = 0
+end
+if evicted then  -- what is left of the versions before must not come back
+  redis.call('DEL', old)
+  redis.call('HDEL', meta, 'old_epoch', 'old_positions')
+  assets = 0
+end
+local function removed(asset)
+  local n, m = redis.call('HDEL', new, asset), redis.call('HDEL', old, asset)
+  if assets then assets, olds = assets - n, olds - m end
+end
 if last >= first then
   local versions = redis.call('HGETALL', new)
   for i = 1, #versions, 2 do
@@ -38,29 +63,28 @@ if last >= first then
       if before and epoch_of(before) < first then
         redis.call('HSET', new, versions[i], before)
       else
-        redis.call('HDEL', new, versions[i])
-        redis.call('HDEL', old, versions[i])
+        removed(versions[i])
       end
     end
   end
-elseif last >= 0 then
+elseif last >= 0 and not evicted then
   redis.call('HSET', meta, 'old_epoch', found[2], 'old_positions', found[3])
 end
 for i = 7, #ARGV, 2 do
   local version = redis.call('HGET', new, ARGV[i])
-  if version then redis.call('HSET', old, ARGV[i], version) end
-  redis.call('HSET', new, ARGV[i], ARGV[2] .. ':' .. ARGV[i + 1])
+  local m = version and redis.call('HSET', old, ARGV[i], version) or 0
+  local n = redis.call('HSET', new, ARGV[i], ARGV[2] .. ':' .. ARGV[i + 1])
+  if assets then assets, olds = assets + n, olds + m end
 end
 if whole then
   local versions = redis.call('HGETALL', new)
   for i = 1, #versions, 2 do
-    if epoch_of(versions[i + 1]) ~= epoch then
-      redis.call('HDEL', new, versions[i])
-      redis.call('HDEL', old, versions[i])
-    end
+    if epoch_of(versions[i + 1]) ~= epoch then removed(versions[i]) end
   end
 end
-redis.call('HSET', meta, 'epoch', ARGV[2], 'positions', ARGV[3])
+if not assets then assets, olds = #redis.call('HGETALL', new) / 2, #redis.call('HGETALL', old) / 2 end
+redis.call('HSET', meta, 'epoch', ARGV[2], 'positions', ARGV[3],
+  'sizes', string.format('%s:%d:%d', ARGV[2], assets, olds))
 local before = redis.call('HGET', meta, 'old_epoch')
 if before and tonumber(before) >= first then redis.call('HDEL', meta, 'old_epoch', 'old_positions') end
 return {'saved', redis.call('GET', KEYS[4]) or '0'}

@@ -69,6 +69,25 @@ class RedisStore:
         except StoreError:
             return
 
+    def evicts(self) -> str | None:
+        """Return a warning when the server's maxmemory-policy may remove states; None when it can't, or doesn't tell.
+
+        Raises nothing: a user without INFO, and a server that is away, are none of this call's business.
+        """
+        try:
+            with self._server.errors():
+                memory = self._redis.info("memory")
+        except StoreError:
+            return None
+        policy, limit = memory.get("maxmemory_policy", ""), int(memory.get("maxmemory", 0))
+        if not policy.startswith("allkeys-"):
+            return None  # the keys never expire, and `volatile-` policies remove only keys that do
+        when = f"at {limit / 2**20:.0f} MiB" if limit else "as soon as a maxmemory is set"
+        return (
+            f"the store at {self._server.name} may remove states and operators' settings {when}: its maxmemory-policy "
+            f"is {policy}; set it to noeviction, or use a server of its own"
+        )
+
     def acquire(self, task: int) -> int:
         """Take a new fencing token of the task; writers with an older one are refused from now on."""
         with self._server.errors():
@@ -79,7 +98,8 @@ class RedisStore:
     def load(self, task: int, epoch: int | None = None) -> TaskState:
         """Return of each asset the newest version with epoch <= `epoch` (None: the newest); unknown ones are absent.
 
-        `epoch` and `positions` of the answer are those of the newest save at or before `epoch`.
+        `epoch` and `positions` of the answer are those of the newest save at or before `epoch`. When the server has
+        evicted some of it, there are none (`lost`).
         """
         key = self._task(task)
         with self._server.errors(), self._redis.pipeline(transaction=True) as pipe:
@@ -87,7 +107,9 @@ class RedisStore:
             meta, new, old = pipe.execute()
         with self._server.decoding(f"task {task}"):
             newest = int(meta.get(b"epoch", -1))
+            evicted = _evicted(meta, new, old)
             assets: dict[str, AssetState] = {}
+            needed_old = False  # an older version than the newest
             for name, version in new.items():
                 for candidate in (version, old.get(name)):
                     if candidate is None:
@@ -96,6 +118,8 @@ class RedisStore:
                     if epoch is None or int(tag) <= epoch:
                         assets[name.decode()] = decode_state(value)[1]
                         break
+                else:
+                    needed_old = True
             for prefix in (b"", b"old_"):
                 found = int(meta.get(prefix + b"epoch", -1))
                 if found >= 0 and (epoch is None or found <= epoch):
@@ -104,6 +128,8 @@ class RedisStore:
             else:
                 state = TaskState(assets, 0, {})
         self._known[task] = newest, meta.get(b"positions", b"")
+        if b"new" in evicted or (b"old" in evicted and needed_old):
+            return TaskState({}, 0, {}, lost=True)  # some without the others would look whole
         return state
 
     def save(
@@ -137,6 +163,11 @@ class RedisStore:
             )
         if status == b"fenced":
             raise StoreFencedError(f"task {task} of {self._server.base} was taken over: token {token} < {int(detail)}")
+        if detail == b"evicted":
+            raise StoreLostError(
+                f"the store at {self._server.name} has evicted states of task {task}: its memory is full, and its "
+                "maxmemory-policy doesn't spare them"
+            )
         if status == b"lost":
             raise StoreLostError(
                 f"the store at {self._server.name} has lost states of task {task}: "
@@ -269,3 +300,13 @@ def _reset_field(asset: str | None) -> str:
     if asset is None:
         return _ALL
     return "" if asset == _ALL else asset
+
+
+def _evicted(meta: Mapping[bytes, bytes], new: Mapping[bytes, bytes], old: Mapping[bytes, bytes]) -> set[bytes]:
+    """Return which of a task's hashes holds less than the last save left in it."""
+    epoch, _, sizes = meta.get(b"sizes", b"").partition(b":")
+    if not sizes or epoch != meta.get(b"epoch"):  # nothing saved, or by an older version
+        return set()
+    assets, _, olds = sizes.partition(b":")
+    lacks = ((b"new", len(new) < int(assets)), (b"old", len(old) < int(olds)))
+    return {name for name, less in lacks if less}

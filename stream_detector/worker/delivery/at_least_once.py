@@ -54,11 +54,13 @@ class AtLeastOnce(CommitStrategy):
         """Return the newest states; the log is read from the older of the broker's and the store's positions.
 
         The store's are older, as are its states, when it was unavailable or lost its last writes. Alerts are flushed
-        before either position is written, so everything up to the newer of the two is published.
+        before either position is written, so everything up to the newer of the two is published. Committed positions
+        without any state mean that the store has lost it; the log is read on, with the model's calibration.
         """
         loaded = store.load(index)
         starts = {}
         for partition, position in committed.items():
             stored = loaded.positions.get(partition, position)
             starts[partition] = Start(min(position.offset, stored.offset), max(position.read, stored.read))
-        return Resumption(loaded, starts, newest_epoch(loaded, committed))
+        lost = loaded.lost or (not loaded.positions and any(position.read > 0 for position in committed.values()))
+        return Resumption(loaded, starts, newest_epoch(loaded, committed), lost)

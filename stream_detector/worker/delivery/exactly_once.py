@@ -120,7 +120,7 @@ class ExactlyOnce(CommitStrategy):
         epoch = _committed_epoch(committed)
         loaded = store.load(index, epoch)
         if epoch is None:
-            return loaded, False
+            return loaded, loaded.lost
         # The states stored for this epoch may come from an earlier attempt that failed, when the attempt that was
         # committed missed the store. States that have read beyond the committed position are then invalid; those that
         # have read less are as good as any older state.

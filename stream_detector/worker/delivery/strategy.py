@@ -45,6 +45,8 @@ class CommitStrategy(ABC):
         self._metrics = metrics
         self._clock = clock_ms
         self._begun_ms = clock_ms()
+        self.commits = 0
+        """Commits so far that made something durable."""
 
     # When it is due -------------------------------------------------------------------------------------------------
 
@@ -122,6 +124,8 @@ class CommitStrategy(ABC):
             task.committed(saved=saved[task.index] is Saved.DONE)
         if all(saved[task.index] is Saved.DONE for task in tasks):
             self._saver.caught_up()
+        self.commits += 1
+        self._assignment.note_commit(tasks)
         self._metrics.commits_total.inc()
         self._metrics.commit_seconds.observe((self._clock() - self._begun_ms) / 1000)
 

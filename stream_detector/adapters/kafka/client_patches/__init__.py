@@ -118,6 +118,16 @@ def unpark(consumer: Any) -> None:
         fetcher._next_partition_records = None
 
 
+def denied_topics(consumer: Any) -> set[str]:
+    """Return the topics that brokers no longer show to this user.
+
+    Lacks: a subscribed consumer that may not see its topic any more asks for it again and again, and its polls return
+    nothing, without an error: the one that its metadata listener raises reaches nobody.
+    Gone when: test_a_permission_that_is_withdrawn_is_told_once passes without it.
+    """
+    return set(consumer._client._manager.cluster.unauthorized_topics)
+
+
 # The consumer: its group --------------------------------------------------------------------------------------------
 
 #: How long a poll waits for the join before it looks for messages, ms.

@@ -1,0 +1,57 @@
+"""Whether a worker can use Kafka: logged once when it can't, and once when it can again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from stream_detector.errors import BatchError, BrokerError, BrokerLoginError, BrokerRightsError
+from stream_detector.telemetry.logs import event
+
+log = logging.getLogger(__name__)
+
+#: Time without an error, ms, after which Kafka is back. Longer than it takes until an operation that fails is tried
+#: again: in between, everything else succeeds.
+CALM_MS = 5_000.0
+_LASTING = (BrokerRightsError, BrokerLoginError, BatchError)  # the rest of the worker's operations go on meanwhile
+
+
+class Outage:
+    """What keeps a worker from using Kafka, if anything does."""
+
+    def __init__(self, clock_ms: Callable[[], float], commit_interval_ms: float = 0.0) -> None:
+        """`commit_interval_ms`: how long it may take until an operation that fails is tried again."""
+        self._clock = clock_ms
+        self._calm_ms = max(CALM_MS, 2 * commit_interval_ms)
+        self._failed_ms = 0.0
+        self._commits = 0
+        self._told: set[str] = set()
+        self.error: BrokerError | None = None
+        """The last error of the outage; None when there is none."""
+
+    def failed(self, error: BrokerError, commits: int) -> None:
+        """Note an error. `commits`: how many commits have succeeded so far."""
+        self._failed_ms, self._commits = self._clock(), commits
+        self.error = error
+        cause = str(error) if isinstance(error, _LASTING) else "unreachable"
+        if cause in self._told:
+            return
+        self._told.add(cause)
+        if isinstance(error, _LASTING):
+            log.warning("Kafka can't be used as it should, trying on: %s", error, extra=event("broker-away"))
+        else:
+            log.warning("Kafka can't be reached, trying on: %s", error, extra=event("broker-away"))
+
+    def passed(self, trouble: str | None, commits: int) -> None:
+        """Note a turn without an error, which alone shows little: a poll without messages asks nobody.
+
+        Kafka is back when the source has no `trouble`, and either nothing has failed for a while or, after an outage
+        of the whole of it, a commit has succeeded since the last error.
+        """
+        if self.error is None or trouble is not None:
+            return
+        committed = commits > self._commits and not isinstance(self.error, _LASTING)
+        if committed or self._clock() - self._failed_ms >= self._calm_ms:
+            self.error = None
+            self._told.clear()
+            log.info("Kafka is back", extra=event("broker-back"))
