@@ -18,6 +18,7 @@ from stream_detector.types import (
     DeadLetter,
     LivenessEvent,
     MessageBatch,
+    NotJudged,
     Partition,
     Position,
     ReadingBatch,
@@ -127,6 +128,10 @@ class Task:
         state = self.states.get(asset)
         return None if state is None else state.judged_ms
 
+    def not_judged(self) -> list[NotJudged]:
+        """Return the assets whose readings give no window that is judged."""
+        return []
+
     def take(self, batch: MessageBatch) -> WindowingResult:
         """Decode messages and cut the windows they complete; of several topics' not before `release`."""
         partition = batch.partition
@@ -223,7 +228,8 @@ class Task:
 
     def _not_judged(self, windows: WindowBatch) -> WindowBatch | None:
         """Return the windows newer than what their assets were judged up to: after a restart some come again."""
-        fresh = windows.end_ms > self.states.judged[self.states.slots_of(windows.assets)]
+        slots = self.states.slots_of(windows.assets)  # before `judged` is read: new assets may make it grow
+        fresh = windows.end_ms > self.states.judged[slots]
         if fresh.all():
             return windows
         keep = np.flatnonzero(fresh)
