@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from stream_detector import __version__
-from stream_detector.cli import backtest, check, demo, evaluate, monitor, run, thresholds, train, verdict
+from stream_detector.cli import assets, backtest, check, demo, evaluate, monitor, run, thresholds, train, verdict
 from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
 from stream_detector.telemetry.logs import Output
 
@@ -21,6 +21,7 @@ typical use:
   stream-detector backtest configs/machine.yaml --data last-week.csv
   stream-detector run configs/machine.yaml                 the worker; start as many as you like
   stream-detector monitor configs/machine.yaml             watch the alerts
+  stream-detector assets configs/machine.yaml              every asset, its state, and why it is not judged
   stream-detector thresholds list configs/machine.yaml     the adaptive threshold of each asset
   stream-detector verdict configs/machine.yaml ALERT false-alarm --note 'hose was moved'
 
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="json: one object per line (docs/operations.md); default: text",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict):
+    for command in (demo, check, train, backtest, evaluate, run, monitor, assets, thresholds, verdict):
         command.add_parser(commands)
     return parser
 

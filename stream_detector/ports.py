@@ -11,6 +11,7 @@ from typing import Protocol
 
 from stream_detector.types import (
     Alert,
+    AssetReport,
     AssetState,
     Audit,
     Controls,
@@ -149,6 +150,16 @@ class StateStore(Protocol):
         complete). Anything newer in the store belongs to a commit that never completed, and is removed.
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
         """
+
+    def report(self, task: int, token: int, reports: Mapping[str, AssetReport | None]) -> None:
+        """Keep what the task's worker saw of assets, for people; None: nothing any more.
+
+        Apart from the states and not versioned. Writes nothing when `token` is not the task's newest. Raises StoreError
+        when the store can't be reached.
+        """
+
+    def reports(self) -> list[tuple[int, str, AssetReport]]:
+        """Return task, asset and what was last reported of it, of all tasks."""
 
     def controls(self) -> Controls:
         """Return the operators' settings."""

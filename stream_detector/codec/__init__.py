@@ -19,6 +19,7 @@ from stream_detector.codec.alerts import (
 from stream_detector.codec.audit import audit_id, decode_audit, encode_audit, encode_point
 from stream_detector.codec.encode import encode_reading
 from stream_detector.codec.readings import ReadingDecoder
+from stream_detector.codec.report import decode_report, encode_report
 from stream_detector.codec.state import (
     decode_metadata,
     decode_positions,
@@ -45,6 +46,7 @@ __all__ = [
     "decode_metadata",
     "decode_positions",
     "decode_recorded",
+    "decode_report",
     "decode_state",
     "encode_alert",
     "encode_audit",
@@ -53,6 +55,7 @@ __all__ = [
     "encode_positions",
     "encode_reading",
     "encode_recorded",
+    "encode_report",
     "encode_state",
     "incident_id",
     "sensor_alert_id",

@@ -197,6 +197,8 @@ class _Batch:
             return left, set(slots.tolist())
         taken = quiet.take(self.table, self.rows, left)
         self.audits += [(place, (audit,)) for place, audit in taken.audits]
+        of_taken = self.rows.slots[taken.rows]  # of several windows of an asset the last one stays
+        self.table.score[of_taken], self.table.level[of_taken] = self.rows.score[taken.rows], taken.level
         if self.trace is not None and len(taken.rows):
             self.trace.judged[taken.rows] = True
             self.trace.score[taken.rows] = self.rows.score[taken.rows]
@@ -216,6 +218,7 @@ class _Batch:
         table.release_all(self.rows.slots[left] if chained is None else np.fromiter(chained, np.intp, len(chained)))
         places, slots = left.tolist(), self.rows.slots[left].tolist()
         stepped: list[int] = []
+        levels: list[float | None] = []
         ready: list[int] = []  # assets whose next windows may be quiet
         rest: list[int] = []
         for at, (place, slot) in enumerate(zip(places, slots, strict=True)):
@@ -227,6 +230,7 @@ class _Batch:
                 step = self._stepped_again(place, slot, step)
             state = objects[slot] = step.state
             stepped.append(place)
+            levels.append(step.level)
             if step.alerts:
                 self.alerts.append((place, step.alerts))
             if step.audits:
@@ -243,15 +247,16 @@ class _Batch:
                 ready.append(slot)
                 if slots[at + 1 : at + 2] == [slot]:  # it has more windows: whether they are quiet is seen in a while
                     chained.discard(slot)
-        self._note(np.array(stepped, np.intp))
+        self._note(np.array(stepped, np.intp), levels)
         for slot in ready:
             self.driver.quiet.hold(table, slot, self.controls)
         return np.array(rest, np.intp)
 
-    def _note(self, places: Ints) -> None:
-        """Note in the table's columns that windows were stepped through."""
+    def _note(self, places: Ints, levels: Sequence[float | None]) -> None:
+        """Note in the table's columns that windows were stepped through; `levels`: those before each."""
         table, slots = self.table, self.rows.slots[places]
         table.judged[slots] = self.rows.end_ms[places]  # of several windows of an asset the last one stays
+        table.score[slots], table.level[slots] = self.rows.score[places], np.array(levels, np.float64)
         table.dirty[slots] = True
         serials = [0 if (state := table.objects[slot]) is None else state.adaptation.serial for slot in slots.tolist()]
         table.serial[slots] = serials

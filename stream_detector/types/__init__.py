@@ -35,6 +35,7 @@ from stream_detector.types.immutable import State, replace
 from stream_detector.types.states import (
     Adaptation,
     AppliedControls,
+    AssetReport,
     AssetState,
     Audit,
     AuditCause,
@@ -60,6 +61,7 @@ __all__ = [
     "AlertEvent",
     "AlertKind",
     "AppliedControls",
+    "AssetReport",
     "AssetState",
     "Audit",
     "AuditCause",

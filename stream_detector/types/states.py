@@ -180,6 +180,17 @@ class AssetState(State, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
+class AssetReport:
+    """What a worker last saw of an asset: for people, and not part of its state."""
+
+    read_ms: int | None = None  # event time of its newest reading; None when unknown
+    score: float | None = None  # of its last window that was judged; None for none, and for one that is not finite
+    level: float | None = None  # the adaptive level before that window
+    reason: str = ""  # why it is not judged, a code of `NOT_JUDGED_REASONS`; "" when it is
+    detail: str = ""  # the same for people
+
+
+@dataclass(frozen=True, slots=True)
 class Controls:
     """Settings that operators change at run time, apart from the versioned state. Tokens sort by time."""
 

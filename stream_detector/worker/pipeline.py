@@ -24,6 +24,7 @@ from stream_detector.types import Controls, MessageBatch, ModelRef, Partition
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.assignment import Assignment
 from stream_detector.worker.delivery import make_strategy
+from stream_detector.worker.reporting import Reporter
 from stream_detector.worker.saving import Saver
 from stream_detector.worker.slices import Scores, Scoring, Watch
 from stream_detector.worker.takeover import Takeover
@@ -76,6 +77,7 @@ class Pipeline:
             watch=watch,
         )
         self._saver = Saver(store, clock_ms, self._look_soon)
+        self._reporter = Reporter(store, self._saver, clock_ms)
         self._assignment = Assignment(source, clock_ms)
         self._delivery = make_strategy(
             config, self._assignment, sink, saver=self._saver, metrics=metrics, clock_ms=clock_ms
@@ -262,6 +264,7 @@ class Pipeline:
             self._score()
         self._note_progress()
         self._delivery.commit()
+        self._reporter.report(self._tasks.values())
 
     def _note_progress(self) -> None:
         for task in self._tasks.values():

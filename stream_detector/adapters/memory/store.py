@@ -11,7 +11,7 @@ from stream_detector.codec import decode_state
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.feedback.verdicts import newest
 from stream_detector.ports import WHOLE, TaskState
-from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict
+from stream_detector.types import AssetReport, AssetState, Controls, Partition, Position, RecordedVerdict
 
 Version = tuple[int, AssetState]
 _Save = tuple[int, dict[Partition, Position]]
@@ -24,6 +24,7 @@ class _Task:
     saves: list[_Save] = field(default_factory=list)  # newest first, at most two
     new: dict[str, Version] = field(default_factory=dict)
     old: dict[str, Version] = field(default_factory=dict)
+    seen: dict[str, AssetReport] = field(default_factory=dict)
 
 
 class MemoryServer:
@@ -125,6 +126,23 @@ class MemoryStore:
             kept.saves = [(epoch, dict(positions)), *earlier][:2]
             self._known[task] = kept.saves[0]
             return server.version
+
+    def report(self, task: int, token: int, reports: Mapping[str, AssetReport | None]) -> None:
+        """Keep what the task's worker saw of assets; None: nothing. Nothing is written under an old token."""
+        with self._server() as server:
+            kept = server.tasks.get(task)
+            if kept is None or kept.token != token:
+                return
+            for asset, report in reports.items():
+                if report is None:
+                    kept.seen.pop(asset, None)
+                else:
+                    kept.seen[asset] = report
+
+    def reports(self) -> list[tuple[int, str, AssetReport]]:
+        """Return task, asset and what was last reported of it, of all tasks."""
+        with self._server() as server:
+            return [(task, *item) for task in sorted(server.tasks) for item in server.tasks[task].seen.items()]
 
     def controls(self) -> Controls:
         """Return what operators have set."""

@@ -90,6 +90,19 @@ if before and tonumber(before) >= first then redis.call('HDEL', meta, 'old_epoch
 return {'saved', redis.call('GET', KEYS[4]) or '0'}
 """
 
+# ARGV: token, then asset, report ('' for none), asset, ...
+REPORT = """
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+for i = 2, #ARGV, 2 do
+  if ARGV[i + 1] == '' then
+    redis.call('HDEL', KEYS[2], ARGV[i])
+  else
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+  end
+end
+return 1
+"""
+
 # Every command that the other scripts use; returns those that the user may not. Servers say so in several ways.
 TRY = """
 local refused = {}

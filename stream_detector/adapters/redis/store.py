@@ -11,15 +11,17 @@ from stream_detector.adapters.redis.connection import Connection
 from stream_detector.codec import (
     decode_positions,
     decode_recorded,
+    decode_report,
     decode_state,
     encode_positions,
     encode_recorded,
+    encode_report,
     encode_state,
 )
 from stream_detector.config import RedisConfig
 from stream_detector.errors import ConfigError, StoreAccessError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.ports import TaskState
-from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict
+from stream_detector.types import AssetReport, AssetState, Controls, Partition, Position, RecordedVerdict
 
 SCAN_COUNT = 500
 VERDICTS_AT_ONCE = 500
@@ -41,6 +43,7 @@ class RedisStore:
         self._try: Any = self._redis.register_script(scripts.TRY)
         self._acquire: Any = self._redis.register_script(scripts.ACQUIRE)
         self._save: Any = self._redis.register_script(scripts.SAVE)
+        self._report: Any = self._redis.register_script(scripts.REPORT)
         self._record: Any = self._redis.register_script(scripts.RECORD)
         self._pin: Any = self._redis.register_script(scripts.PIN)
         self._unpin: Any = self._redis.register_script(scripts.UNPIN)
@@ -176,6 +179,26 @@ class RedisStore:
             )
         self._known[task] = epoch, place
         return int(detail)
+
+    def report(self, task: int, token: int, reports: Mapping[str, AssetReport | None]) -> None:
+        """Keep what the task's worker saw of assets; None: nothing. Nothing is written under an old token."""
+        args: list[Any] = [token]
+        for asset, report in reports.items():
+            args += (asset, b"" if report is None else encode_report(report))
+        key = self._task(task)
+        with self._server.errors():
+            self._report(keys=[key, f"{key}:seen"], args=args)
+
+    def reports(self) -> list[tuple[int, str, AssetReport]]:
+        """Return task, asset and what was last reported of it, of all tasks."""
+        tasks = self.tasks()
+        found: list[tuple[int, str, AssetReport]] = []
+        for task in tasks:
+            with self._server.errors():
+                seen = self._redis.hgetall(f"{self._task(task)}:seen")
+            with self._server.decoding(f"what was seen of task {task}"):
+                found += [(task, name.decode(), decode_report(value)) for name, value in seen.items()]
+        return found
 
     def controls(self) -> Controls:
         """Return what operators have set."""
