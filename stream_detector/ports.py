@@ -6,7 +6,7 @@ Implementations: `kafka_io` and `redis_store` for real servers, `memory` for bac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stream_detector.types import (
@@ -20,6 +20,8 @@ from stream_detector.types import (
     Partition,
     Position,
     RecordedVerdict,
+    RemovalAction,
+    Removed,
 )
 
 
@@ -122,6 +124,7 @@ class TaskState:
     assets: dict[str, AssetState]
     epoch: int  # of the newest commit in the store; 0 for none
     positions: Mapping[Partition, Position]  # that commit's positions; empty for none
+    removed: Mapping[str, Removed] = field(default_factory=dict)  # assets that operators removed
     lost: bool = False  # the store knows that it held states which are gone
 
 
@@ -139,13 +142,14 @@ class StateStore(Protocol):
         task: int,
         token: int,
         epoch: int,
-        states: Mapping[str, AssetState],
+        states: Mapping[str, AssetState | Removed | None],
         positions: Mapping[Partition, Position],
         *,
         since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.
 
+        None instead of a version: all versions of the asset go.
         `since`: epoch of the save relative to which `states` are all changes (None: the newest; WHOLE: `states` are
         complete). Anything newer in the store belongs to a commit that never completed, and is removed.
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
@@ -182,6 +186,15 @@ class StateStore(Protocol):
     def rollback(self, asset: str, point: bytes) -> None:
         """Restore the asset's threshold and shift from an entry of the audit topic."""
 
+    def remove(self, asset: str, action: RemovalAction) -> str:
+        """Have the workers remove the asset, and delete its settings and reports; return the removal's token."""
+
+    def holding(self, asset: str, token: str) -> list[int]:
+        """Return the tasks that hold a version of the asset's state from before this removal."""
+
+    def settle(self, asset: str, token: str) -> None:
+        """Delete the order to remove the asset, unless there is a later one, and what was reported meanwhile."""
+
     def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
         """Store people's verdicts: per alert the one greatest by `order`, in all the `keep` newest.
 
@@ -190,6 +203,9 @@ class StateStore(Protocol):
 
     def verdicts(self) -> list[RecordedVerdict]:
         """Return the stored verdicts, oldest first."""
+
+    def delete_verdicts(self, alerts: Sequence[str]) -> int:
+        """Delete the verdicts on these alerts; return how many there were."""
 
     def close(self) -> None:
         """Close the connections."""

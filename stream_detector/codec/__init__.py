@@ -25,10 +25,12 @@ from stream_detector.codec.state import (
     decode_positions,
     decode_recorded,
     decode_state,
+    decode_version,
     encode_metadata,
     encode_positions,
     encode_recorded,
     encode_state,
+    encode_version,
 )
 from stream_detector.codec.strict import category_code
 
@@ -48,6 +50,7 @@ __all__ = [
     "decode_recorded",
     "decode_report",
     "decode_state",
+    "decode_version",
     "encode_alert",
     "encode_audit",
     "encode_metadata",
@@ -57,6 +60,7 @@ __all__ = [
     "encode_recorded",
     "encode_report",
     "encode_state",
+    "encode_version",
     "incident_id",
     "sensor_alert_id",
     "sensor_incident_id",
