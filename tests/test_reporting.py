@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from stream_detector.adapters.memory.store import MemoryStore
 from stream_detector.errors import StoreError
-from stream_detector.types import AssetReport, NotJudged
+from stream_detector.types import AssetReport, NotJudged, Partition, PlainMessage, ReadingBatch
+from stream_detector.windowing.windower import Windower
 from stream_detector.worker.reporting import AT_ONCE, EVERY_MS
 from stream_detector.worker.task import Task
 from tests.rig import START_MS, Plant, Sent, Worker, make_config, recorded
@@ -154,3 +156,24 @@ def test_a_store_that_came_back_empty_is_told_again():
     after = seen(plant)
     assert after["pump-1"] == before["pump-1"]
     assert after["pump-0"].read_ms == START_MS + 100_000
+
+
+def test_the_last_reading_is_the_newest_of_all_topics():
+    """Also while windows wait for the slower topic."""
+    window = Windower(make_config().window, make_config().channels, 0, ["a", "b"])
+    assert window.last_readings()[0] == []
+    for topic, asset, ms in (("a", "x", 1_000.0), ("b", "x", 5_000.0), ("b", "y", 2_000.0), ("b", "y", 1_500.0)):
+        window.push(
+            ReadingBatch(
+                Partition(topic, 0),
+                [PlainMessage(0, -1, None, b"")],
+                [asset],
+                np.array([0]),
+                np.array([-1]),
+                None,
+                np.array([START_MS + ms]),
+                np.ones((1, 2)),
+            )
+        )
+    names, read_ms = window.last_readings()
+    assert dict(zip(names, read_ms.tolist(), strict=True)) == {"x": START_MS + 5_000.0, "y": START_MS + 2_000.0}

@@ -27,6 +27,7 @@ from stream_detector.types import (
     Audit,
     Controls,
     LivenessEvent,
+    RemovalAction,
     ScoreBatch,
     Shifts,
     WindowBatch,
@@ -101,6 +102,12 @@ class Driver:
             return ()
         table[event.asset] = step.state
         return step.alerts
+
+    def remove(self, table: StateTable, asset: str, action: RemovalAction) -> Decided:
+        """Delete an asset's state; all windows before are judged. Return what its end calls for."""
+        alerts, audits = self.engine.remove(asset, table[asset], action)
+        table.remove(asset)
+        return Decided(alerts=alerts, audits=audits)
 
     def judge(
         self,

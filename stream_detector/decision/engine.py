@@ -34,6 +34,7 @@ from stream_detector.decision.policies import (
     ThresholdPolicy,
 )
 from stream_detector.decision.policy import Draft, Policy
+from stream_detector.decision.removal import Remover
 from stream_detector.decision.rules import Rules
 from stream_detector.decision.sensor_faults import SensorFaultPolicy
 from stream_detector.decision.threshold import Judgement
@@ -45,6 +46,7 @@ from stream_detector.types import (
     Controls,
     LivenessEvent,
     ModelRef,
+    RemovalAction,
     replace,
 )
 from stream_detector.windowing.channel_profile import ChannelProfile
@@ -97,6 +99,7 @@ class Engine:
         self.usual_gap_ms = self.usual_gap(config, profiles)
         """The longest pause of an asset in the training history."""
         self.auditor = Auditor(config.stream, config.numeric_columns, config.threshold.risk, config.audit)
+        self._remover = Remover(rules, self.auditor)
         self.is_extended = bool(own := tuple(policies))
         """Whether there are policies beyond the built-in ones."""
         self._chain: tuple[Policy, ...] = (
@@ -165,6 +168,11 @@ class Engine:
             promised=draft.promised,
             opened=draft.opened,
         )
+
+    def remove(self, asset: str, state: AssetState, action: RemovalAction) -> tuple[list[Alert], list[Audit]]:
+        """Return the alerts and audit entries with which an asset ends; its state is to be deleted."""
+        model = self._model_of(asset) or ModelRef(self.rules.config.model.kind, "unknown")
+        return self._remover.remove(asset, state, model, action)
 
     def on_liveness(self, state: AssetState | None, event: LivenessEvent, controls: Controls) -> Step | None:
         """Decide a sensor fault that shows in the messages; all windows before it are judged.

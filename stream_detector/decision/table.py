@@ -125,8 +125,16 @@ class StateTable(MutableMapping[str, AssetState]):
         self.judged[slot] = -(2**62)
         self.serial[slot] = 0
         self.dirty[slot] = False
+        self.score[slot] = self.level[slot] = np.nan
         if self.columns is not None:
             self.columns.held[slot] = False
+
+    def remove(self, asset: str) -> None:
+        """Delete an asset's state, but not up to when it was judged: windows up to then are not judged again."""
+        slot = self.slots[asset]
+        judged_ms = self.judged[slot]
+        del self[asset]
+        self.judged[slot] = judged_ms
 
     def __iter__(self) -> Iterator[str]:
         """Yield the assets something is known of."""

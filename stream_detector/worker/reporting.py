@@ -82,6 +82,7 @@ class _Noted:
         names, read_ms = task.windower.last_readings()
         rows = self._rows_of(names)
         why = {self._rows_of([one.asset])[0]: (one.reason, one.detail) for one in task.not_judged()}
+        removed = {self._rows_of([asset])[0]: read for asset, read in task.removed.read_ms.items()}
         seen = self._seen
         seen[0, rows] = np.where(np.isfinite(read_ms), np.rint(read_ms), np.nan)
         slots = np.fromiter((task.states.slots.get(name, -1) for name in self._names), np.intp, len(self._names))
@@ -92,6 +93,11 @@ class _Noted:
         loaded = np.zeros(len(changed), np.bool_)
         loaded[known] = (task.states.judged[slots[known]] > -(2**62)) & np.isnan(seen[1, known])
         changed &= ~loaded
+        for row, read in removed.items():
+            if not seen[0, row] > read:  # nothing came since
+                seen[:, row] = np.nan
+                why.pop(row, None)
+                changed[row] = not np.isnan(self._written[:, row]).all()
         for row in self._why.keys() | why.keys():
             changed[row] |= self._why_written.get(row) != why.get(row)
         self._why = why
@@ -103,6 +109,9 @@ class _Noted:
         for row in self.waiting[:most].tolist():
             read, score, level = self._seen[:, row].tolist()
             reason, detail = self._why.get(row, ("", ""))
+            if not math.isfinite(read) and not reason:
+                found[self._names[row]] = None
+                continue
             found[self._names[row]] = AssetReport(
                 read_ms=int(read) if math.isfinite(read) else None,
                 score=score if math.isfinite(score) else None,

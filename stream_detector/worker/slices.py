@@ -21,7 +21,7 @@ from stream_detector.decision.driver import Decided, Driver, Trace
 from stream_detector.decision.engine import Engine
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import Alert, Audit, Controls, ModelRef, ScoreBatch, Shifts, WindowBatch
+from stream_detector.types import Alert, Audit, Controls, ModelRef, Removal, ScoreBatch, Shifts, WindowBatch
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.batching import Queue, merged, no_windows
 from stream_detector.worker.task import Task, WindowingResult
@@ -183,6 +183,23 @@ class Scoring:
             self._throughput.note(row, self._clock() - started)
             self._scored = True
         return found
+
+    def remove(self, task: Task, asset: str, removal: Removal) -> Found:
+        """Remove an asset, of which no window waits; return what its end calls for."""
+        judged_ms = int(task.states.judged[task.states.slots[asset]])
+        decided = self._driver.remove(task.states, asset, removal.action)
+        task.remove(asset, judged_ms, removal.token)
+        self._tell(task, decided.alerts)
+        log.info(
+            "task %d: %s is removed (%s), %d incidents closed",
+            task.index,
+            asset,
+            removal.action,
+            len(decided.alerts),
+            extra=event("asset-removed", task=task.index, asset=asset, action=removal.action),
+        )
+        alerts = [replace(alert, scored_ms=int(self._wall())) for alert in decided.alerts]
+        return Found(alerts, [self._clock()] * len(alerts), decided.audits)
 
     def _note(self, decided: Decided) -> None:
         """Add to the counters of anomalies and of the alert budget."""
