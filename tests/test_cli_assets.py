@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,17 @@ from msgspec.structs import replace
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.cli import assets
 from stream_detector.config import RedisConfig
-from stream_detector.errors import StoreError
-from stream_detector.types import AssetReport, AssetState, IncidentState, SensorFault, SensorState, ThresholdState
+from stream_detector.errors import ConfigError, StoreError
+from stream_detector.types import (
+    AssetReport,
+    AssetState,
+    IncidentState,
+    RecordedVerdict,
+    Removed,
+    SensorFault,
+    SensorState,
+    ThresholdState,
+)
 
 Run = Callable[..., str]
 JUDGED_MS = 1_583_748_873_000
@@ -175,3 +185,78 @@ def test_a_store_that_is_away_is_named(run: Run, config: Path):
     config.write_text("stream: pump\nchannels: {vibration: {}}\nredis: {url: 'redis://127.0.0.1:1/0'}\n")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/0 can't be reached"):
         run("list")
+
+
+def work(store: RedisStore, stop: threading.Event) -> None:
+    """Remove assets as a worker does: the mark takes the place of both versions, one save after the other."""
+    epochs = dict.fromkeys(store.tasks(), 1)
+    tokens = {task: store.acquire(task) for task in epochs}
+    while not stop.wait(0.02):
+        for asset, removal in store.controls().removals.items():
+            for task in store.holding(asset, removal.token):
+                epochs[task] += 1
+                mark = {asset: Removed(JUDGED_MS, JUDGED_MS, removal.token)}
+                store.save(task, tokens[task], epochs[task], mark, {})
+
+
+@pytest.fixture
+def worker(store: RedisStore, valkey: str, stream: str) -> Iterator[None]:
+    """Someone who does what operators ask for."""
+    stop = threading.Event()
+    thread = threading.Thread(target=work, args=(RedisStore(RedisConfig(url=valkey), stream), stop))
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_asset_is_retired(store: RedisStore, run: Run):
+    """Its row is gone, its settings are, and the order is settled."""
+    store.pin("pump-2", 9.0)
+    assert "pump-2 is retired" in run("retire", "pump-2")
+    assert [row["asset"] for row in json.loads(run("list", "--json"))] == ["fan-1", "fan-2", "pump-1"]
+    assert (store.controls().pins, store.controls().removals) == ({}, {})
+    done = json.loads(run("retire", "pump-1", "--json"))
+    assert done == {"action": "retire", "asset": "pump-1", "done": True, "tasks": []}
+
+
+def test_a_removal_that_nobody_has_done_says_so(store: RedisStore, run: Run):
+    """With the tasks that are waited for; not to wait is no failure, and it can be repeated."""
+    done = json.loads(run("retire", "pump-2", "--wait", "0.3", "--json", status=1))
+    assert (done["done"], done["tasks"]) == (False, [0])
+    assert "as soon as a worker has task 0" in run("retire", "pump-2", "--wait", "0")
+    assert store.controls().removals["pump-2"].action == "retire"
+
+
+def test_an_asset_without_a_state_needs_no_worker(store: RedisStore, run: Run):
+    """Only its report is deleted; one that was pinned only, too."""
+    store.pin("pump-9", 1.0)
+    assert "fan-2 is forgotten" in run("forget", "fan-2")
+    assert "pump-9 is forgotten" in run("forget", "pump-9")
+    assert [row["asset"] for row in json.loads(run("list", "--json"))] == ["fan-1", "pump-1", "pump-2"]
+
+
+def test_an_unknown_asset_is_refused_with_near_names(store: RedisStore, run: Run):
+    """A slip of the key removes nothing."""
+    for action in ("retire", "forget"):
+        with pytest.raises(ConfigError, match=r"no asset 'pmup-1'; did you mean 'pump-1'"):
+            run(action, "pmup-1")
+    assert store.controls().version == 0
+
+
+@pytest.mark.usefixtures("worker")
+def test_verdicts_that_cannot_be_found_are_told(store: RedisStore, run: Run, config: Path):
+    """Which alerts are the asset's, only the alert topic knows; without it, the rest is done and the status is 1."""
+    config.write_text(config.read_text() + "kafka: {bootstrap_servers: ['127.0.0.1:1'], start_timeout_ms: 0}\n")
+    store.record_verdicts([RecordedVerdict("a", "true-alarm", "", "", 1, 0, 0)], 10)
+    assert "verdicts on its alerts are still kept" in run("forget", "pump-1", status=1)
+    assert len(store.verdicts()) == 1
+    assert store.find("pump-1") is None
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "x", "1e9"])
+def test_a_wrong_time_to_wait_is_refused(run: Run, seconds: str):
+    """By the parser."""
+    with pytest.raises(SystemExit):
+        run("retire", "pump-1", f"--wait={seconds}")

@@ -1,14 +1,16 @@
-"""`stream-detector assets`: every asset that workers have seen, and what state it is in."""
+"""`stream-detector assets`: every asset that workers have seen and its state; remove those that are no more."""
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stream_detector.cli.options import add_config, add_json
 from stream_detector.cli.printing import print_json, print_line, print_table, utc
+from stream_detector.errors import BrokerError, ConfigError
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; the rest is imported when it is used
     from stream_detector.adapters.redis import RedisStore
@@ -17,16 +19,18 @@ if TYPE_CHECKING:  # argparse names the type of its subparsers only privately; t
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_ACTIONS = ("list",)
+_ACTIONS = ("list", "retire", "forget")
+_WAIT_S = 15.0
+_LOOK_EVERY_S = 0.2
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command and its own subcommands; without one of them it lists."""
     parser = subparsers.add_parser(
         "assets",
-        help="list every asset: last reading, last score, level, state, and why it is not judged",
-        description="Show the assets that workers have seen, as Redis holds them. `assets CONFIG` is short for "
-        "`assets list CONFIG`.",
+        help="list every asset with its state, and why it is not judged; retire or forget one",
+        description="Show the assets that workers have seen, as Redis holds them, and remove those that are no more. "
+        "`assets CONFIG` is short for `assets list CONFIG`.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = _action(
@@ -35,6 +39,19 @@ def add_parser(subparsers: Subparsers) -> None:
         "print one row per asset: its last reading, last window, last score, level to alarm above and state",
     )
     listing.add_argument("--not-judged", action="store_true", help="only assets that are not judged, with the reason")
+    for name, text in (
+        ("retire", "close the incidents of an asset that was taken away; it starts again from the calibration"),
+        ("forget", "as retire, and delete people's verdicts on its alerts: for data that must go"),
+    ):
+        removal = _action(actions, name, text)
+        removal.add_argument("asset", metavar="ASSET", help="the asset")
+        removal.add_argument(
+            "--wait",
+            type=_seconds,
+            default=_WAIT_S,
+            metavar="SECONDS",
+            help=f"how long to wait for the workers; 0: don't wait (default: {_WAIT_S:g})",
+        )
     parser.set_defaults(run=run)
     parse = parser.parse_known_args
 
@@ -61,8 +78,10 @@ def run(args: argparse.Namespace) -> int:
 
     config = settings.load(args.config)
     with closing(RedisStore(config.redis, config.stream)) as store:
-        _list(store, config, args)
-    return 0
+        if args.action == "list":
+            _list(store, config, args)
+            return 0
+        return _remove(store, config, args)
 
 
 # The list ------------------------------------------------------------------------------------------------------------
@@ -173,3 +192,75 @@ def _state_text(row: dict[str, Any]) -> str:
     if row["pinned"] is not None:
         parts.append("pinned")
     return ", ".join(parts) or "normal"
+
+
+# Removing ------------------------------------------------------------------------------------------------------------
+
+
+def _remove(store: RedisStore, config: Config, args: argparse.Namespace) -> int:
+    """Have an asset removed; return 1 when no worker has done it in time."""
+    from difflib import get_close_matches
+
+    asset: str = args.asset
+    known = {*known_assets(store), *store.controls().pins, *store.controls().removals}
+    if asset not in known:
+        near = get_close_matches(asset, sorted(known), n=3) or sorted(known)[:3]
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "no asset has been seen yet"
+        raise ConfigError(f"there is no asset {asset!r}; {hint}")
+    verdicts = _verdicts_on(config, store, asset) if args.action == "forget" else []
+    token = store.remove(asset, args.action)
+    deleted = store.delete_verdicts(verdicts or [])
+    waiting = _await(store, asset, token, args.wait)
+    if not waiting:
+        store.settle(asset, token)
+    done = "retired" if args.action == "retire" else "forgotten"
+    if args.json:
+        found: dict[str, Any] = {"action": args.action, "asset": asset, "done": not waiting, "tasks": waiting}
+        if args.action == "forget":
+            found["verdicts"] = None if verdicts is None else deleted
+        print_json(found)
+    else:
+        if waiting:
+            tasks = ", ".join(map(str, waiting))
+            print_line(
+                f"{asset} is {done} as soon as a worker has task {tasks}: none has done it within {args.wait:g} s"
+            )
+        else:
+            print_line(f"{asset} is {done}: nothing of it is known any more, until readings come again")
+        if verdicts is None:
+            print_line("the alert topic can't be read, so people's verdicts on its alerts are still kept; repeat this")
+        elif deleted:
+            print_line(f"{deleted} verdicts on its alerts are deleted")
+    return 1 if (waiting and args.wait > 0) or verdicts is None else 0
+
+
+def _await(store: RedisStore, asset: str, token: str, seconds: float) -> list[int]:
+    """Return the tasks in which the asset's state is not removed yet, after at most so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (waiting := store.holding(asset, token)) and time.monotonic() < deadline:
+        time.sleep(min(_LOOK_EVERY_S, seconds))
+    return waiting
+
+
+def _verdicts_on(config: Config, store: RedisStore, asset: str) -> list[str] | None:
+    """Return the alerts of an asset with a verdict, as far as the topic has them; None when it can't be read."""
+    wanted = {one.alert for one in store.verdicts()}
+    if not wanted:
+        return []
+    from stream_detector.cli.verdict import alerts_of
+
+    try:
+        return [alert for alert, fields in alerts_of(config, wanted).items() if fields["asset"] == asset]
+    except BrokerError:
+        return None
+
+
+def _seconds(text: str) -> float:
+    """Return a time of 0 s or more. Raises ArgumentTypeError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= 86_400.0:
+        raise argparse.ArgumentTypeError(f"expected 0 to 86400 seconds, got {text!r}")
+    return seconds
