@@ -1,1 +1,1 @@
-"""Where readings come from when there is no plant: recorded data replayed, and machines simulated from physics."""
+"""Producers of readings for use without a plant: replay of recorded data, and simulation of machines."""

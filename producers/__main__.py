@@ -1,4 +1,4 @@
-"""The command line: `python -m producers replay` and `python -m producers simulate`."""
+"""The commands `python -m producers replay` and `python -m producers simulate`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0 done or stopped by a signal, 1 Kafka failed, 2 wrong input or settings."""
+    """Run a command; return the exit status: 0 done or stopped by a signal, 1 Kafka failed, 2 invalid input or options.
+
+    It is 130 after a Ctrl-C outside of sending, for example while files are read.
+    """
     args = build_parser().parse_args(argv)
     for warning in getattr(args, "renamed", ()):
         _say(f"warning: {warning}", sys.stderr)
@@ -112,8 +115,8 @@ def _send(recordings: Sequence[Recording], args: argparse.Namespace) -> None:
     )
     if plan.times == "now" and plan.speed != 1 and not args.quiet:
         _say(
-            "note: at another speed than 1, times that start now run ahead of the clock, and a detector takes "
-            "readings ahead of it for broken clocks; --times until-now or keep avoids that",
+            "note: with --times now and a --speed other than 1, event times run ahead of the clock, and a detector "
+            "takes such readings for those of a wrong clock; use --times until-now or keep",
             sys.stderr,
         )
     total = messages_in(recordings, plan.loops)
@@ -125,7 +128,7 @@ def _send(recordings: Sequence[Recording], args: argparse.Namespace) -> None:
 
 
 def connect(kafka: KafkaConfig, topic: str, partitions: int) -> AbstractContextManager[Writer]:
-    """Create the topic where it is missing and open a writer. Raises BrokerError."""
+    """Create the topic if it is missing and open a writer. Raises BrokerError."""
     from stream_detector.adapters.kafka import MessageWriter, ensure_topics
 
     ensure_topics(kafka, {topic: partitions})
@@ -133,7 +136,7 @@ def connect(kafka: KafkaConfig, topic: str, partitions: int) -> AbstractContextM
 
 
 def _target(args: argparse.Namespace) -> tuple[KafkaConfig, InputConfig]:
-    """Return brokers and input topic from --config, overridden by the options beside it."""
+    """Return the Kafka settings and the input from --config, or from the options; options have precedence."""
     from stream_detector.config import InputConfig, KafkaConfig
 
     servers = args.bootstrap_servers
@@ -150,7 +153,7 @@ def _target(args: argparse.Namespace) -> tuple[KafkaConfig, InputConfig]:
 
 @contextmanager
 def _stopping(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C set `stop` instead of ending the process, while inside."""
+    """Within this context, SIGTERM and Ctrl-C set `stop` instead of ending the process."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
@@ -164,7 +167,7 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _progress(total: int | None, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Show how far a replay is, on standard error, when that is a terminal."""
+    """Show a progress bar on standard error if it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda progress: None
         return

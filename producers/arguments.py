@@ -1,4 +1,4 @@
-"""Options of the command line, and their help."""
+"""Command-line options and their help."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _add_replay(commands: Any) -> None:
         "replay",
         allow_abbrev=False,
         help="send recorded data",
-        description="Send recordings side by side, all from the same moment on, at a multiple of their original speed.",
+        description="Send recordings in parallel, all starting at once, at a multiple of their original speed.",
         epilog=_REPLAY.format(formats=formats),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

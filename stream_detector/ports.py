@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stream_detector.types import (
     Alert,
@@ -23,6 +23,14 @@ from stream_detector.types import (
     RemovalAction,
     Removed,
 )
+
+
+class Skipped(NamedTuple):
+    """Messages of a partition that were deleted, by retention or by hand, before they were read."""
+
+    partition: Partition
+    start: int  # offset of the first
+    stop: int  # one past the last
 
 
 class RebalanceListener(Protocol):
@@ -62,6 +70,12 @@ class Source(Protocol):
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """Fetch these again."""
+
+    def skipped(self) -> list[Skipped]:
+        """Return the ranges of the log that reads jumped over since this was last called: deleted before they came.
+
+        Makes no request.
+        """
 
     def lag(self) -> dict[Partition, int]:
         """Return for each assigned partition the number of messages between the read position and its end.

@@ -147,8 +147,8 @@ def test_parts_of_a_log_make_the_same_risk():
     ("threshold", "said"),
     [
         ({"method": "quantile", "budget": {"incidents": 3}}, "budget needs method spot or dspot"),
-        ({"budget": {"incidents": 3, "of": "fleet"}}, "assets says how many share"),
-        ({"budget": {"incidents": 3, "assets": 4}}, "assets says how many share"),
+        ({"budget": {"incidents": 3, "of": "fleet"}}, "of: fleet needs assets"),
+        ({"budget": {"incidents": 3, "assets": 4}}, "of: asset takes no assets"),
     ],
 )
 def test_budgets_that_mean_nothing_are_refused(threshold: dict, said: str):

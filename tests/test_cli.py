@@ -80,6 +80,19 @@ def test_a_wrong_command_line_is_told_with_status_2(command, arguments):
     assert (2, "", True) == (status, out, err.startswith("usage: stream-detector"))
 
 
+def test_a_backtest_that_judges_nothing_says_why_and_fails(command, tmp_path):
+    """With the exit status of data that can't be used."""
+    values = {"vibration": 0.1, "temperature": 20.0, "current": 1.0}
+    lines = [json.dumps({"asset": "pump-1", "ts": 1_700_000_000 + second, "values": values}) for second in range(200)]
+    messages = tmp_path / "messages.jsonl"
+    messages.write_text("\n".join(lines))
+    status, out, err = command("backtest", "CONFIG", "--messages", messages)
+    assert (2, "") == (status, out)
+    assert "not judged: asset 'pump-1': 200 readings, event-times" in err
+    assert "they look like seconds" in err
+    assert "nothing was judged" in err
+
+
 @pytest.mark.parametrize("name", ["check", "run", "monitor", "train", "backtest"])
 def test_a_wrong_setting_is_told_by_its_path(command, name, tmp_path):
     """Path, value got and what was expected, with status 2 and no traceback."""

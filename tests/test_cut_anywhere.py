@@ -147,6 +147,43 @@ def test_a_dropout_outlives_restarts() -> None:
         assert_cut_anywhere(log, Cuts(random.Random(seed), [1], restart=0.3), whole)
 
 
+# Readings sent again, or backwards ----------------------------------------------------------------------------------
+
+
+def clock_faults(sent: list[float], jitter: float = 0.0) -> int:
+    """Return how many clock faults open for a pump whose readings have these times, s; equal times have equal values.
+
+    `jitter` is added to each value when it is sent, so that no reading is the same as another.
+    """
+    config, models = trained()
+    config = config.model_copy(update={"sensors": config.sensors.model_copy(update={"refused_after": 5})})
+    log = []
+    for place, second in enumerate(sent):
+        measured = values(np.random.default_rng(round(second)), offset=jitter * place)
+        log.append(("pump-A", body("pump-A", second, measured), -1))
+    whole = read_log(one_partition(config, models, log), WHOLE)
+    alerts = [json.loads(alert.split(b" | ")[1]) for alert in whole.get("alerts of pump-A", [])]
+    return sum(one["event"] == "open" and one.get("sensor", {}).get("fault") == "clock" for one in alerts)
+
+
+def test_a_batch_sent_twice_is_no_clock_fault():
+    """A gateway reconnects and sends its last fifty readings again; and a third time, later."""
+    once = [float(second) for second in range(100)]
+    assert 0 == clock_faults([*once, *once[50:], *map(float, range(100, 120)), *once[60:], 120.0, 121.0])
+
+
+def test_a_backlog_sent_newest_first_is_no_clock_fault():
+    """Thirty stored readings come in the wrong order."""
+    once = [float(second) for second in range(60)]
+    assert 0 == clock_faults([*once, *map(float, range(89, 59, -1)), 90.0, 91.0])
+
+
+def test_a_clock_set_back_is_one():
+    """The same times as before, with other values."""
+    once = [float(second) for second in range(100)]
+    assert 1 == clock_faults([*once, *once[60:], 100.0, 101.0, 102.0, 103.0, 104.0, 105.0], jitter=1e-3)
+
+
 # Chaos --------------------------------------------------------------------------------------------------------------
 
 
@@ -237,7 +274,8 @@ class _Pump:
         self._jitter = chance.choice([0.0, 0.0, 0.3]) if topics == 1 else 0.0
         self._late = chance.choice([0.0, 0.0, 0.1]) if topics == 1 else 0.0
         kinds = ["silent"] * 6 + ["dropout", "dropout", "refused", "off", "bad", "apart"]
-        kinds += ["behind", "ahead", "far-ahead"] if topics == 1 else []
+        kinds += ["behind", "ahead", "far-ahead", "again", "again", "backwards"] if topics == 1 else []
+        self._sent: list[bytes] = []
         self._faults = []
         for _ in range(chance.randint(0, 4)):
             start = chance.randint(self._first, 230)
@@ -264,6 +302,15 @@ class _Pump:
             at -= 1.0
         if "bad" in kinds:
             yield 0, b"{"
+        if "backwards" in kinds:  # kept, and sent newest first when it is over
+            self._sent.insert(0, body(self.name, at, measured))
+            return
+        if any(kind == "backwards" and stop == second for _, stop, kind, _ in self._faults):
+            yield from ((0, each) for each in self._sent)
+            self._sent = []
+        if any(kind == "again" and stop == second for _, stop, kind, _ in self._faults):
+            yield from ((0, each) for each in self._sent)
+        self._sent = [*self._sent, body(self.name, at, measured)][-20:] if self._topics == 1 else []
         for topic in range(self._topics):
             mine = {name: value for name, value in measured.items() if CHANNELS.index(name) % self._topics == topic}
             parts = [{name: value} for name, value in mine.items()] if "apart" in kinds else [mine]

@@ -130,7 +130,7 @@ def test_a_policy_of_ones_own_keeps_a_part_of_the_state():
 def test_a_part_of_a_later_version_is_refused():
     """Rather than read as something else."""
     state = replace(after(Engine(CONFIG, [CALIBRATION]), [0.5]), extra={"count": ForeignPart(version=9, fields=[])})
-    with pytest.raises(ValueError, match="'count' is of version 9"):
+    with pytest.raises(ValueError, match="'count' has version 9"):
         CountPolicy().adopt(state)
 
 

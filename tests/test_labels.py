@@ -63,7 +63,7 @@ def test_records_are_told_by_their_order():
     marker.check()
     short = Marker(Labels({}, flags), settings)
     short.mark("a", np.array([7, 8]))
-    with pytest.raises(DataError, match="3 labelled records made 2 windows"):
+    with pytest.raises(DataError, match="3 labelled records gave 2 windows"):
         short.check()
 
 

@@ -11,6 +11,8 @@ from stream_detector.config import ChannelConfig, SensorsConfig, WindowConfig
 from stream_detector.liveness.tracker import LivenessTracker
 from stream_detector.types import DeadLetter, LivenessEvent, Partition, PlainMessage, ReadingBatch, WindowBatch
 
+pytestmark = pytest.mark.usefixtures("short_reach")
+
 WHERE = Partition("hall", 0)
 CHANNELS = {"flow": ChannelConfig(), "heat": ChannelConfig()}
 #: Asset, second, channels carried; None instead of them: a message that is no reading, of this asset.
@@ -139,7 +141,7 @@ def test_a_clock_that_was_ahead_for_a_moment_is_known_after_a_restart():
     first, again, at = tracker(), tracker(), 60
     for n in range(at):
         push(first, heard[n : n + 1], n)
-    oldest = first.oldest_offsets({})[WHERE]
+    oldest = first.oldest_offsets({}, {WHERE: at})[WHERE]
     push(again, heard[oldest:at], oldest, processed=True)
     assert told(whole) == told(push(again, heard[at:], at))
 
@@ -165,7 +167,7 @@ def test_a_restart_reads_what_makes_an_asset_evidence():
     first, again, at = tracker(), tracker(), 37
     for n in range(at):
         push(first, heard[n : n + 1], n)
-    oldest = first.oldest_offsets({})[WHERE]
+    oldest = first.oldest_offsets({}, {WHERE: at})[WHERE]
     push(again, heard[oldest:at], oldest, processed=True)
     assert [event for event in told(whole) if event[0] >= at] == told(push(again, heard[at:], at))
 
@@ -249,7 +251,7 @@ def test_silences_outlive_a_restart(heard, silent_after_s, at, size):
     lasting = {event.asset for event in before if event.fault == "silent" and event.begins} - {
         event.asset for event in before if event.fault == "silent" and not event.begins
     }
-    oldest = first.oldest_offsets({}).get(WHERE, 0)
+    oldest = first.oldest_offsets({}, {WHERE: at}).get(WHERE, 0)
     expected = readings_told(heard, cut(at, len(heard), [size]), first)
     again = tracker(silent_after_s)
     readings_told(heard, cut(min(at, oldest), at, [size]), again, processed=True)

@@ -95,6 +95,7 @@ def test_a_crash_outside_the_commit_repeats_nothing(undisturbed, step):
     assert sorted(undisturbed.dead_letters) == sorted(plant.dead_letters)
 
 
+@pytest.mark.usefixtures("short_reach")
 def test_a_restart_reads_again_only_what_open_windows_need(undisturbed):
     """The committed offset is the oldest message an open window needs, not the beginning and not the last one read."""
     plant = Plant(config(), partitions=2)

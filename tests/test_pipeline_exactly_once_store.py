@@ -129,6 +129,7 @@ def test_the_store_back_empty_under_a_running_worker(undisturbed):
     assert 0 == worker.metric("states_lost_total")
 
 
+@pytest.mark.usefixtures("short_reach")
 @pytest.mark.parametrize("policy", ["replay", "recalibrate"])
 def test_the_store_back_empty_before_a_worker_starts(undisturbed, policy):
     """Nothing is said twice, it is counted, and with `replay` thresholds come out the same."""
@@ -186,6 +187,7 @@ def set_back():
     return plant, here, end
 
 
+@pytest.mark.usefixtures("short_reach")
 def test_offsets_that_an_operator_set_are_taken_as_they_are():
     """An offset without our metadata: read on from there, with the newest states; epochs go on."""
     plant, here, _ = set_back()

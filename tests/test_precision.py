@@ -53,5 +53,5 @@ def test_train_tells_the_channel_and_the_mend(caplog):
         train(make_config(), [batch])
     told = [record.getMessage() for record in caplog.records if "float32" in record.getMessage()]
     assert 1 == len(told)
-    assert told[0].startswith("asset 'pump-1': channel temperature lies near 1013")
-    assert "send it less a constant" in told[0]
+    assert told[0].startswith("asset 'pump-1': channel temperature is near 1013")
+    assert "subtract a constant" in told[0]

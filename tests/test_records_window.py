@@ -115,9 +115,9 @@ def test_nothing_is_open():
     ("sections", "says"),
     [
         ({"window": {"mode": "records"}}, "length must be 1"),
-        ({"channels": {"x": {"cell": "waveform"}}}, "no waveform"),
-        ({"kafka": {"inputs": [{"topic": "a"}, {"topic": "b"}]}}, "one topic"),
-        ({"features": {"smoothing": 0.1}}, "categories have none"),
+        ({"channels": {"x": {"cell": "waveform"}}}, "not possible with window.mode"),
+        ({"kafka": {"inputs": [{"topic": "a"}, {"topic": "b"}]}}, "exactly one input topic"),
+        ({"features": {"smoothing": 0.1}}, "not possible with categories"),
         ({"channels": {"x": {"kind": "category", "cell": "last", "log": True}}}, "no logarithm"),
     ],
 )

@@ -206,7 +206,7 @@ def test_the_mark_goes_when_the_log_is_not_read_again():
     plant.run(worker)
     plant.write(
         Sent(one.partition, one.asset, one.ts_ms + ROWS * 1_000, _later(one.value))
-        for one in recorded(assets=4, rows=ROWS, partitions=2, faults=False)
+        for one in recorded(assets=4, rows=2_000, partitions=2, faults=False)
         if one.asset != GONE and one.value.endswith(b"}")
     )
     plant.run(worker)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stream_detector.adapters.memory.store import MemoryStore
 from stream_detector.errors import StoreError
-from stream_detector.types import AssetReport, NotJudged, Partition, PlainMessage, ReadingBatch
+from stream_detector.types import AssetReport, Partition, PlainMessage, ReadingBatch
 from stream_detector.windowing.windower import Windower
 from stream_detector.worker.reporting import AT_ONCE, EVERY_MS
-from stream_detector.worker.task import Task
-from tests.rig import START_MS, Plant, Sent, Worker, make_config, recorded
+from tests.rig import START_MS, STRANGER, Plant, Sent, Worker, make_config, recorded
+
+NOBODYS = recorded(assets=1, rows=100, partitions=1, faults=False)
 
 
 def seen(plant: Plant) -> dict[str, AssetReport]:
@@ -123,22 +127,35 @@ def test_a_takeover_keeps_the_last_score_until_there_is_a_next():
     assert seen(plant) == before
 
 
-def test_an_asset_that_is_not_judged_has_its_reason(monkeypatch: pytest.MonkeyPatch):
-    """For as long as it isn't."""
-    why = [NotJudged("pump-1", 40, "gaps", "too long")]
-    monkeypatch.setattr(Task, "not_judged", lambda task: why)
+def test_an_asset_that_is_not_judged_has_its_reason():
+    """For as long as it isn't: here a channel is missing, and comes later."""
+
+    def lacking(one: Sent) -> Sent:
+        fields = json.loads(one.value)
+        del fields["values"]["current"]
+        return replace(one, value=json.dumps(fields).encode())
+
+    messages = [one for one in recorded(assets=2, rows=200, partitions=1, faults=False) if one.value.endswith(b"}")]
     plant = Plant(partitions=1)
-    plant.write(recorded(assets=2, rows=100, partitions=1, faults=False))
+    plant.write(lacking(one) if one.asset == "pump-1" else one for one in messages[:200])
     worker = plant.worker()
     turns(plant, worker, 2 * EVERY_MS)
     found = seen(plant)
-    assert [(found[name].reason, found[name].detail) for name in ("pump-0", "pump-1")] == [
-        ("", ""),
-        ("gaps", "too long"),
-    ]
-    why.clear()
+    assert (found["pump-0"].reason, found["pump-0"].detail) == ("", "")
+    assert found["pump-1"].reason == "channel-missing"
+    assert "current" in found["pump-1"].detail
+    plant.write(messages[200:])
     turns(plant, worker, 2 * EVERY_MS)
     assert seen(plant)["pump-1"].reason == ""
+    assert seen(plant)["pump-1"].score is not None
+
+
+def test_an_asset_without_a_detector_has_its_reason():
+    """Its windows are not scored."""
+    plant = Plant(partitions=1)
+    plant.write(replace(one, asset=STRANGER, value=one.value.replace(b"pump-0", STRANGER.encode())) for one in NOBODYS)
+    turns(plant, plant.worker(), 2 * EVERY_MS)
+    assert seen(plant)[STRANGER].reason == "no-detector"
 
 
 def test_a_store_that_came_back_empty_is_told_again():

@@ -248,7 +248,7 @@ def test_list_places_are_taken_in_order_of_number(write):
         ("WINDOW", "4", "window: got 4, expected a mapping (from STREAM_DETECTOR__WINDOW)"),
         ("WINDOW__STRIDE", "0", "window.stride: got 0, expected greater than or equal to 1 (from "),
         ("WINDOW__STRIDE", "99", "window.stride must be in 1..60 (length), got 99 (from STREAM_DETECTOR__WINDOW__ST"),
-        ("STREAM__NAME", "x", "stream is one value and has no parts"),
+        ("STREAM__NAME", "x", "stream is a single value and has no keys"),
         ("CHANNELS__FLOW__UNIT", "x", "no key 'flow' in channels; expected one of: vibration"),
         ("MODEL__HIDDEN__FIRST", "1", "model.hidden is a list; expected a number in 0..1, got 'FIRST'"),
         ("MODEL__HIDDEN__7", "1", "model.hidden is a list; expected a number in 0..1, got '7'"),
@@ -267,7 +267,7 @@ def test_channels_that_differ_in_case_only_are_told_apart_by_case(write, problem
     config = settings.load(write(text), {"STREAM_DETECTOR__CHANNELS__flow__UNIT": "l"})
     assert [channel.unit for channel in config.channels.values()] == ["", "l"]
     (told,) = problems(text, {"STREAM_DETECTOR__CHANNELS__FLOW__UNIT": "l"})
-    assert "could be 'Flow' or 'flow' of channels" in told
+    assert "is ambiguous: 'Flow' or 'flow' of channels" in told
 
 
 def test_overrides_win_over_the_environment(write):
@@ -321,7 +321,7 @@ def test_a_secret_in_a_variable_is_refused_without_repeating_it(problems):
     """The variable is for the place, not for the password."""
     (told,) = problems(MINIMAL, {"STREAM_DETECTOR__REDIS__PASSWORD": "hunter2"})
     assert told == (
-        "redis.password: a secret can't stand in the configuration; write {env: NAME} or {file: PATH} "
+        "redis.password: a secret must not be in the configuration; write {env: NAME} or {file: PATH} "
         "(from STREAM_DETECTOR__REDIS__PASSWORD)"
     )
 

@@ -59,7 +59,7 @@ class WindowScores:
 
     asset: NDArray[np.object_]  # (W,) names
     end_ms: NDArray[np.int64]  # (W,) event time at which the window ends, UNIX ms
-    score: NDArray[np.float64]  # (W,) higher is stranger
+    score: NDArray[np.float64]  # (W,) higher is more anomalous
     level: NDArray[np.float64]  # (W,) alarm above it; NaN while the threshold has seen too few scores
     anomalous: NDArray[np.bool_]  # (W,) the score was above the level
     alarm: NDArray[np.bool_]  # (W,) an incident is open after the window

@@ -13,6 +13,8 @@ from stream_detector.cli import data
 from stream_detector.cli.options import add_artifact, add_config, add_json, add_quiet
 from stream_detector.errors import DataError
 
+_SHOWN = 20  # assets that are not judged
+
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from stream_detector.artifacts.model_set import ModelSet
-    from stream_detector.cli.show import alert_line, letter_line, published, state_line
+    from stream_detector.cli.show import alert_line, letter_line, not_judged_line, published, state_line
     from stream_detector.config import loading as settings
     from stream_detector.evaluate.offline import Backtest
     from stream_detector.scoring.scorer import Scorer
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     models = ModelSet.load(config)
     # Taking over a task in memory is no news.
     logging.getLogger("stream_detector.worker.takeover").setLevel(logging.WARNING)
+    if not args.quiet:  # the summary says which assets are not judged
+        logging.getLogger("stream_detector.worker.coverage").setLevel(logging.ERROR)
     backtest = Backtest(
         config,
         Scorer(models, config.scorer),
@@ -90,11 +94,18 @@ def run(args: argparse.Namespace) -> int:
         _write(args.dead_letters, map(letter_line, backtest.refused))
     rows, dead = backtest.pipeline.messages, backtest.dead_letters
     reasons = f" ({', '.join(f'{number} {code}' for code, number in dead.most_common())})" if dead else ""
+    windows, judged = backtest.pipeline.windows, backtest.scored
+    missed = backtest.not_judged()
     if not args.quiet:
-        windows = backtest.pipeline.windows
         sys.stderr.write(f"{rows} readings, {windows} windows, {count} alerts, {dead.total()} dead letters{reasons}\n")
+        sys.stderr.writelines(f"not judged: {not_judged_line(one)}\n" for one in missed[:_SHOWN])
+        if len(missed) > _SHOWN:
+            sys.stderr.write(f"not judged: {len(missed) - _SHOWN} more assets\n")
     if dead.total() == rows:
         raise DataError(f"none of the {rows} readings can be used{reasons}; docs/wire-format.md explains the reasons")
+    if not judged:
+        why = f", for example {not_judged_line(missed[0])}" if missed else ""
+        raise DataError(f"nothing was judged: {rows} readings gave {windows} windows{why}")
     return 0
 
 

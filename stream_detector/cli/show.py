@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from stream_detector.codec import decode_alert, encode_state
 from stream_detector.telemetry.printable import printable, printable_json
-from stream_detector.types import AssetState, PlainMessage
+from stream_detector.types import AssetState, NotJudged, PlainMessage
 
 _MARK = {"info": "·", "warning": "!", "critical": "‼"}
 
@@ -51,6 +51,12 @@ def letter_line(letter: PlainMessage) -> str:
     headers = dict(letter.headers)
     value = (letter.value or b"").decode("utf-8", "replace")
     return json.dumps({"error": headers["error"].decode(), "detail": headers["detail"].decode(), "value": value})
+
+
+def not_judged_line(one: NotJudged) -> str:
+    """Return one line about an asset that is not judged, and why."""
+    what = "windows" if one.reason == "already-judged" else "readings"
+    return f"asset {one.asset!a}: {one.readings} {what}, {one.reason}: {one.detail}"
 
 
 def _duration(ms: float) -> str:

@@ -62,7 +62,7 @@ def decode_state(value: bytes) -> tuple[int, AssetState]:
     """
     fields = _unpacked(value, "bad-state")
     if not (type(fields) is list and fields and type(fields[0]) is int):
-        raise DecodeError("bad-state", "not a state of this program")
+        raise DecodeError("bad-state", "not a state of stream-detector")
     versions = _VERSIONS.get(fields[0])
     if versions is None:
         raise DecodeError("bad-state", f"schema {fields[0]} is not known; expected one of {sorted(_VERSIONS)}")
@@ -87,7 +87,7 @@ def _assembled(found: dict[str, Any], judged_ms: int, reset: str, extra: object)
     if reset:
         found["applied"] = replace(found["applied"], reset=reset)
     if type(extra) is not dict:
-        raise wrong("parts of other policies")
+        raise wrong("custom policies")
     if extra:
         found["extra"] = {name: _unpack_extra(name, fields) for name, fields in extra.items()}
     return AssetState(judged_ms=judged_ms, **found)
@@ -149,7 +149,7 @@ def decode_positions(value: bytes) -> dict[Partition, Position]:
                     case _:
                         raise DecodeError("bad-positions", "an entry is not [topic, partition, offset, read, epoch]")
             return positions
-    raise DecodeError("bad-positions", "not positions of this program, or of an unknown schema")
+    raise DecodeError("bad-positions", "not positions of stream-detector, or of an unknown schema")
 
 
 def encode_metadata(position: Position) -> str:

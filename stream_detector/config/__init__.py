@@ -120,10 +120,10 @@ class Config(Section):
             known = {"asset", "ts", "interval_ms", "values", *self.channels}
             if unknown := sorted(set(entry.fields) - known):
                 where = f"kafka.inputs.{index}.fields"
-                raise ValueError(f"{where}: {unknown[0]!r} is no channel; expected one of {sorted(known)}")
+                raise ValueError(f"{where}: {unknown[0]!r} is not a channel; expected one of {sorted(known)}")
         topics = [entry.topic for entry in self.inputs]
         if twice := [topic for topic in topics if topics.count(topic) > 1]:
-            raise ValueError(f"kafka.inputs: topic {twice[0]!r} is there twice; expected each input topic once")
+            raise ValueError(f"kafka.inputs: topic {twice[0]!r} is listed twice; list each input topic once")
         outputs = {
             "alert_topic": self.alert_topic,
             "dead_letter_topic": self.dead_letter_topic,
@@ -131,22 +131,24 @@ class Config(Section):
         }
         for key, topic in {**outputs, "verdict_topic": self.verdict_topic}.items():
             if key == "verdict_topic" and topic in outputs.values():
-                raise ValueError(f"kafka.{key}: {topic!r} is an output topic too; expected a topic of its own")
+                raise ValueError(f"kafka.{key}: {topic!r} is also an output topic; use a separate topic")
             if topic in topics:
-                raise ValueError(f"kafka.{key}: {topic!r} is an input topic too; expected a topic of its own")
+                raise ValueError(f"kafka.{key}: {topic!r} is also an input topic; use a separate topic")
         return self
 
     @model_validator(mode="after")
     def _channels_fit_the_windows(self) -> Config:
         if self.window.mode == "records":
             if len(self.kafka.inputs) > 1:
-                raise ValueError("kafka.inputs: records come from one topic (window.mode is records)")
+                raise ValueError("kafka.inputs: window.mode: records takes exactly one input topic")
             if waves := [name for name, channel in self.channels.items() if channel.cell == "waveform"]:
-                raise ValueError(f"channels.{waves[0]}.cell: a record holds no waveform (window.mode is records)")
+                raise ValueError(f"channels.{waves[0]}.cell: waveform is not possible with window.mode: records")
         if categories := [name for name, channel in self.channels.items() if channel.kind == "category"]:
             for key in ("smoothing", "difference"):
                 if getattr(self.features, key):
-                    raise ValueError(f"features.{key}: categories have none, and channels.{categories[0]} is one")
+                    raise ValueError(
+                        f"features.{key} is not possible with categories, such as channels.{categories[0]}"
+                    )
         return self
 
     @model_validator(mode="after")

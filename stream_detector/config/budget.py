@@ -28,7 +28,7 @@ class BudgetConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> BudgetConfig:
         if (self.of == "fleet") != (self.assets is not None):
-            raise ValueError("assets says how many share the budget of: fleet, and is left out otherwise")
+            raise ValueError("of: fleet needs assets, the number of assets that share it; of: asset takes no assets")
         return self
 
     @property

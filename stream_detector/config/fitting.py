@@ -43,7 +43,7 @@ class TrainConfig(Section):
     @classmethod
     def _enough(cls, value: int) -> int:
         if value in (1, 2):
-            raise ValueError(f"must be 0 or at least 3, so that something is left to train on, got {value}")
+            raise ValueError(f"must be 0 or at least 3, so that blocks are left to train on, got {value}")
         return value
 
 

@@ -49,7 +49,7 @@ class OAuthConfig(Section):
     def _safe(cls, value: str) -> str:
         parts = urlsplit(value)
         if "@" in parts.netloc or "secret=" in value or "password=" in value:  # never repeat it
-            raise ValueError("must hold no credentials; use client_id and client_secret: {env: NAME}")
+            raise ValueError("must not contain credentials; use client_id and client_secret: {env: NAME}")
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
         if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and local)):
             raise ValueError("must begin with https:// (http:// only for 127.0.0.1, ::1 or localhost)")

@@ -194,7 +194,7 @@ def _assign(data: dict[str, Any], rest: str, value: object, is_yaml: bool, sourc
             here[key] = list(*defaults[:1]) if _items(parts) else {}
         here = here[key]
         if not isinstance(here, list if _items(parts) else dict):
-            raise ConfigError(f"{source}: {_dotted(steps)} is one value and has no parts")
+            raise ConfigError(f"{source}: {_dotted(steps)} is a single value and has no keys")
 
 
 def _match(members: Mapping[str, object], rest: str, source: str, where: str) -> str:
@@ -202,13 +202,13 @@ def _match(members: Mapping[str, object], rest: str, source: str, where: str) ->
     wanted = _same(rest)
     found = [name for name in members if wanted == _same(name) or wanted.startswith(_same(name) + "__")]
     if not found:
-        known = ", ".join(sorted(members)) or "nothing: it is one value"
+        known = ", ".join(sorted(members)) or "none: it is a single value"
         raise ConfigError(f"{source}: no key {rest.split('__')[0].lower()!r} in {where}; expected one of: {known}")
     longest = max(map(len, found))
     found = [name for name in found if len(name) == longest]
     exact = [name for name in found if rest.startswith(name)]
     if len(exact or found) > 1:
-        raise ConfigError(f"{source}: could be {' or '.join(map(repr, found))} of {where}; set it in the file")
+        raise ConfigError(f"{source}: is ambiguous: {' or '.join(map(repr, found))} of {where}; set it in the file")
     return (exact or found)[0]
 
 

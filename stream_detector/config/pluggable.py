@@ -78,7 +78,7 @@ class Pluggable:
         if not fits or not isinstance(getattr(found, "implemented_by", None), str):
             raise ValueError(
                 f"{self.key}: {name!r} of the package {plugins.origin(self.group, name)} is {found!r}, not a subclass "
-                f"of {self.base.__name__} with `implemented_by`; ask its authors"
+                f"of {self.base.__name__} with `implemented_by`; report this to its authors"
             )
         settings: type[BaseModel] = found
         return settings

@@ -41,7 +41,7 @@ class RedisConfig(Section):
         if not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
         if "@" in value or "password=" in value:
-            raise ValueError("must hold no credentials; use redis.username and redis.password: {env: NAME}")
+            raise ValueError("must not contain credentials; use redis.username and redis.password: {env: NAME}")
         return value
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ class Secret(Section):
     @classmethod
     def _no_literals(cls, value: object) -> object:
         if isinstance(value, str):  # the value may be the secret itself: never repeat it
-            raise ValueError("a secret can't stand in the configuration; write {env: NAME} or {file: PATH}")
+            raise ValueError("a secret must not be in the configuration; write {env: NAME} or {file: PATH}")
         return value
 
     @model_validator(mode="after")
@@ -40,7 +40,7 @@ class Secret(Section):
         """
         if self.env is not None:
             if not (value := os.environ.get(self.env)):
-                raise ConfigError(f"the environment variable {self.env} is not set, but the configuration names it")
+                raise ConfigError(f"the environment variable {self.env} is not set, but the configuration refers to it")
             return hide(value)
         assert self.file is not None
         try:
@@ -48,7 +48,7 @@ class Secret(Section):
         except OSError as error:
             raise ConfigError(f"the secret's file {self.file} can't be read: {error.strerror}") from error
         except UnicodeDecodeError:  # its message would show a part of the secret
-            raise ConfigError(f"the secret's file {self.file} is not text in UTF-8") from None
+            raise ConfigError(f"the secret's file {self.file} is not UTF-8 text") from None
         if not value:
             raise ConfigError(f"the secret's file {self.file} is empty")
         return hide(value)

@@ -1,10 +1,10 @@
 """Recorded data by format: `read` turns files and folders into recordings.
 
-A format is one file here that offers a `Format`; `FORMATS` is the list of them. Other packages offer more by the entry
-point group `stream_detector.readers`.
+Each format is one module of this package with a `Format`, listed in `FORMATS`. Other packages add formats through the
+entry point group `stream_detector.readers`.
 
-Names of assets: the file's name without its ending (a FEMTO folder's name), with the folder's name before it where the
-name alone is only digits or another file of the same call has it too: `valve1/0.csv` is `valve1-0`.
+The asset is named after the file without its extension (FEMTO, IMS: after the folder). The folder's name is put before
+it if the name has only digits or another file of the same call has the same name: `valve1/0.csv` is `valve1-0`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ __all__ = ["FORMATS", "Format", "ReadOptions", "TsUnit", "format_names", "format
 
 
 def format_names() -> list[str]:
-    """Return the formats that `read` knows, those of installed plug-ins included."""
+    """Return the names of all formats that `read` supports, including those of installed plug-ins."""
     return sorted({*FORMATS, *plugins.names("readers")})
 
 
 def format_of(name: str) -> Format:
-    """Return the format of this name, built in or a plug-in's. Raises DataError when there is none."""
+    """Return the format with this name, built in or from a plug-in. Raises DataError when there is none."""
     if (built_in := FORMATS.get(name)) is not None:
         return built_in
     try:
@@ -85,11 +85,11 @@ def read(
     block: int = 1_024,
     start_ms: float | None = None,
 ) -> list[Recording]:
-    """Read recordings of one format; a folder stands for all its files of that format, in natural order (2 before 10).
+    """Read recordings of one format; a folder means all its files of that format, in natural order (2 before 10).
 
-    `asset` names the asset of a single file. `columns` keeps only these channels. `rate_hz` and `block` (samples in a
-    message) are for waveforms; `start_ms` is when a recording without dates begins (FEMTO: on which day).
-    Raises DataError that names the file, the place in it and the fix.
+    `asset` names the asset of a single file. Only the channels in `columns` are kept, if given. `rate_hz` and `block`
+    (samples per message) are for waveforms; `start_ms` (UNIX ms) is the start of a recording without dates (FEMTO: any
+    time on its first day). Raises DataError with the file, the place in it and the fix.
     """
     reader = format_of(format)
     options = ReadOptions(
@@ -115,7 +115,7 @@ def read(
 
 
 def _sources(paths: Sequence[Path | str], format: str, reader: Format) -> list[Path]:
-    """Expand folders; every file once, in the order given."""
+    """Expand folders; return every file once, in the given order."""
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.exists():
@@ -141,7 +141,7 @@ def _names(sources: Sequence[Path]) -> list[str]:
     ]
     for name, source in zip(names, sources, strict=True):
         if names.count(name) > 1:
-            raise DataError(f"{source}: another file would be the asset {name!r} too; read it apart with a name")
+            raise DataError(f"{source}: another file also gives the asset {name!r}; read it separately, with a name")
     return names
 
 

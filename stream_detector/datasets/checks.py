@@ -4,7 +4,7 @@
     def test_it_keeps_the_contract(check):
         check(Case("my-format", Path("sample.jsonl")))
 
-Each raises AssertionError naming the part of the contract that is broken.
+Each check raises AssertionError with the part of the contract that is broken.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from stream_detector.datasets import format_of, read
 from stream_detector.datasets.recording import Recording
 from stream_detector.errors import DataError
 
-#: Fields of every message; reserved, so no channel can have one of these names.
+#: Names of the fields of a message, which no channel may have.
 RESERVED = {"asset", "ts", "values", "interval_ms"}
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A format and a file in it, with at least two rows, with or without labels."""
+    """A format and a file of that format with at least two rows, with or without labels."""
 
     format: str
     file: Path
@@ -45,7 +45,7 @@ Check = Callable[[Case], None]
 
 
 def a_file_is_found_by_itself_and_in_its_folder(case: Case) -> None:
-    """`find` of the file returns that file; `find` of its folder returns the file among others."""
+    """`find` of the file returns that file; `find` of a folder above it returns the file, possibly with others."""
     find = format_of(case.format).find
     assert find(case.file) == [case.file], f"find({case.file.name}) is {find(case.file)}"
     with tempfile.TemporaryDirectory() as name:
@@ -56,14 +56,14 @@ def a_file_is_found_by_itself_and_in_its_folder(case: Case) -> None:
 
 
 def nothing_to_read_is_refused(case: Case) -> None:
-    """A missing file and a folder without files of the format raise DataError that states what was expected."""
+    """A missing file and a folder without files of the format raise DataError with the expected layout."""
     with tempfile.TemporaryDirectory() as name:
         _refused(lambda: case.read(Path(name, "no-such")), "no such file or folder")
         _refused(lambda: case.read(Path(name)), format_of(case.format).layout)
 
 
 def recordings_are_whole(case: Case) -> None:
-    """Times, channels, source and asset are present, and no label is a channel."""
+    """Times, channels, source and asset are present, and no mark is a channel."""
     found = case.read()
     assert found, "there is no recording"
     for one in found:
@@ -86,7 +86,7 @@ def every_message_is_a_reading(case: Case) -> None:
 
 
 def channels_can_be_chosen(case: Case) -> None:
-    """`columns` keeps the named channels; an unknown one raises DataError that names it."""
+    """`columns` keeps the named channels; an unknown one raises DataError with its name."""
     first = case.read()[0].channels[0]
     kept = case.read(columns=[first])[0].channels
     assert kept == [first], f"columns=[{first!r}] gives {kept}"
@@ -94,13 +94,13 @@ def channels_can_be_chosen(case: Case) -> None:
 
 
 def the_same_file_gives_the_same_recording(case: Case) -> None:
-    """Reading is deterministic: neither the time nor the file's folder matters, only the name."""
+    """Reading a file twice gives the same messages."""
     for one, again in zip(case.read(), case.read(), strict=True):
         assert [m.value for m in one.messages()] == [m.value for m in again.messages()], f"{one.asset}: it differs"
 
 
 def damage_is_refused(case: Case) -> None:
-    """A damaged file, with any bytes, raises DataError that names it."""
+    """An empty file and one with arbitrary bytes raise DataError with the file's name."""
     with tempfile.TemporaryDirectory() as name:
         broken = Path(name, case.file.name)
         for harm in (b"", b"\x00\xff\xfe\x01 no such thing\n" * 3):
@@ -126,5 +126,5 @@ def _refused(call: Callable[[], object], told: str) -> None:
         call()
     except DataError as error:
         message = str(error)
-    assert message is not None, f"no DataError that says {told!r}"
-    assert told in message, f"the message doesn't say {told!r}: {message}"
+    assert message is not None, f"no DataError with the text {told!r}"
+    assert told in message, f"the message doesn't contain {told!r}: {message}"

@@ -1,7 +1,6 @@
 """Card transactions (ULB): `Time` in seconds since the first one, `V1` to `V28`, `Amount`, and the label `Class`.
 
-`Time` counts from `start_ms`. Transactions of the same second follow one another a millisecond apart, so that each is a
-record of its own.
+`Time` counts from `start_ms`. Transactions of the same second are placed 1 ms apart, so each has its own timestamp.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     columns = read_records(path, _NAMES, (), header=True)
     labels = columns["Class"]
     if wrong := np.flatnonzero((labels != 0) & (labels != 1)).tolist():
-        raise DataError(f"{path}, line {wrong[0] + 2}: Class is {labels[wrong[0]]:g}, expected 0 or 1; mend the row")
+        raise DataError(f"{path}, line {wrong[0] + 2}: Class is {labels[wrong[0]]:g}, expected 0 or 1; correct the row")
     return [
         Recording(
             asset=asset,
@@ -46,7 +45,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
 
 
 def _turn(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how many rows just before each have its time."""
+    """Return for each row the number of rows directly before it with the same time."""
     index = np.arange(len(seconds))
     is_first = np.concatenate([[True], seconds[1:] != seconds[:-1]])
     turn: NDArray[np.float64] = (index - np.maximum.accumulate(np.where(is_first, index, 0))).astype(np.float64)

@@ -1,12 +1,13 @@
 """CWRU bearing data: waveforms of accelerometers (g) at the drive end (DE), fan end (FE) and base (BA).
 
 Reads the public `.mat` files (keys such as `X097_DE_time`; extra `mat`) and `.npz` files with arrays DE, FE, BA. A
-recording becomes messages of `block` samples, the last one shorter. Its sample rate is the one given, or `fs_hz` of a
-`files.csv` beside the file, or what its name says (`…_DE48.npz`), or what is known of the public set's numbers and of
-its fault-free recordings, or what a folder's name says (`12k Drive End Bearing Fault Data/`).
+recording becomes messages of `block` samples; the last one may be shorter. The sample rate is the first of these that
+is known: `rate_hz`; `fs_hz` in a `files.csv` beside the file; the rate in the file's name (`…_DE48.npz`); the rate of
+the recording's number in the public set; 48 kHz for fault-free recordings; the rate in the name of a folder above it
+(`12k Drive End Bearing Fault Data/`).
 
-Labels: `is_anomaly` of `files.csv`; else 0 for the fault-free recordings (97 to 100, or `normal` as a word of the name
-or the folder's) and 1 for all others, since every other recording of the set is of a damaged bearing.
+Labels: `is_anomaly` of `files.csv`; else 0 for the fault-free recordings (97 to 100, or with the word `normal` in the
+name of the file or its folder) and 1 for all others, since every other recording of the set is of a damaged bearing.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ _KEY = re.compile(r"X(\d+)_(DE|FE|BA)_time")
 _RATE = re.compile(r"(?:DE|FE)(12|48)\b|(?<!\d)(12|48)\s*k", re.IGNORECASE)
 _NORMAL = re.compile(r"(?<![A-Za-z])(?:normal|Normal|NORMAL)(?![a-z])")  # neither abnormal nor normalised
 _FAULT_FREE = range(97, 101)
-#: The fault-free recordings' rate. Some indexes and mirrors say 12 kHz; the shaft's frequency says 48.
+#: Sample rate of the fault-free recordings. Some indexes and mirrors list 12 kHz, but only 48 kHz gives the right shaft
+#: frequency.
 _FAULT_FREE_HZ = 48_000.0
-#: First and last number of the public set's faults: those at 48 kHz, then at 12 kHz (drive end, fan end).
+#: Sample rate -> (first, last) numbers of the public set's fault recordings; 12 kHz has drive end and fan end.
 _NUMBERED = {
     48_000.0: (
         (109, 112),
@@ -82,7 +84,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     entry = _entry(path)
     faulty = _is_faulty(path, number, entry)
     rate_hz = options.rate_hz or _rate(path, entry, number, faulty)
-    length = min(map(len, waves.values()))  # in few files one sensor stopped some samples earlier
+    length = min(map(len, waves.values()))  # in a few files one sensor stopped some samples earlier
     starts = range(0, length, options.block)
     interval_ms = 1_000.0 / rate_hz
     ts_ms = options.start_ms + np.arange(len(starts), dtype=np.float64) * (options.block * interval_ms)
@@ -116,14 +118,14 @@ def _from_npz(path: Path) -> tuple[int | None, Waves]:
 
 
 def _from_mat(path: Path) -> tuple[int | None, Waves]:
-    """Return the recording's number and waveforms; of a file with two numbers, the file's own or else the higher."""
+    """Return the recording's number and waveforms; with two numbers in a file, the one in its name or the higher."""
     try:
-        scipy_io = importlib.import_module("scipy.io")  # an extra: untyped and slow to load, so only where needed
+        scipy_io = importlib.import_module("scipy.io")  # an optional extra, untyped and slow to import
     except ImportError as error:
         raise DataError(f"{path}: reading .mat files needs scipy; install stream-detector[mat]") from error
     try:
         arrays: dict[str, Any] = scipy_io.loadmat(path)
-    except Exception as error:  # scipy raises many kinds on damaged files; none is of use to the user
+    except Exception as error:  # scipy raises many types of exceptions on damaged files
         raise DataError(f"{path}: not a .mat file that can be read: {error}") from error
     found: dict[int, Waves] = {}
     for key, array in arrays.items():
@@ -139,7 +141,9 @@ def _from_mat(path: Path) -> tuple[int | None, Waves]:
 def _wave(array: Any, path: Path, name: str) -> NDArray[np.float64]:
     wave = np.asarray(array, np.float64).reshape(-1)
     if not len(wave) or not np.isfinite(wave).all():
-        raise DataError(f"{path}: {name} is empty or holds a sample that is not finite; mend the file or leave it out")
+        raise DataError(
+            f"{path}: {name} is empty or holds a sample that is not finite; correct the file or leave it out"
+        )
     return wave
 
 
@@ -172,8 +176,8 @@ def _rate(path: Path, entry: dict[str, str] | None, number: int | None, faulty: 
         if (found := _named(folder.name)) is not None:
             return found
     raise DataError(
-        f"{path}: nothing says the sample rate; name the folder after it, such as 12k Drive End Bearing Fault Data, "
-        "put a files.csv (file,fs_hz) beside it, or give it (--rate-hz 12000 or 48000)"
+        f"{path}: the sample rate is unknown; put it in the folder's name, such as 12k Drive End Bearing Fault Data, "
+        "put a files.csv (file,fs_hz) beside the file, or give --rate-hz 12000 or 48000"
     )
 
 
@@ -191,7 +195,7 @@ def _is_faulty(path: Path, number: int | None, entry: dict[str, str] | None) -> 
 
 
 def _rate_of(number: int | None) -> float | None:
-    """Return the rate of one of the public set's faults by its number."""
+    """Return the sample rate of the public set's fault recording with this number; None for other numbers."""
     for rate, spans in _NUMBERED.items():
         if number is not None and any(first <= number <= last for first, last in spans):
             return rate

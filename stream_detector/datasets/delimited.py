@@ -1,10 +1,10 @@
-"""Any delimited table with a header line (CSV, TSV, `;`-separated; .gz too).
+"""Any delimited table with a header line (CSV, TSV, `;`-separated; also .gz).
 
-Time: the column given, or `timestamp`, `ts`, `time`, `datetime` or `date`; ISO 8601, UTC where there is no offset, or
-numbers since 1970 when their unit is given. `asset` (or the column given) splits the rows into assets. Labels, never
-sent: the column given, or `anomaly`, `is_anomaly` or `label`; and `changepoint`. All other columns are channels:
-numbers, or categories where the first value is none. A `faults.json` beside the file, as the simulator writes it,
-gives the recordings their faults.
+Time: `ts_column`, or else `timestamp`, `ts`, `time`, `datetime` or `date`; ISO 8601 (UTC without an offset), or numbers
+since 1970 if `ts_unit` is given. `asset_column`, or else `asset`, splits the rows into assets. Labels, which no message
+carries: `label_column`, or else `anomaly`, `is_anomaly` or `label`; also `changepoint`. All other columns are channels:
+of numbers, or of categories if the first value is not a number. Faults come from a `faults.json` beside the file, in
+the format that the simulator writes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
 
 
 def split(whole: Recording, assets: list[str] | None) -> list[Recording]:
-    """Return one recording an asset, in order of first appearance; the whole one when there is no asset column."""
+    """Return one recording per asset, in order of first appearance; the whole one when there is no asset column."""
     if assets is None:
         return [whole]
     for place, name in enumerate(assets):
@@ -89,7 +89,7 @@ def split(whole: Recording, assets: list[str] | None) -> list[Recording]:
 
 
 def with_faults(recordings: list[Recording], folder: Path) -> list[Recording]:
-    """Add the faults that a `faults.json` in this folder lists. Raises DataError when it is broken."""
+    """Add the faults that a `faults.json` in this folder lists. Raises DataError when the file is invalid."""
     path = folder / "faults.json"
     if not path.is_file():
         return recordings
@@ -101,7 +101,7 @@ def with_faults(recordings: list[Recording], folder: Path) -> list[Recording]:
                 recording.faults.append(fault)
     except (ValueError, TypeError, KeyError) as error:
         expected = "a list of {asset, fault, start, end, severity}"
-        raise DataError(f"{path}: not {expected}: {error!r}; mend or remove the file") from error
+        raise DataError(f"{path}: not {expected}: {error!r}; correct or remove the file") from error
     return recordings
 
 

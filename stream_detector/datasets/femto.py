@@ -1,12 +1,12 @@
-"""FEMTO-ST bearing data (PRONOSTIA): bearings run to failure, a folder `BearingX_Y` each.
+"""FEMTO-ST bearing data (PRONOSTIA): bearings run to failure, one folder `BearingX_Y` per bearing.
 
 `acc_*.csv`: hour, minute, second, microsecond, horizontal and vertical acceleration (g), 2,560 samples at 25.6 kHz
-every 10 s; each file becomes one message with a block each of `horizontal` and `vertical`. `temp_*.csv`, where there
-are any: hour, minute, second, tenth of a second, temperature (°C) at 10 Hz; each row becomes a reading of
-`temperature`. Separator `,` or `;`, no header.
+every 10 s; each file becomes one message with a block of `horizontal` and one of `vertical`. `temp_*.csv`, if present:
+hour, minute, second, tenth of a second, temperature (°C) at 10 Hz; each row becomes a reading of `temperature`.
+Separator `,` or `;`, no header.
 
-Files carry times of day only: they count from the day of `start_ms`, and a clock that jumps back has passed midnight.
-There are no labels: the end of the recording is the end of the bearing.
+Files hold only the time of day: the first one is on the day of `start_ms`, and a jump back of more than half a day
+means that midnight has passed. There are no labels: each recording ends when the bearing fails.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     heat_ts = np.empty(0)
     if heat:
         clock = _unwrapped(np.concatenate([_of_day(table, _sub_second_ms(table)) for _, table in heat]))
-        # The thermometer may have been started on the other side of midnight: take the day nearest to the first wave's.
+        # Waves and temperatures may start on different sides of midnight: choose the day with the closest starts.
         heat_ts = clock + midnight + _DAY_MS * np.round((wave_ts[0] - midnight - clock[0]) / _DAY_MS)
     ts_ms = np.concatenate([wave_ts, heat_ts])
     order = np.argsort(ts_ms, kind="stable")
@@ -88,24 +88,26 @@ def _table(path: Path, columns: int) -> Table:
             warnings.simplefilter("error")  # numpy only warns of an empty file
             table = np.loadtxt(path, delimiter=separator, ndmin=2, encoding="ascii")
     except (OSError, ValueError, UserWarning) as error:
-        raise DataError(f"{path}: not a table of numbers without header: {error}; mend or remove the file") from error
+        raise DataError(
+            f"{path}: not a table of numbers without header: {error}; correct or remove the file"
+        ) from error
     if table.shape[1] < columns:
-        raise DataError(f"{path}: {table.shape[1]} columns, expected {columns}; mend or remove the file")
+        raise DataError(f"{path}: {table.shape[1]} columns, expected {columns}; correct or remove the file")
     if not np.isfinite(table[:, :columns]).all():
         row = int(np.argmin(np.isfinite(table[:, :columns]).all(axis=1)))
-        raise DataError(f"{path}, line {row + 1}: a value is not finite; mend or remove the file")
+        raise DataError(f"{path}, line {row + 1}: a value is not finite; correct or remove the file")
     return table
 
 
 def _of_day(table: Table, sub_second_ms: float) -> NDArray[np.float64]:
-    """Time of day of each row, ms."""
+    """Return the time of day of each row, ms."""
     hours, minutes, seconds, parts = table[:, :4].T
     of_day: NDArray[np.float64] = ((hours * 60 + minutes) * 60 + seconds) * 1_000.0 + parts * sub_second_ms
     return of_day
 
 
 def _sub_second_ms(table: Table) -> float:
-    """What the fourth column of a temperature file counts: tenths of a second, or microseconds in some."""
+    """Return the unit, in ms, of a temperature file's fourth column: tenths of a second, or microseconds in some."""
     return 100.0 if table[:, 3].max() < 10 else 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Incidents compared with the ground truth: which faults were detected, which incidents were false."""
+"""Comparison of incidents with the ground truth: which faults were detected, which incidents were false."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream_detector.types import Alert
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A stretch of event time [start_ms, end_ms] of one asset, with a name for people."""
+    """An interval of event time [start_ms, end_ms], UNIX ms, of one asset, with a name for reports."""
 
     asset: str
     start_ms: float
@@ -24,7 +24,7 @@ class Interval:
 
 @dataclass(slots=True)
 class Incident:
-    """An incident put together from its alerts; `end_ms` is infinite while it is open."""
+    """An incident, reconstructed from its alerts; `end_ms` is infinite while it is open."""
 
     id: str
     asset: str
@@ -34,7 +34,7 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Faults and incidents, with those that are detected and those that are false."""
+    """All faults and incidents, the faults that were detected and the incidents that were false."""
 
     faults: list[Interval] = field(default_factory=list)
     detected: list[Interval] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Tally:
 
 
 def incidents(alerts: Iterable[Alert]) -> list[Incident]:
-    """Return the incidents of some alerts, in the order they opened. An alert seen twice counts once."""
+    """Return the incidents of the alerts, in the order they opened. Duplicate alerts have no effect."""
     found: dict[str, Incident] = {}
     for alert in alerts:
         one = found.setdefault(alert.incident, Incident(alert.incident, alert.asset, alert.start_ms))
@@ -53,7 +53,7 @@ def incidents(alerts: Iterable[Alert]) -> list[Incident]:
 
 
 def runs(asset: str, ts_ms: NDArray[np.float64], labels: NDArray[np.int8]) -> list[Interval]:
-    """Return the stretches of rows labelled anomalous; `ts_ms`, `labels`: (N,)."""
+    """Return the intervals of consecutive rows labelled anomalous; `ts_ms`, `labels`: (N,)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], (labels > 0).astype(np.int8), [0]])))
     return [
         Interval(asset, float(ts_ms[start]), float(ts_ms[stop - 1]))
@@ -64,8 +64,8 @@ def runs(asset: str, ts_ms: NDArray[np.float64], labels: NDArray[np.int8]) -> li
 def tally(found: Sequence[Incident], faults: Sequence[Interval], tail_ms: float) -> Tally:
     """Match incidents and faults of the same asset by overlap in event time.
 
-    A fault is detected when an incident overlaps it. An incident is false when it overlaps no fault, nor the
-    `tail_ms` after one, while windows still hold readings of it.
+    A fault is detected when an incident overlaps it. An incident is false when it overlaps neither a fault nor the
+    `tail_ms` after one, the time during which windows still contain readings of the fault.
     """
     detected = [fault for fault in faults if any(_overlap(one, fault, 0.0) for one in found)]
     false = [one for one in found if not any(_overlap(one, fault, tail_ms) for fault in faults)]

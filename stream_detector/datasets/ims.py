@@ -1,8 +1,8 @@
-"""IMS bearings (University of Cincinnati): four bearings run to failure, a folder a test.
+"""IMS bearings (University of Cincinnati): four bearings run to failure, one folder per test.
 
 Files are named by their time, `YYYY.MM.DD.hh.mm.ss`, and hold 20,480 rows at 20 kHz, tab-separated: 8 columns in test 1
-(two accelerometers a bearing: `bearing1.x`, `bearing1.y`, …), 4 in tests 2 and 3 (`bearing1` to `bearing4`), in g. Each
-file becomes one message with a block a channel. There are no labels: the end of the recording is the end of a bearing.
+(two accelerometers per bearing: `bearing1.x`, `bearing1.y`, …), 4 in tests 2 and 3 (`bearing1` to `bearing4`), in g.
+Each file becomes one message with one block per channel. There are no labels: each recording ends when a bearing fails.
 A test is large (test 1: 1.4 GB in memory); `--columns bearing3.x` reads one channel.
 """
 
@@ -68,7 +68,7 @@ def _time(file: Path) -> float:
     try:
         return iso_to_ms(f"{year}-{month}-{day}T{hour}:{minute}:{second}")
     except ValueError as error:
-        raise DataError(f"{file}: its name is no time: {error}; rename or remove it") from None
+        raise DataError(f"{file}: its name is not a time: {error}; rename or remove it") from None
 
 
 def _width(file: Path) -> int:
@@ -80,19 +80,21 @@ def _width(file: Path) -> int:
 
 
 def _table(file: Path, columns: list[int], width: int) -> NDArray[np.float64]:
-    """Return the columns of one file. They are kept as float32: files have three decimals, and tests are large."""
+    """Return the columns of one file as float32, to save memory: the files have three decimals."""
     if (found := _width(file)) != width:
-        raise DataError(f"{file}, line 1: {found} columns, the folder's first file has {width}; keep one test a folder")
+        raise DataError(
+            f"{file}, line 1: {found} columns, the folder's first file has {width}; use one folder per test"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy only warns of an empty file
             table = np.loadtxt(file, dtype=np.float32, usecols=columns, ndmin=2, encoding="ascii")
     except (OSError, ValueError, UserWarning) as error:
-        raise DataError(f"{file}: not a table of numbers: {error}; mend or remove the file") from error
+        raise DataError(f"{file}: not a table of numbers: {error}; correct or remove the file") from error
     if not np.isfinite(table).all():
         row = int(np.argmin(np.isfinite(table).all(axis=1)))
-        raise DataError(f"{file}, line {row + 1}: a value is not finite; mend or remove the file")
-    return table  # type: ignore[return-value]  # see above; whoever sends it rounds to float32 anyway
+        raise DataError(f"{file}, line {row + 1}: a value is not finite; correct or remove the file")
+    return table  # type: ignore[return-value]  # float32, see above; messages are read as float32 anyway
 
 
 FORMAT = Format("folders of files named YYYY.MM.DD.hh.mm.ss", _find, _load)

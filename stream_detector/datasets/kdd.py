@@ -1,4 +1,4 @@
-"""What NSL-KDD and KDD Cup 99 share: 41 fields of a network connection, and the names of the attacks."""
+"""Common part of NSL-KDD and KDD Cup 99: the 41 fields of a network connection and the names of the attacks."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ _ATTACKS = {
     "warezmaster worm xlock xsnoop",
     "u2r": "buffer_overflow httptunnel loadmodule perl ps rootkit sqlattack xterm",
 }
-#: Attack -> category; an attack unknown here is of category `unknown`.
+#: Attack -> category; attacks that are not listed have the category `unknown`.
 CATEGORY: Mapping[str, str] = {
     "normal": "normal",
     **{attack: category for category, names in _ATTACKS.items() for attack in names.split()},
 }
-#: Records carry no time: they follow one another a second apart.
+#: Records have no time: they are placed one second apart.
 STEP_MS = 1_000.0
 
 
 def recording(path: Path, asset: str, options: ReadOptions, columns: Columns) -> Recording:
-    """Return the connections in the order of the file; the attack's name and category are details, never sent."""
+    """Return the connections in the order of the file; name and category of the attack are details, never sent."""
     attack: NDArray[Any] = np.array([name.rstrip(".") for name in columns["label"]], dtype=object)
     ts_ms = options.start_ms + STEP_MS * np.arange(len(attack), dtype=np.float64)
     return Recording(
@@ -93,7 +93,7 @@ def recording(path: Path, asset: str, options: ReadOptions, columns: Columns) ->
 
 
 def _faults(ts_ms: NDArray[np.float64], attack: NDArray[Any]) -> list[Fault]:
-    """Return runs of the same attack."""
+    """Return one fault for each run of consecutive rows with the same attack."""
     edges = np.flatnonzero(np.concatenate([[True], attack[1:] != attack[:-1]])).tolist()
     stops = [*edges[1:], len(attack)]
     return [

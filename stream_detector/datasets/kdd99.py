@@ -1,6 +1,7 @@
 """KDD Cup 99: network connections, 41 fields and a label that ends in a full stop; no header, often .gz.
 
-`protocol_type`, `service` and `flag` are categories. Label 0 is `normal.`. Records carry no time: a second apart.
+`protocol_type`, `service` and `flag` are categories. Label 0 is `normal.`. Records have no time; they are placed one
+second apart.
 """
 
 from __future__ import annotations

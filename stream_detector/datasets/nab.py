@@ -1,7 +1,7 @@
 """NAB, the Numenta anomaly benchmark: series of `timestamp,value`.
 
-The labelled windows are in `labels/combined_windows.json`, found by walking up from the file; without it, or where the
-file isn't listed in it, a recording has no labels. Times carry no offset and are taken as UTC.
+The labelled windows are in `labels/combined_windows.json`, searched for in the folders above the file. Without it, or
+if the file isn't listed in it, a recording has no labels. Times have no offset and are taken as UTC.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
 
 
 def _windows(path: Path) -> list[tuple[float, float]] | None:
-    """Return the file's labelled windows, UNIX ms, both ends inside; None when there are no labels for it."""
+    """Return the file's labelled windows, UNIX ms, ends included; None when there are no labels for the file."""
     full = path.resolve()
     for folder in full.parents:
         labels = folder / _LABELS

@@ -1,6 +1,7 @@
 """NSL-KDD: network connections, 41 fields, label and difficulty; no header (`KDDTrain+.txt`, `KDDTest+.txt`, …).
 
-`protocol_type`, `service` and `flag` are categories. Label 0 is `normal`. Records carry no time: a second apart.
+`protocol_type`, `service` and `flag` are categories. Label 0 is `normal`. Records have no time; they are placed one
+second apart.
 """
 
 from __future__ import annotations

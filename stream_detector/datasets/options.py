@@ -1,4 +1,4 @@
-"""What a reader is asked and what it offers."""
+"""The options of `read`, and the interface of a format."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from stream_detector.datasets.recording import Recording
 from stream_detector.datasets.times import TsUnit
 from stream_detector.errors import DataError
 
-#: When recordings without dates begin: 2000-01-01T00:00:00Z.
+#: Default start of recordings without dates, UNIX ms: 2000-01-01T00:00:00Z.
 DEFAULT_START_MS = 946_684_800_000.0
 
 
 @dataclass(slots=True)
 class ReadOptions:
-    """How to read; a format uses what concerns it (see `readers.read`)."""
+    """Options of `datasets.read`; each format uses those that apply to it."""
 
     ts_column: str | None = None
     ts_unit: TsUnit | None = None
@@ -28,7 +28,7 @@ class ReadOptions:
     start_ms: float = DEFAULT_START_MS
 
     def choose(self, channels: Sequence[str], where: str) -> list[str]:
-        """Return those of a file's channels that were asked for. Raises DataError when one asked for is missing."""
+        """Return the file's channels that `columns` selects. Raises DataError when a selected one is missing."""
         for name in self.columns or ():
             if name not in channels:
                 raise DataError(f"{where}: no channel {name!r}; expected some of: {', '.join(channels)}")
@@ -40,9 +40,9 @@ class Format:
     """One format of recorded data."""
 
     layout: str
-    """What its files look like, for messages and help."""
+    """Description of its files, for messages and help."""
     find: Callable[[Path], list[Path]]
-    """Path given -> its sources: itself when it is one, those below it when it is a folder, in any order."""
+    """Path -> sources, in any order: the path itself if it is a file, else the sources in that folder."""
     load: Callable[[Path, str, ReadOptions], list[Recording]]
     """Source, asset name, options -> recordings. Raises DataError."""
 

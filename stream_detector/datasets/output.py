@@ -1,4 +1,4 @@
-"""Recordings to files: CSV or Parquet, one per asset, with their faults beside them. The readers read them back."""
+"""Write recordings to CSV or Parquet files, one per asset, and their faults to JSON; the readers can read all of it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FileFormat = Literal["csv", "parquet"]
 
 
 def write(recordings: Sequence[Recording], folder: Path, format: FileFormat = "csv") -> list[Path]:
-    """Write `<asset>.csv` (or .parquet) each, `faults.json` and `events.json` for all into `folder`; return the paths.
+    """Write one `<asset>.csv` (or .parquet) per recording, and `faults.json`, into `folder`; return the paths.
 
-    Columns: `timestamp` (ISO 8601, UTC), the channels, `anomaly` (0 or 1) where known; missing readings are empty.
-    faults.json: a list of {asset, fault, start, end, severity}; events.json, where there are any: what changed the
-    readings and was no fault, a list of {asset, event, start, end, severity}. The same recordings give the same bytes.
-    Rows keep the order they were sent in, but not when, which differs from their times where a clock is broken.
-    Raises DataError when a file can't be written or can't hold the recording.
+    Columns: `timestamp` (ISO 8601, UTC), the channels, `anomaly` (0 or 1) if labelled; missing readings are empty.
+    faults.json: a list of {asset, fault, start, end, severity}. events.json, if there are events: a list of {asset,
+    event, start, end, severity} of causes of changed readings that are not faults. The same recordings give the same
+    bytes. Rows keep the order in which they were sent; the send times themselves (`sent_ms`) are not stored.
+    Raises DataError when a file can't be written or the format can't store the recording.
     """
     encode = {"csv": _csv, "parquet": _parquet}[format]
     paths = []

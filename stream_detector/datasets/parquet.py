@@ -1,6 +1,6 @@
-"""Parquet tables (extra `parquet`): the columns mean what they mean in a CSV file (see delimited.py).
+"""Parquet tables (extra `parquet`): columns have the same names and meanings as in a CSV file (see delimited.py).
 
-A column of lists of numbers is a waveform: each list a block whose samples lie `interval_ms` (a column) apart.
+A column of lists of numbers is a waveform: each list is a block; the column `interval_ms` is the time between samples.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
 
 
 def _arrow(path: Path) -> Any:
-    """Return pyarrow, an extra. Raises DataError that says how to get it."""
+    """Return pyarrow, an optional extra. Raises DataError with how to install it."""
     try:
         return importlib.import_module("pyarrow")
     except ImportError as error:
@@ -85,7 +85,7 @@ def _times(column: Any, options: ReadOptions, path: Path, name: str) -> NDArray[
         return _times(column.cast(pa.timestamp("ms")), options, path, name)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         if options.ts_unit is None:
-            raise DataError(f"{path}: {name} holds numbers; say their unit: --ts-unit s, ms, us or ns")
+            raise DataError(f"{path}: {name} holds numbers; give their unit: --ts-unit s, ms, us or ns")
         numbers: NDArray[np.float64] = column.to_numpy().astype(np.float64) * MS_PER_UNIT[options.ts_unit]
         return numbers
     return texts_to_ms([str(text) for text in column.to_pylist()], options.ts_unit, str(path), range(len(column)))
@@ -110,7 +110,7 @@ def _blocks(column: Any) -> list[NDArray[np.float64] | None]:
 
 def _interval(table: Any, path: Path) -> float:
     if "interval_ms" not in table.column_names:
-        raise DataError(f"{path}: a column of lists needs a column interval_ms, the time from sample to sample")
+        raise DataError(f"{path}: a column of lists needs a column interval_ms, the time between two samples")
     found = {value for value in table.column("interval_ms").to_pylist() if value is not None}
     if len(found) != 1:
         raise DataError(f"{path}: interval_ms must be the same in all rows, got {sorted(found)[:3]}")
@@ -120,7 +120,7 @@ def _interval(table: Any, path: Path) -> float:
 def _flags(column: Any, path: Path, name: str) -> NDArray[np.int8]:
     found = column.to_pylist()
     for row, value in enumerate(found):
-        if value not in (0, 1, None):  # False and True are among them
+        if value not in (0, 1, None):  # False == 0, True == 1
             raise DataError(f"{path}, row {row}: label {name} is {value!r}, expected 0 or 1; see --label-column")
     return np.array([value or 0 for value in found], np.int8)
 

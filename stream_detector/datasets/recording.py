@@ -1,6 +1,6 @@
 """A recording in memory: one asset's readings by column, their ground truth, and their messages.
 
-Labels and faults serve training and evaluation; no message ever carries them.
+Labels and faults are for training and evaluation only; messages never contain them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Headers = list[tuple[str, bytes]]
 #: A column: numbers (float64, NaN where missing) or categories (object: str, None where missing).
 Column = NDArray[Any]
 
-_CHUNK = 8_192  # rows converted to Python objects at a time: bounds memory, amortises the call
+_CHUNK = 8_192  # rows converted to Python objects at a time: limits memory, amortises the cost of a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class Outgoing(NamedTuple):
     value: bytes
     headers: Headers
     event_ms: float  # event time of the (first) reading in it, UNIX ms
-    sent_ms: float  # when it is due, UNIX ms: its event time, unless the clock is broken
+    sent_ms: float  # when it is to be sent, UNIX ms: its event time, unless the sensor's clock is wrong
 
 
 @dataclass(slots=True)
 class Recording:
     """Readings of one asset in source order; N rows, each sent as one message.
 
-    A row carries the `values` that are finite (for categories: not None) and the blocks that are not None. Raises
-    DataError when columns differ in length or a block holds a sample that is not finite.
+    A row's message contains the `values` that are finite (for categories: not None) and the blocks that are not None.
+    Raises DataError when columns differ in length, or a block is empty or holds a sample that is not finite.
     """
 
     asset: str
@@ -64,7 +64,7 @@ class Recording:
     faults: list[Fault] = field(default_factory=list)
     events: list[Fault] = field(default_factory=list)  # causes of changed readings that are not faults
     source: str = ""  # the file or folder it was read from
-    sent_ms: NDArray[np.float64] | None = None  # (N,) when each row was sent, where a broken clock set its time
+    sent_ms: NDArray[np.float64] | None = None  # (N,) UNIX ms, send times, if a wrong clock makes them differ from ts
 
     def __post_init__(self) -> None:
         """Check that the columns are consistent."""
@@ -100,7 +100,7 @@ class Recording:
 
     @property
     def end_ms(self) -> float:
-        """Event time at which the next row would be due: the latest plus the usual step or its block's length."""
+        """Event time of the next row, if there were one: latest time + the larger of median step and longest block."""
         if not len(self):
             return 0.0
         steps = np.diff(self.ts_ms)
@@ -141,7 +141,7 @@ class Recording:
         )
 
     def carrying(self, channels: Iterable[str]) -> Recording:
-        """Return the rows that carry at least one of the channels, e.g. without rows that hold only a temperature."""
+        """Return the rows with a value or block of at least one of `channels`."""
         present = np.zeros(len(self), np.bool_)
         for name in channels:
             if name in self.values:
@@ -153,16 +153,16 @@ class Recording:
         return self if present.all() else self.take(np.flatnonzero(present))
 
     def decimated(self, factor: int, low_pass: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Recording:
-        """Return the recording with every `factor`-th sample of its blocks, low-pass filtered as one waveform.
+        """Low-pass filter each channel's blocks as one waveform and keep every `factor`-th sample.
 
-        Blocks keep their length, so there are fewer rows; samples that do not fill a last block are cut. Raises
+        Blocks keep their length, so there are fewer rows; samples that do not fill the last block are dropped. Raises
         DataError when a block is missing, or one other than the last has a different length.
         """
         waves = {name: [block for block in blocks if block is not None] for name, blocks in self.blocks.items()}
         size = max(len(block) for blocks in waves.values() for block in blocks)
         for name, blocks in waves.items():
             if len(blocks) < len(self) or any(len(block) != size for block in blocks[:-1]):
-                raise DataError(f"{self.source or self.asset}: the waveform of {name} has holes; it can't be decimated")
+                raise DataError(f"{self.source or self.asset}: the waveform of {name} has gaps; it can't be decimated")
         thin = {name: low_pass(np.concatenate(blocks))[::factor] for name, blocks in waves.items()}
         count = min(map(len, thin.values())) // size
         kept = self.rows(0, count)
@@ -185,7 +185,7 @@ class Recording:
         format: MessageFormat = "json",
         shift_ms: float = 0.0,
     ) -> Iterator[Outgoing]:
-        """Yield one message per row, in row order, in the format of docs/wire-format.md; rows without values have none.
+        """Yield one message per row that has values, in row order, in the format of docs/wire-format.md.
 
         `fields` maps `asset`, `ts`, `interval_ms`, `values` or a channel to the field's name on the topic, as
         `kafka.inputs[].fields` does. `shift_ms` is added to every event time.
@@ -209,7 +209,7 @@ class Recording:
     def _chunks(
         self, names: Mapping[str, str], shift_ms: float, format: MessageFormat
     ) -> Iterator[tuple[list[float], list[float], Iterator[dict[str, Any]], Iterator[bool]]]:
-        """Yield (times, due times, values by field, whether a block is among them) for some thousand rows at a time."""
+        """Yield (event times, send times, values by field, whether a row has a block) for _CHUNK rows at a time."""
         for begin in range(0, len(self), _CHUNK):
             cut = slice(begin, begin + _CHUNK)
             shifted = self.ts_ms[cut] + shift_ms
@@ -232,7 +232,7 @@ class Recording:
 
 
 def _rows(columns: dict[str, Column], count: int) -> Iterator[dict[str, Any]]:
-    """Yield each row's values by field, without missing ones."""
+    """Return an iterator of each row's values by field, without missing ones."""
     if not columns:
         return ({} for _ in range(count))
     present = {name: _present(column) for name, column in columns.items()}

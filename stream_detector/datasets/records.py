@@ -1,4 +1,4 @@
-"""Tables of records without column names, too long to hold as text: NSL-KDD, KDD Cup 99, creditcard."""
+"""Tables of records with known columns, too long to hold as text: NSL-KDD, KDD Cup 99, creditcard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
 
-#: Longest text of a category.
+#: Maximum length of a category's text, in characters.
 LONGEST = 32
 
 Columns = dict[str, NDArray[Any]]
@@ -26,13 +26,13 @@ def read_records(
 ) -> Columns:
     """Read a table of numbers (float64) and categories (str), (N,) each; .gz is unpacked.
 
-    Raises DataError that names the line and the error in it.
+    Raises DataError with the line and the error in it.
     """
     dtype = [(name, f"U{LONGEST}" if name in categories else "f8") for name in names]
     first = 2 if header else 1
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # for an empty file numpy only warns
+            warnings.simplefilter("error")  # numpy only warns about an empty file
             table = np.loadtxt(
                 path,
                 dtype=dtype,
@@ -44,13 +44,13 @@ def read_records(
                 encoding="utf-8",
             )
     except UserWarning:
-        raise DataError(f"{path}: there is no row in it; expected rows of {len(names)} fields") from None
+        raise DataError(f"{path}: the file has no row; expected rows of {len(names)} fields") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason}); is it the data set's own file?") from None
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}); is it the data set's original file?") from None
     except (OSError, EOFError) as error:
-        raise DataError(f"{path}: can't be read: {error}; is the file whole?") from error
+        raise DataError(f"{path}: can't be read: {error}; is the file complete?") from error
     except ValueError as error:
-        raise DataError(f"{path}{_place(str(error), names, first)}; mend or remove the row") from None
+        raise DataError(f"{path}{_place(str(error), names, first)}; correct or remove the row") from None
     columns: Columns = {}
     for name in names:
         column = table[name]
@@ -59,13 +59,13 @@ def read_records(
             continue
         if not np.isfinite(column).all():
             row = int(np.argmin(np.isfinite(column)))
-            raise DataError(f"{path}, line {row + first}: {name} is {column[row]}, expected a number; mend the row")
+            raise DataError(f"{path}, line {row + first}: {name} is {column[row]}, expected a number; correct the row")
         columns[name] = np.ascontiguousarray(column)
     return columns
 
 
 def first_fields(path: Path, delimiter: str = ",") -> list[str]:
-    """Return the fields of a text file's first line, .gz unpacked; none when it can't be read."""
+    """Return the fields of a text file's first line (.gz is unpacked); empty when the file can't be read."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -77,7 +77,7 @@ def first_fields(path: Path, delimiter: str = ",") -> list[str]:
 
 
 def _place(message: str, names: Sequence[str], first: int) -> str:
-    """Translate numpy's error place: it counts rows from 0 and columns from 1, and has no column names."""
+    """Translate the position in numpy's message (rows from 0, columns from 1) into line and column name."""
     match = _AT.search(message)
     if match is None:
         return f": {message}"

@@ -1,7 +1,8 @@
-"""Replay of recordings into a topic: side by side, at recorded speed, faster, or as fast as possible.
+"""Replay of recordings into a topic: in parallel, at recorded speed, at another speed, or as fast as possible.
 
-All recordings start at the same moment, regardless of their dates: readings are sent in order of the time since their
-own recording's start. Each loop follows the previous one: its event times are later by the longest recording's length.
+All recordings start at the same moment, regardless of their dates: readings are sent in order of the time since the
+start of their own recording. Each loop continues the previous one: event times increase by the length of the longest
+recording.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Literal, Protocol
 from stream_detector.datasets.recording import MessageFormat, Outgoing, Recording
 from stream_detector.errors import DataError
 
-#: keep: event times as recorded. now: the first reading is now. until-now: the last reading is now.
+#: keep: event times as recorded. now: the first reading's event time is now. until-now: the last reading's is now.
 Times = Literal["keep", "now", "until-now"]
 
-_LOOK_EVERY = 512  # messages between reads of the clock when none has to wait
+_LOOK_EVERY = 512  # messages between two reads of the clock while none has to wait
 _REPORT_EVERY_S = 0.2
 _LONGEST_SLEEP_S = 0.5  # keeps the progress bar and the stop check alive while nothing is due
-_FLUSH_EVERY_S = 10.0  # a lost broker shows only at a flush, and a replay may run forever
-_INSTANT_S = 1e-6  # shorter waits are skipped; the clock's resolution may be coarser
+_FLUSH_EVERY_S = 10.0  # only a flush reports a lost broker, and a replay may run indefinitely
+_INSTANT_S = 1e-6  # shorter waits are skipped: the clock's resolution may be coarser
 
 
 class Writer(Protocol):
@@ -41,7 +42,7 @@ class Writer(Protocol):
         """Buffer a message for sending."""
 
     def flush(self) -> None:
-        """Return once all messages sent are acknowledged."""
+        """Wait until all sent messages are acknowledged."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -61,10 +62,10 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The computer's clock. `wait` sleeps; pass an event's `wait` so that a signal ends the sleep."""
+    """The computer's clock."""
 
     def __init__(self, wait: Callable[[float], object] = time.sleep) -> None:
-        """Keep the function that sleeps."""
+        """`wait`: the function that sleeps; pass an event's `wait` so that a signal can end the sleep."""
         self._wait = wait
 
     def monotonic(self) -> float:
@@ -76,7 +77,7 @@ class SystemClock:
         return time.time() * 1_000.0
 
     def sleep(self, seconds: float) -> None:
-        """Sleep until the time has passed or the wait is ended."""
+        """Sleep until the time has passed or `wait` returns early."""
         self._wait(seconds)
 
 
@@ -87,7 +88,7 @@ class Plan:
     topic: str
     speed: float | None = 1.0  # recorded seconds per second; None: as fast as possible
     times: Times = "keep"
-    loops: int | None = 1  # None: without end
+    loops: int | None = 1  # None: endless
     format: MessageFormat = "json"
     fields: Mapping[str, str] = field(default_factory=dict)  # as in `kafka.inputs[].fields`
 
@@ -98,7 +99,7 @@ class Plan:
         if self.loops is not None and self.loops < 1:
             raise DataError(f"loops must be at least 1, got {self.loops}")
         if self.loops is None and self.times == "until-now":
-            raise DataError("a replay that loops for ever has no last reading: take times keep or now")
+            raise DataError("an endless replay has no last reading, so its times must be keep or now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +119,14 @@ class Progress:
 
 
 def period_ms(recordings: Sequence[Recording]) -> float:
-    """Return the length of one loop in whole ms: the longest recording, up to when its next reading would be due."""
+    """Return the length of one loop in whole ms: the longest recording's, including the step after its last row."""
     return float(ceil(max((each.end_ms - each.start_ms for each in recordings if len(each)), default=0.0)))
 
 
 def schedule(recordings: Sequence[Recording], plan: Plan, now_ms: float) -> Iterator[tuple[float, Outgoing]]:
     """Yield (ms since the start of the replay, message) in time order, loop after loop.
 
-    Rows of one recording keep their order even where their times go back. Raises DataError when there are no rows.
+    Rows of one recording keep their order even if their times decrease. Raises DataError when there is nothing to send.
     """
     filled = [recording for recording in recordings if len(recording)]
     if not filled:
@@ -165,10 +166,10 @@ def replay(
     stopped: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Send all planned messages, flush, and return the summary. Ends early, flushed, once `stopped()` is true.
+    """Send all planned messages, flush, and return the summary; stop early, with a flush, once `stopped()` is true.
 
     A replay that is behind its schedule catches up: messages already due are sent at once, in order. `report` is
-    called at most a few times per second. Raises BrokerError when the writer does.
+    called a few times per second at most. Raises BrokerError when the writer does.
     """
     began = clock.monotonic()
     pace = None if plan.speed is None else 1e-3 / plan.speed
@@ -178,7 +179,7 @@ def replay(
     done = True
 
     def look() -> None:
-        """Read the clock; report if a report is due."""
+        """Read the clock; call `report` if it is time to."""
         nonlocal elapsed, last_report
         elapsed = clock.monotonic() - began
         if elapsed - last_report >= _REPORT_EVERY_S:
@@ -212,5 +213,5 @@ def replay(
 
 
 def messages_in(recordings: Sequence[Recording], loops: int | None) -> int | None:
-    """Return the most messages that a replay sends, for a progress bar; None when it never ends."""
+    """Return the maximum number of messages that a replay sends, for a progress bar; None if it is endless."""
     return None if loops is None else loops * sum(map(len, recordings))

@@ -1,6 +1,6 @@
 """SKAB, the Skoltech anomaly benchmark: a water pump on a test bench, eight sensors at about 1 Hz.
 
-Files are `;`-separated with `datetime` first; `anomaly` and `changepoint` are labels, per row, where there are any.
+Files are `;`-separated, with `datetime` as the first column; `anomaly` and `changepoint`, if present, label each row.
 The files' column names are the channel names (`Accelerometer1RMS`, …, `Volume Flow RateRMS`).
 """
 

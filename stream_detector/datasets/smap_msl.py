@@ -1,9 +1,9 @@
-"""NASA's SMAP and MSL telemetry: a channel a recording, `train/NAME.npy` and `test/NAME.npy`, or NAME.npz with both.
+"""NASA's SMAP and MSL telemetry: one recording per channel, in `train/NAME.npy` and `test/NAME.npy`, or in NAME.npz.
 
-Column 0 is the telemetry `value`; the others, `command1` on, say which commands were sent. Training rows come first and
-are marked `training`. Anomalies are index ranges of the test part, both ends inside, in `labeled_anomalies.csv`, found
-by walking up from the file; without it, or without the channel in it, there are no labels. There are no times: rows
-follow one another a minute apart.
+Column 0 is the telemetry `value`; the others, from `command1` on, encode the commands sent. Training rows come first
+and are marked `training`. Anomalies are index ranges of the test part, ends included, in `labeled_anomalies.csv`, which
+is searched for in the folders above the file; without it, or if it doesn't list the channel, there are no labels.
+There are no times: rows are placed one minute apart.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
         labels = np.zeros(len(rows), np.int8)
         for start, end in ranges:
             if not 0 <= start <= end:
-                raise DataError(f"{path.stem} in {_LABELS}: the range {start} to {end} is no range; mend it")
+                raise DataError(f"{path.stem} in {_LABELS}: {start} to {end} is not a range of indices; correct it")
             first, last = len(train) + start, min(len(train) + end, len(rows) - 1)  # some ranges end past the last row
             labels[first : last + 1] = 1
             if first <= last:

@@ -1,4 +1,4 @@
-"""Tables with a column of times: what SKAB, NAB, CSV and Parquet files have in common."""
+"""Tables with a column of times: common part of the readers of SKAB, NAB, CSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class TextTable:
     path: Path
     header: list[str]
     columns: dict[str, list[str]]
-    lines: list[int]  # line of each row, for messages
+    lines: list[int]  # line number of each row, for messages
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """Return a column as numbers, NaN where empty. Raises DataError that names the line of what is no number."""
+        """Return a column as numbers, NaN where empty. Raises DataError with the line of a value that is no number."""
         texts = self.columns[name]
         try:
             return np.array(list(map(float, texts)))  # the usual case: nothing missing
@@ -46,12 +46,12 @@ class TextTable:
             except ValueError:
                 raise DataError(
                     f"{self.path}, line {self.lines[place]}: {name} is {_short(text)}, expected a number; "
-                    "mend the row, or choose other columns with --columns"
+                    "correct the row, or choose other columns with --columns"
                 ) from None
         return out
 
     def guess(self, name: str) -> Column:
-        """Return a column as numbers when its first value is one, else as categories."""
+        """Return a column as numbers if its first value is a number, else as categories."""
         first = next((text for text in self.columns[name] if text.strip().lower() not in MISSING), "nan")
         try:
             float(first)
@@ -76,8 +76,10 @@ class TextTable:
 
 
 def read_text(path: Path, delimiter: str | None = None) -> TextTable:
-    """Read a delimited file with a header line; .gz is unpacked. `delimiter` None: of `,` `;` tab and `|`, the header's
-    commonest. Raises DataError on no header, no rows, or a row of another length.
+    """Read a delimited file with a header line; .gz is unpacked.
+
+    Without `delimiter` it is the one of `,` `;` tab and `|` that is most frequent in the header. Raises DataError when
+    the file can't be read, has no header or no rows, or a row has a different number of fields.
     """
     text = _text(path)
     head, _, _ = text.partition("\n")
@@ -94,17 +96,17 @@ def read_text(path: Path, delimiter: str | None = None) -> TextTable:
                 body.append(row)
                 lines.append(reader.line_num)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; mend or remove the line") from error
+        raise DataError(f"{path}, line {reader.line_num}: {error}; correct or remove the line") from error
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise DataError(f"{path}, line 1: the column {twice!r} is there twice; rename one")
+        raise DataError(f"{path}, line 1: the column {twice!r} occurs twice; rename one")
     if not body:
         raise DataError(f"{path}: there is a header, but no row below it")
     for line, row in zip(lines, body, strict=True):
         if len(row) != len(header):
             raise DataError(
                 f"{path}, line {line}: {len(row)} fields, the header has {len(header)} "
-                f"(separator {delimiter!r}); mend or remove the row"
+                f"(separator {delimiter!r}); correct or remove the row"
             )
     columns = {name: list(column) for name, column in zip(header, zip(*body, strict=True), strict=True)}
     return TextTable(path, header, columns, lines)
@@ -125,9 +127,9 @@ def _text(path: Path) -> str:
 
 
 def find_column(header: Sequence[str], wanted: str | None, usual: Sequence[str], what: str, where: str) -> str | None:
-    """Return the column asked for, or the first of the usual names (in any case) that is there, or None.
+    """Return `wanted`, or else the first of the `usual` names (upper or lower case) in the header, or None.
 
-    Raises DataError when the one asked for is missing.
+    Raises DataError when `wanted` is not in the header.
     """
     if wanted is not None:
         if wanted not in header:

@@ -1,4 +1,4 @@
-"""Timestamps as recordings write them -> UNIX ms."""
+"""Conversion of the timestamps in recordings to UNIX ms and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def iso_to_ms(text: str) -> float:
 
 
 def ms_to_iso(ms: float) -> str:
-    """Write UNIX ms as ISO 8601 in UTC, with as many decimals (0, 3 or 6) as it needs."""
+    """Write UNIX ms as ISO 8601 in UTC, with 0, 3 or 6 decimals, as needed."""
     moment = _EPOCH + timedelta(microseconds=round(ms * 1_000))
     micros = moment.microsecond
     spec = "seconds" if micros == 0 else "milliseconds" if micros % 1_000 == 0 else "microseconds"
@@ -35,9 +35,9 @@ def ms_to_iso(ms: float) -> str:
 
 
 def texts_to_ms(texts: Sequence[str], unit: TsUnit | None, where: str, lines: Sequence[int]) -> NDArray[np.float64]:
-    """Read a column of timestamps, (N,) UNIX ms: numbers when `unit` says of what, ISO 8601 otherwise.
+    """Convert a column of timestamps to (N,) UNIX ms: numbers of `unit`, or ISO 8601 if `unit` is None.
 
-    Raises DataError that names the line (`lines` are the texts') and what to do.
+    `lines` are the line numbers of the texts. Raises DataError with the line and the fix.
     """
     out = np.empty(len(texts))
     for place, text in enumerate(texts):
@@ -58,4 +58,4 @@ def _complaint(text: str, unit: TsUnit | None) -> str:
     except ValueError:
         return f"the timestamp {text!r} is not ISO 8601 (such as 2020-03-09T10:14:33Z)"
     likely = "s" if number < 1e11 else "ms" if number < 1e14 else "us" if number < 1e17 else "ns"
-    return f"the timestamp {text!r} is a number; say its unit: --ts-unit s, ms, us or ns (it looks like {likely})"
+    return f"the timestamp {text!r} is a number; give its unit: --ts-unit s, ms, us or ns (it looks like {likely})"

@@ -1,8 +1,8 @@
-"""UCR anomaly archive: a series a file, one value a line (in some files all on one), named
-`NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt`.
+"""UCR anomaly archive: one series per file, `NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt`.
 
-The first TRAIN values are normal and marked `training`; the one anomaly is at values BEGIN to END, counted from 1.
-There are no times: values follow one another a second apart, or at the rate given.
+There is one value per line; in some files all values are on one line. The first TRAIN values are normal and marked
+`training`; the only anomaly is at values BEGIN to END, counted from 1. There are no times: values are placed one second
+apart, or at the rate `rate_hz`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise DataError(
-            f"{path}: the name says where the anomaly is, as NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt does; "
+            f"{path}: the name must give the anomaly's place, as in NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt; "
             "keep the archive's names"
         )
     values = []
@@ -37,14 +37,14 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
                 try:
                     values += list(map(float, text.split()))
                 except ValueError as error:
-                    raise DataError(f"{path}, line {line}: {error}, expected a number; mend the line") from None
+                    raise DataError(f"{path}, line {line}: {error}, expected a number; correct the line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't be read: {error}") from error
     train, begin, end = (int(match[name]) for name in ("train", "begin", "end"))
     if not 0 < train < begin <= end <= len(values):
         raise DataError(
             f"{path}: its name says training to {train} and an anomaly at {begin} to {end}, but there are "
-            f"{len(values)} values; is the file whole?"
+            f"{len(values)} values; is the file complete?"
         )
     place = np.arange(1, len(values) + 1)
     step_ms = 1_000.0 / (options.rate_hz or 1.0)

@@ -1,7 +1,8 @@
 """Yahoo S5: series of `value` with labelled points, folders `A1Benchmark` to `A4Benchmark`.
 
 A1, A2: `timestamp,value,is_anomaly`. A3, A4: `timestamps,value,anomaly,changepoint,trend,noise,seasonality1` to `3`;
-the components the value is made of are no channels. Times are UNIX seconds, or (A1) hours, counted from `start_ms`.
+the components of the value (trend, noise, seasonality) are not channels. Times are UNIX seconds, or (A1) hours, counted
+from `start_ms`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from stream_detector.datasets.table import read_text
 from stream_detector.errors import DataError
 
 _HOUR_MS = 3_600_000.0
-#: Times below are hours: as UNIX seconds they would lie in 1970.
+#: Times below this are hours: as UNIX seconds they would be in 1970.
 _LEAST_SECONDS = 10_000_000.0
 _HEADERS = {
     ("timestamp", "value", "is_anomaly"): "is_anomaly",
@@ -51,7 +52,7 @@ def _load(path: Path, asset: str, options: ReadOptions) -> list[Recording]:
     times = table.numbers(table.header[0])
     if not np.isfinite(times).all():
         row = int(np.argmin(np.isfinite(times)))
-        raise DataError(f"{path}, line {table.lines[row]}: the timestamp is missing; mend or remove the row")
+        raise DataError(f"{path}, line {table.lines[row]}: the timestamp is missing; correct or remove the row")
     in_hours = float(times.max()) < _LEAST_SECONDS
     return [
         Recording(

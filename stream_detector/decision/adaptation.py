@@ -1,35 +1,37 @@
 """How an asset's baseline follows drift and accepted regime changes. Pure.
 
-A detector is trained once; machines change. Each asset therefore has a shift, in training spreads, that is subtracted
-from its scaled inputs before they are scored. It is moved so that the model expects what it sees: the offset of a
-window is its last cell less what the model expects there, the shift included. In a plant whose channels move together
-(load, current, heat) inputs wander far while offsets stay at 0, so a shift made of offsets follows only what the model
-can't explain.
+A detector is trained once, but machines change. Therefore each asset has a shift, in training spreads, that is
+subtracted from its scaled inputs before scoring. It is adjusted so that the model's expectation matches the readings:
+the offset of a window is its last cell less the model's expectation, with the shift added back. In a plant with coupled
+channels (load, current, heat) the inputs vary widely while the offsets stay at 0, so a shift computed from offsets
+follows only what the model can't explain.
 
-Quiet      offsets of quiet windows are averaged over blocks of `block` windows. A block is learnt once the next one was
-           quiet too, so that the beginning of a fault is not: its mean becomes `usual`, and the shift goes there, at
-           most `follow` away from the anchor (where training, or the last regime change, had it).
-Incident   nothing is learnt. Each block's mean offset, and the mean logarithm of its scores, are compared with those of
-           the block since which the incident has been flat; a block that differs begins a new flat stretch. A regime
-           change is an incident flat for `flat_ms` and for twice as long as it took to come.
-Coming     begins with the last calm block: one by its anchor whose scores were mostly normal, or whose scores mostly
-           were such as end an incident. It ends where the scores' mean logarithm has not grown by ARRIVED since,
-           whether that was before the incident opened or within it. So a slow fault that takes hours to be seen would
-           have to stand still for twice as many, and while it grows it never does. A jump is a change of its own
-           that starts at the block before it, regardless of the state before.
-           Where `follow` is null, healthy drift has no bound and growth says nothing: each block's place is compared
-           with the last one's, only jumps begin a new stretch, and a change has come when its incident opens; it
-           must have been flat for a quarter of the time since the last calm block, too. There an incident that never
-           got beyond severity `info` is drift that got ahead: it is followed as if quiet.
-Regime     shift and anchor move to where the model finds the machine least strange, along the mean offsets
-           (relocation.py). Where that is where it is, only the scores have grown (noise, not place): the threshold is
-           calibrated again on the incident's newest scores. The same where an incident opens before the machine was
-           calm at its new place: that is known already, so the incident lasts until there are ENOUGH scores. The
-           incident closes re-armed (incident.py): until its scores are quiet, only worse ones alarm.
+Quiet      Offsets of quiet windows are averaged over blocks of `block` windows. A block is learnt only after the next
+           one was quiet too, so that the beginning of a fault is not learnt. Its mean becomes `usual`, and the shift
+           moves there, within `follow` of the anchor (the shift at training or at the last regime change).
+Incident   Nothing is learnt. Each block's mean offset and the mean logarithm of its scores are compared with those of
+           the block at the start of the current flat stretch; a block that differs starts a new one. A regime change
+           is an incident that has been flat for `flat_ms` and for twice the duration of the change.
+Duration   The change starts at the last calm block: one near the anchor whose scores were mostly normal, or any block
+           whose scores were mostly low enough to end an incident. It ends when the scores' mean logarithm no longer
+           grows by ARRIVED, before or after the opening of the incident. So a slow fault that takes hours until it is
+           detected would have to be flat for twice that time, which it never is while it grows. A jump is a separate
+           change that starts at the block before it, regardless of the previous state.
+           If `follow` is null, healthy drift has no bound and growth is no sign of a fault. Then each block's mean
+           offset is compared with the previous one's, only jumps start a new stretch, and the change ends when its
+           incident opens; the incident must also have been flat for a quarter of the time since the last calm block.
+           An incident that never exceeded severity `info` is then treated as drift faster than the shift: it is
+           followed as in quiet windows.
+Regime     Shift and anchor move along the mean offsets to the point with the lowest score (relocation.py). If that is
+           the current shift, only the scores have grown (more noise): the threshold is recalibrated with the incident's
+           newest scores. The same is done for an incident that opens before the machine was calm after a regime change:
+           its shift is known already, so the incident lasts until there are ENOUGH scores. The incident closes re-armed
+           (incident.py): until its scores are quiet, only higher ones raise an alarm.
 
-A function of the windows in their order alone. The shift of a window is that after the window before it, whatever batch
-either was scored in (driver.py scores again what a change overtakes). Every EVERY-th window of the event-time grid is
-looked at: neighbours overlap and say the same, and the average cost stays under a microsecond.
+The result depends only on the windows in their order. A window is scored with the shift after the previous window,
+regardless of batches (driver.py scores windows again after a change of the shift). Only every EVERY-th window of the
+event-time grid is used: neighbouring windows overlap and carry the same information, and this keeps the average cost
+below a microsecond.
 """
 
 from __future__ import annotations
@@ -48,20 +50,20 @@ from stream_detector.decision.window import Probe
 from stream_detector.types import Adaptation, IncidentState, replace
 
 EVERY = 4
-#: A shift is moved only when some channel is to move by more: a smaller step is the noise of a block's mean.
+#: A shift changes only if at least one channel changes by more than this: smaller steps are noise of a block's mean.
 LEAST_STEP = 0.1
 #: A flat stretch ends where the distance from normal has changed by this share of it, or the scores' logarithm by this.
 GROWTH, LOG_GROWTH = 0.1, 0.4
 #: An incident must have been flat for this multiple of the time that it took to develop; with `follow: null` also for
 #: this share of the time since the machine was last calm. SHARE is more than GROWTH: so steady growth is never flat.
 PATIENCE, SHARE = 2.0, 0.25
-#: Newest scores of an incident that are kept for a calibration, and how many it takes.
+#: Number of an incident's newest scores that are kept for a calibration, and the minimum for a calibration.
 SCORES, ENOUGH = 64, 50
-#: A change has come when the mean logarithm of scores has not grown by this much since.
+#: A change has ended when the mean logarithm of scores has not grown by this much since.
 ARRIVED = 0.5
-#: Smaller scores count as one of this size, since 0 has no logarithm.
+#: Smaller scores count as this, since 0 has no logarithm.
 LEAST_SIZE = 1e-12
-#: A jump, a change of its own: the scores' mean logarithm grew by this much within two blocks.
+#: Growth of the scores' mean logarithm within two blocks that is a jump, a change of its own.
 LEAP = 1.0
 
 Change = Literal["refit", "regime-change"]
@@ -80,7 +82,7 @@ class AdaptationRules:
     """The rules of one stream. Holds no state of any asset."""
 
     def __init__(self, config: AdaptationConfig, stride_ms: float, columns: int) -> None:
-        """`stride_ms`: from one window's end to the next; `columns`: N, numeric ones."""
+        """`stride_ms`: time between the ends of two windows; `columns`: number N of numeric columns."""
         self._config = config
         self._follow = np.float32(math.inf if config.follow is None else config.follow)
         self.roams = config.follow is None
@@ -88,7 +90,7 @@ class AdaptationRules:
         self._by_anchor = max(float(self._follow), config.flat_within)
         self._step_ms = stride_ms
         self.samples = max(2, config.block // EVERY)
-        """Windows looked at in a block."""
+        """Number of windows used per block."""
         self._nowhere = np.zeros(columns, np.float32)
         self._nowhere.flags.writeable = False
 
@@ -102,22 +104,22 @@ class AdaptationRules:
         return state if len(state.shift) == len(self._nowhere) == len(state.anchor) else self.fresh(state)
 
     def due(self, end_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of the windows (W,) that end then are looked at."""
+        """Return which windows, ending at `end_ms` (W,), are used."""
         found: NDArray[np.bool_] = np.rint(end_ms / self._step_ms).astype(np.int64) % EVERY == 0
         return found
 
     def is_due(self, end_ms: int) -> bool:
-        """Return whether a window that ends then is looked at."""
+        """Return whether a window that ends at `end_ms` is used."""
         return round(end_ms / self._step_ms) % EVERY == 0
 
     def creeps(self, incident: IncidentState) -> bool:
-        """Whether an open incident is treated as drift faster than the shift follows."""
+        """Return whether an open incident is treated as drift that is faster than the shift."""
         return self.roams and incident.severity == "info"
 
     def quiet(self, state: Adaptation, seen: Seen, normal: float, low: float) -> tuple[Adaptation, Change | None]:
         """Return the state after a quiet window without an incident that is due; "refit" when its shift moved.
 
-        Scores up to `normal` lie below the adaptive level, those up to `low` would end an incident.
+        Scores up to `normal` are at most at the adaptive level; scores up to `low` would end an incident.
         """
         state = _filled(state, seen, seen.score <= normal, seen.score <= low)
         if state.count < self.samples:
@@ -173,9 +175,9 @@ class AdaptationRules:
         )
 
     def during(self, state: Adaptation, seen: Seen, opened_ms: int) -> tuple[Adaptation, Change | None]:
-        """Return the state after a due window of an open incident; "regime-change" once, when it was flat for long.
+        """Return the state after a due window of an open incident; "regime-change" once it was flat for long enough.
 
-        Whether it is normal now (`accepted`) is the policy's to decide.
+        The regime policy decides whether the change is accepted as normal (`accepted`).
         """
         score, end_ms = seen.score, seen.end_ms
         kept = float(np.float32(score)) if abs(score) <= LARGEST else math.inf  # non-finite scores are not learnt
@@ -198,16 +200,16 @@ class AdaptationRules:
             patience_ms = PATIENCE * (came_ms - calm_ms)
         if end_ms - state.flat_ms < max(self._config.flat_ms, patience_ms):
             return replace(state, waiting=mean) if self.roams else state, None
-        # the newest block is no better than the one the stretch began with: halfway is the best estimate of both
+        # the first and the newest block of the stretch are equally good estimates: use their mean
         return replace(state, waiting=np.float32(0.5) * (mean + state.waiting), asked=True), "regime-change"
 
     def accepted(
         self, state: Adaptation, end_ms: int, probe: Probe | None = None
     ) -> tuple[Adaptation, NDArray[np.float64] | None]:
-        """Return the state once its regime change is accepted, and scores (n,) to calibrate the threshold on.
+        """Return the state after its regime change is accepted, and scores (n,) for recalibrating the threshold.
 
-        None when the inputs have moved: what was learnt of scores holds at their new place, too. `probe` scores the
-        window under other shifts; without it the place is where the mean offsets are.
+        The scores are None if the shift has moved, because the threshold remains valid under the new shift. `probe`
+        scores the window under other shifts; without it the new shift is the mean offset.
         """
         place, scores = state.waiting[:-1], None
         if state.settling:
@@ -231,7 +233,7 @@ class AdaptationRules:
     def _came(
         self, state: Adaptation, end_ms: int, calm_ms: int, opened_ms: int | None = None
     ) -> tuple[int, int, float]:
-        """Return `calm_ms`, `came_ms` and `came` after a full block of a machine that is not calm."""
+        """Return `calm_ms`, `came_ms` and `came` (start, end and size of the change) after a full, not calm block."""
         strange, block_ms = state.logs / state.count, round(self._config.block * self._step_ms)
         start_ms = max(end_ms - block_ms, calm_ms, opened_ms or calm_ms)
         if state.past and strange > min(state.past) + LEAP:

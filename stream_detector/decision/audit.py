@@ -1,7 +1,7 @@
-"""What is written to the audit topic, and when: every change of what an asset's scores are compared with. Pure.
+"""Entries of the audit topic: every change of an asset's threshold, shift or pin, which its scores depend on. Pure.
 
-A level moves a little with every normal score. That is written when it has moved by LEVEL_STEP since it was written
-last, or once an hour of event time, whichever comes first; every other change at the window it takes effect with.
+A level changes slightly with every normal score. It is written when it has changed by LEVEL_STEP since it was last
+written, or else once per hour of event time. Every other change is written at the window at which it takes effect.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from stream_detector.types import (
     ThresholdState,
 )
 
-#: Relative change of a level that is written at once, and after how long (event time) any change is.
+#: Relative change of a level that is written at once, and the event time after which any change is written, ms.
 LEVEL_STEP, LEVEL_MS = 0.2, 3_600_000
 
 
 def level_moved(audited: AuditedLevel, level: float | None, at_ms: int) -> bool:
-    """Whether a level has moved far enough from the one written last, or for long enough."""
+    """Return whether a level is to be written: it differs enough from the last one, or that one is old enough."""
     last = audited.level
     if level is None or last is None:
         return level is not last
@@ -33,10 +33,10 @@ def level_moved(audited: AuditedLevel, level: float | None, at_ms: int) -> bool:
 
 
 class Auditor:
-    """Makes the entries of one stream; holds no state of any asset."""
+    """Makes the audit entries of one stream; holds no state of any asset."""
 
     def __init__(self, stream: str, columns: Sequence[str], risk: float, on: bool) -> None:
-        """`columns`: names of the numeric ones; `on`: False makes none."""
+        """`columns`: names of the numeric columns; `on`: whether entries are made."""
         self._stream = stream
         self._columns = tuple(columns)
         self._risk = risk
@@ -45,7 +45,7 @@ class Auditor:
     def entry(
         self, asset: str, model: ModelRef, cause: AuditCause, before: AssetState | None, after: AssetState
     ) -> Audit:
-        """Return the entry for a change at the window that `after` was judged up to."""
+        """Return the entry for a change at the last window that `after` includes."""
         threshold = after.threshold
         return Audit(
             stream=self._stream,
@@ -75,7 +75,7 @@ class Auditor:
         )
 
     def note(self, draft: Draft, cause: AuditCause, before: AssetState | None) -> None:
-        """Put an entry for what has become of `before` into the draft, and the level written into its state."""
+        """Add an entry for the change from `before` to the draft, and record the written level in its state."""
         if self.on:
             window = draft.window
             draft.audits.append(self.entry(window.asset, window.ref, cause, before, draft.current()))
@@ -83,30 +83,30 @@ class Auditor:
 
 
 def risk_in(threshold: ThresholdState, risk: float) -> float:
-    """Return the risk that a threshold was set for; `risk` where it doesn't say."""
+    """Return the risk that is stored with a threshold, or else `risk`."""
     return float(getattr(threshold.numbers, "risk", risk))
 
 
 class AuditPolicy:
-    """The last one: says what the others have changed."""
+    """The last policy: records the changes that the others have made."""
 
     name = "audit"
 
     def __init__(self, auditor: Auditor) -> None:
-        """Write by these rules."""
+        """`auditor`: makes the entries."""
         self._auditor = auditor
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state: what was written was written."""
+        """Return the state: the level last written does not depend on the configuration."""
         return state
 
     def apply(self, draft: Draft) -> bool:
-        """Note the change of this window, if there is one; the most telling where there are several."""
+        """Add an entry for this window's change, if any; if there are several, for the most important one."""
         cause = draft.cause
         if cause is None and draft.change is None and not draft.risk_moved:
             level, end_ms = draft.threshold.level, draft.window.end_ms
             if level is draft.state.threshold.level and end_ms - draft.audited.at_ms < LEVEL_MS:
-                return False  # it was looked at when it became this one
+                return False  # the level was checked when it last changed
             if level == draft.audited.level or not level_moved(draft.audited, level, end_ms):
                 return False
             cause = "level"

@@ -1,4 +1,4 @@
-"""What operators ask for, applied at the window after: pins, resets, acceptances, rollbacks. Pure."""
+"""Operators' controls, applied at an asset's next window: pins, resets, acceptances, rollbacks. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from stream_detector.decision.policy import Draft
 from stream_detector.decision.rules import Rules
 from stream_detector.types import AppliedControls, AssetState, Controls, replace
 
-OTHER_METHOD = "\0method"  # a reset that no operator can ask for
+OTHER_METHOD = "\0method"  # token of a reset that no operator can request
 _NO_ROLLBACK: tuple[str, AssetState | None] = ("", None)
 
 
-#: The usual case, known by its identity.
+#: No controls: the usual case, recognised by its identity.
 _NOTHING = AppliedControls()
 
 
@@ -25,8 +25,14 @@ def reset_due(applied: AppliedControls, token: str) -> bool:
     return applied.reset < token or applied.reset == OTHER_METHOD
 
 
+def reset_pending(controls: Controls, asset: str, applied: str) -> bool:
+    """Whether a reset was asked for that is not applied yet; `applied`: token of the last one that was."""
+    token = reset_token(controls, asset)
+    return bool(token) and token != applied
+
+
 def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:
-    """Whether an asset's state has all that operators ask for, acceptances aside (regime.py)."""
+    """Return whether all controls are applied to an asset's state, except acceptances (`RegimePolicy`)."""
     return (
         not reset_due(applied, reset_token(controls, asset))
         and applied.pinned == controls.pins.get(asset)
@@ -35,17 +41,17 @@ def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:
 
 
 class ControlsPolicy:
-    """The first one: the window is judged by what operators have set."""
+    """The first policy: applies the operators' controls before the window is judged."""
 
     name = "controls"
 
     def __init__(self, rules: Rules, auditor: Auditor) -> None:
-        """Calibrate by these rules, and audit what was asked for."""
+        """`rules`: for recalibration; `auditor`: records the controls applied."""
         self._rules = rules
         self._auditor = auditor
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state, to be calibrated again where another method or another kind of budget made it."""
+        """Return the state, marked for recalibration if it is from another method or from another kind of budget."""
         if state.applied.reset == OTHER_METHOD:
             return state
         other = self._rules.method.adopt(state.threshold) is None
@@ -66,7 +72,7 @@ class ControlsPolicy:
         return False
 
     def _begin(self, draft: Draft, asset: str, controls: Controls) -> None:
-        """Begin with an asset that nothing is known of. What operators asked before is done by it."""
+        """Start the state of a new asset; controls set before count as applied."""
         draft.applied = _NOTHING
         if not controls.idle:
             draft.applied = AppliedControls(

@@ -1,18 +1,18 @@
-"""The decision engine: a window's score and an asset's state in, alerts and the state after it out. Pure.
+"""The decision engine: from a window's score and an asset's state to alerts and the asset's new state. Pure.
 
-A chain of policies decides, in this order, and each has the last word on its own part of the state:
+A chain of policies decides in this order; each decides alone on its own part of the state:
 
-    controls        what operators have set since the window before
-    sensors         what a broken sensor says neither alarms nor teaches: the decision may end here
-    threshold       is the score normal? then it is learnt
-    incident        do judgements add up to an incident?
-    adaptation      where is the machine, and has it changed for good?
-    budget          how many incidents does the risk cost?
-    regime          is a regime change the new normal?
-    (your own)      policies given to the engine
-    audit           what has changed of what scores are compared with
+    controls        applies what operators have set since the previous window
+    sensors         readings of a faulty sensor neither raise alarms nor are learnt: the decision may end here
+    threshold       judges the score, and learns it if it is normal
+    incident        opens, updates and closes incidents
+    adaptation      follows the machine's baseline and detects regime changes
+    budget          adjusts the risk to the alert budget
+    regime          accepts regime changes as the new normal
+    (custom)        policies given to the engine
+    audit           records changes of the threshold and of the baseline
 
-The chain is the authority. `quiet.py` decides whole batches of windows in which nothing happens, with the same result.
+The chain defines the result. `quiet.py` computes the same result faster for batches of windows without events.
 """
 
 from __future__ import annotations
@@ -52,33 +52,33 @@ from stream_detector.types import (
 from stream_detector.windowing.channel_profile import ChannelProfile
 
 NEVER_MS = -(2**62)
-"""The end of the last window judged of an asset that has had none."""
+"""`judged_ms` of an asset of which no window has been judged."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What became of one window."""
+    """The decision on one window."""
 
     state: AssetState
-    """The asset's state after it."""
+    """The asset's state after the window."""
     alerts: Sequence[Alert] = ()
     """To be published, in order."""
     audits: Sequence[Audit] = ()
     """Entries of the audit topic, in order."""
     rescore: bool = False
-    """The window isn't judged yet: operators have moved the asset's shift, or it was scored under another one. Score it
-    under `state.adaptation.shift` and step again, from `state`."""
+    """The window isn't judged yet, because it was scored under another shift than the asset's current one. Score it
+    under `state.adaptation.shift` and call `step` again with `state`."""
     judgement: Judgement = Judgement(None, False)
-    """Of the score."""
+    """Judgement of the score."""
     level: float | None = None
     """The adaptive level before the window."""
     promised: float = 0.0
-    """Incidents that an alert budget allows for the time since it was looked at last."""
+    """Incidents that an alert budget allows for the time since it was last updated."""
     opened: int = 0
     """Incidents opened under a budget."""
 
 
 class Engine:
-    """The policies of one stream. Holds configuration and no state of any asset: those come in and go out."""
+    """The policies of one stream. Holds configuration only; the states of assets are arguments and results."""
 
     def __init__(
         self,
@@ -90,9 +90,9 @@ class Engine:
     ) -> None:
         """`calibrations`: by model index, scores (n,) of normal windows that the model wasn't trained on, oldest first.
 
-        `profiles`: by model index, what is usual for its channels; sensor faults are looked for where there are any.
-        `model_of`: an asset's detector; only assets that have one get alerts about sensors that no window shows.
-        `policies`: of your own, applied after the built-in ones and before the audit.
+        `profiles`: by model index, channel profiles; sensor faults are detected only for models that have one.
+        `model_of`: returns an asset's detector; without one, an asset gets no alerts from liveness events.
+        `policies`: custom policies, applied after the built-in ones and before the audit.
         """
         self.rules = rules = Rules(config, calibrations, profiles)
         self._model_of = model_of
@@ -101,7 +101,7 @@ class Engine:
         self.auditor = Auditor(config.stream, config.numeric_columns, config.threshold.risk, config.audit)
         self._remover = Remover(rules, self.auditor)
         self.is_extended = bool(own := tuple(policies))
-        """Whether there are policies beyond the built-in ones."""
+        """Whether there are custom policies."""
         self._chain: tuple[Policy, ...] = (
             ControlsPolicy(rules, self.auditor),
             SensorFaultPolicy(rules.sensors, lambda draft: rules.limit(draft, draft.applied.pinned), rules.adaptation),
@@ -126,21 +126,21 @@ class Engine:
         return max(gaps, default=0.0) * config.window.cell_ms
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return a stored state made fit for this configuration; the same one where it was made under it."""
+        """Return a stored state converted for this configuration; unchanged if it was made with it."""
         for policy in self._chain:
             state = policy.adopt(state)
         return state
 
     def step(self, state: AssetState | None, window: ScoredWindow, controls: Controls) -> Step:
-        """Decide one window of one asset; windows of an asset come in the order of event time.
+        """Decide one window of one asset; the windows of an asset must be in event-time order.
 
-        `state`: the asset's after the window before, None for the first one. `controls`: what operators have set.
+        `state`: the asset's state after the previous window, None for the first one. `controls`: set by operators.
         """
         if state is None:
             draft = Draft.of(self._fresh[window.model], window, controls)
             draft.is_new = True
         else:
-            draft = Draft(  # `Draft.of`, without the call
+            draft = Draft(  # `Draft.of` inlined, for speed
                 window=window,
                 controls=controls,
                 state=state,
@@ -175,9 +175,9 @@ class Engine:
         return self._remover.remove(asset, state, model, action)
 
     def on_liveness(self, state: AssetState | None, event: LivenessEvent, controls: Controls) -> Step | None:
-        """Decide a sensor fault that shows in the messages; all windows before it are judged.
+        """Decide on a liveness event; all windows before it must be judged already.
 
-        None where it changes nothing: of an asset that has no state or no detector.
+        Returns None if nothing changes, for example for an asset without a state or a detector.
         """
         model = self._model_of(event.asset)
         if state is None or model is None:

@@ -1,31 +1,32 @@
-"""Judgements -> incidents -> alerts: open, update, close. Pure: a state in, a new one and its alerts out.
+"""Judgements -> incidents -> alerts: open, update, close. Pure: takes a state, returns a new state and its alerts.
 
-Open    on the k-th anomalous window of the last n (`open_after`, `open_of`), once the run has lasted
-        `min_duration_ms`. `start` is the run's first anomalous window; a run is over when none of the last n windows
-        was anomalous.
-Update  on an anomalous window whose severity is higher than the incident's (it never falls within an incident, so at
-        most twice), or in which another channel leads clearly: with at least LEAD times the share of the leader so
-        far. Channels of about the same share would otherwise take turns and every window would be an update.
-Close   after `close_after` quiet windows in a row. A window is quiet at a score of at most `exit_ratio` times the
-        level, or below `exit_peak_share` of the incident's highest score, even above the level: many machines do not
-        return to what they were, and an alarm that never ends hides the next fault. Any other window is not quiet, and
-        the count starts again.
-Re-arm  after an exit above `exit_ratio` times the level: windows are anomalous only above a limit, `rearm_factor`
-        times the score at the exit. The limit falls with the score, never rises, and goes once the score is quiet by
-        `exit_ratio`.
-Regime  an incident that stays flat is a regime change (adaptation.py): `regime-change` reports it, and a close of the
-        same window follows where the new state is taken for normal.
+Open    when at least `open_after` of the last `open_of` windows are anomalous and the run has lasted
+        `min_duration_ms`. `start` is the run's first anomalous window; a run ends when none of the last `open_of`
+        windows was anomalous.
+Update  on an anomalous window whose severity is higher than the incident's (which never decreases, so at most twice),
+        or in which another channel clearly leads: with at least LEAD times the share of the current leader. Without
+        this factor, channels with about the same share would alternate and every window would be an update.
+Close   after `close_after` quiet windows in a row; any other window restarts the count. A window is quiet when its
+        score is at most `exit_ratio` times the level, or below `exit_peak_share` of the incident's highest score, even
+        if that is above the level: many machines do not return to their previous state, and an alarm that never ends
+        hides the next fault.
+Re-arm  after a close above `exit_ratio` times the level: windows are anomalous only above a limit, `rearm_factor`
+        times the score at the close. The limit decreases with the score, never increases, and is removed once a score
+        is at most `exit_ratio` times the level.
+Regime  an incident that stays flat is a regime change (adaptation.py). It is reported as `regime-change`, followed by
+        a close at the same window if the new state is accepted as normal.
 
-Windows that never come change nothing: an incident of an asset that fell silent stays open until quiet windows come.
+Without windows nothing changes: the incident of an asset that sends nothing stays open until there are quiet windows.
 
-Severity is the score over the level, against `warning_ratio` and `critical_ratio`. Detectors whose scores are
-logarithms may have levels of 0 or below; so the ratio is taken as 1 + (score - level)/|level|, the same for levels
-above 0. Shares of the peak and the limit after an exit are taken of these ratios too.
+Severity compares the ratio of score and level with `warning_ratio` and `critical_ratio`. Detectors whose scores are
+logarithms may have levels of 0 or below. Therefore the ratio is defined as 1 + (score - level)/|level|, which is
+score/level for levels above 0. Shares of the peak and the limit after a close use the same ratio.
 
-Kind, as far as is known at an event: `collective` from `collective_windows` on, and `point` when an incident closes
-having lasted at most `point_windows`; quiet windows at the end don't count. Between the two the leading channel's
-values decide, compared with what training saw of that channel by itself: usual ones mean that they don't go with the
-others or with this time, `contextual`; unusual ones in most windows are `collective`, and `point` while there are few.
+Kind, as far as it is known at an event: `collective` from `collective_windows` windows on, and `point` when an incident
+closes after at most `point_windows`; quiet windows at the end don't count. Otherwise it depends on the leading
+channel's values, compared with the training range of that channel. If they are usual in most windows, they don't match
+the other channels or the time: `contextual`. If they are unusual in at least half of the windows, the kind is `point`
+up to `point_windows` windows, then `collective`.
 """
 
 from __future__ import annotations
@@ -55,24 +56,24 @@ from stream_detector.windowing.channel_profile import ChannelProfile
 LEAD = 1.5
 
 _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
-_LARGEST = float(np.finfo(np.float32).max)  # stands in for what JSON can't say
+_LARGEST = float(np.finfo(np.float32).max)  # replaces infinity, which JSON can't represent
 _QUIET = IncidentState()
 
 
 class Basis(msgspec.Struct, frozen=True, gc=False):
-    """What a window was judged by, for its alerts."""
+    """A window's judgement and the threshold behind it, for its alerts."""
 
     judgement: Judgement
     risk: float  # of the threshold
-    seen: int  # normal scores it has learnt from
+    seen: int  # number of normal scores that the threshold has learnt from
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """Something about an incident that an alert reports."""
+    """An event of an incident, to be reported in an alert."""
 
     name: AlertEvent
     incident: IncidentState
-    """As the alert describes it: a closed one as it was."""
+    """The state described in the alert; for `close`, the state just before the incident closed."""
     shares: tuple[ChannelShare, ...]
 
 
@@ -87,7 +88,7 @@ class Incidents:
         threshold: ThresholdConfig,
         profiles: Sequence[ChannelProfile | None] = (),
     ) -> None:
-        """`columns`: names of the scored columns, in their order; `profiles` by model index, where there are any."""
+        """`columns`: names of the scored columns, in order; `profiles`: by model index, may be empty."""
         self._usual = [None if one is None else (one["usual_low"], one["usual_high"]) for one in profiles]
         self.stream = stream
         self.columns = tuple(columns)
@@ -99,10 +100,9 @@ class Incidents:
     def step(
         self, state: IncidentState, window: ScoredWindow, judgement: Judgement
     ) -> tuple[IncidentState, Event | None]:
-        """Return the state after a window, and what an alert is to report of it, if anything.
+        """Return the state after a window, and the event to be reported in an alert, if any.
 
-        The window's details are looked at only when something happens: a quiet window without an incident costs next
-        to nothing.
+        The window's details are read only when there is an event, so quiet windows without an incident are cheap.
         """
         if state.opened_ms is not None:
             return self._during(state, window, judgement)
@@ -125,7 +125,7 @@ class Incidents:
             return waiting, None
         score, shares = finite(window.score), self.shares(window)
         opened = replace(
-            waiting,  # its windows count from the first anomalous one on, so that its length is known
+            waiting,  # keeps the count of windows since the first anomalous one
             rearm=None,
             opened_ms=window.end_ms,
             incident=incident_id(self.stream, window.asset, window.end_ms, window.ref.version),
@@ -139,10 +139,10 @@ class Incidents:
     def settle(
         self, state: IncidentState, window: ScoredWindow, judgement: Judgement, names: Sequence[AlertEvent]
     ) -> tuple[IncidentState, list[Event]]:
-        """Return the state after an open incident turned out a regime change, and what alerts report of it.
+        """Return the state after an open incident was found to be a regime change, and the events `names` to report.
 
-        `regime-change` reports it; `close` ends it, whatever the scores: what they are compared with has changed. It is
-        re-armed, as after an exit by the peak's share, since the machine has yet to settle in its new place.
+        `close` ends the incident regardless of the scores, because their reference has changed. The incident is then
+        re-armed, as after a close by `exit_peak_share`, because the machine has not settled in its new state yet.
         """
         shares = self.shares(window)
         events = [Event(name, state, shares) for name in names]
@@ -153,7 +153,7 @@ class Incidents:
     def _during(
         self, state: IncidentState, window: ScoredWindow, judgement: Judgement
     ) -> tuple[IncidentState, Event | None]:
-        """Take an open incident one window further."""
+        """Return the state of an open incident after a window, and the event to report, if any."""
         score = finite(window.score)
         peak = score if score > state.peak else state.peak
         normal = not judgement.anomalous and score <= self.quiet_at(judgement.level)
@@ -191,13 +191,13 @@ class Incidents:
         return after, event
 
     def _rearmed(self, limit: float, score: float, judgement: Judgement) -> tuple[bool, float | None]:
-        """Return whether a window after an exit by the peak's share is anomalous, and the limit after it."""
+        """Return whether a window is anomalous after a close by `exit_peak_share`, and the new limit."""
         level, anomalous = judgement.level, judgement.anomalous
         if level is None or level == 0.0:
             if not anomalous and score <= self.quiet_at(level):
                 return False, None
             lower = self._limit(score, level)
-        else:  # as `_limit` and `quiet_at`, without the calls
+        else:  # `_limit` and `quiet_at` inlined, for speed
             size = abs(level)
             if not anomalous and score <= level - self._below * size:
                 return False, None
@@ -207,7 +207,7 @@ class Incidents:
         return anomalous and score > limit, lower if lower < limit else limit
 
     def _limit(self, score: float, level: float | None) -> float:
-        """Return the score at `rearm_factor` times the ratio of `score`."""
+        """Return the score whose ratio to the level is `rearm_factor` times that of `score`."""
         if level is None or level == 0.0:
             return finite(self._rearm_factor * score)
         size = abs(level)
@@ -220,11 +220,11 @@ class Incidents:
         return "warning" if ratio >= self.config.warning_ratio else "info"
 
     def quiet_at(self, level: float | None) -> float:
-        """Return the highest score of a window that is quiet by `exit_ratio`."""
+        """Return the highest score at which a window is quiet by `exit_ratio`."""
         return math.inf if level is None else level - self._below * abs(level)
 
     def quiet_below(self, level: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return `quiet_at` of many levels, (n,)."""
+        """Return `quiet_at` for an array of levels, (n,)."""
         return level - self._below * np.abs(level)
 
     def _is_over(self, score: float, level: float | None, peak: float) -> bool:
@@ -246,7 +246,7 @@ class Incidents:
         return self._kind("close", state)
 
     def _is_unusual(self, window: ScoredWindow, leader: ChannelShare) -> bool:
-        """Whether the leading channel's value is unusual by itself."""
+        """Return whether the leading channel's value is outside its usual range, regardless of the other channels."""
         usual = self._usual[window.model] if window.model < len(self._usual) else None
         if usual is None:
             return False
@@ -254,7 +254,7 @@ class Incidents:
         return not usual[0][column] <= leader.observed <= usual[1][column]
 
     def shares(self, window: ScoredWindow) -> tuple[ChannelShare, ...]:
-        """Return every column's share of a window's score, largest first; equal ones in the columns' order."""
+        """Return every column's share of a window's score, largest first; equal shares in the order of the columns."""
         contributions = np.maximum(_finite_array(window.contributions), 0.0)
         total = float(contributions.sum())
         shares = contributions / total if total > 0.0 else np.full(len(contributions), 1.0 / len(contributions))
@@ -266,7 +266,7 @@ class Incidents:
         )
 
     def alert(self, event: Event, window: ScoredWindow, basis: Basis) -> Alert:
-        """Return the alert that reports an event at a window."""
+        """Return the alert for an event at a window."""
         state = event.incident
         assert state.incident is not None
         assert state.first_ms is not None
@@ -280,7 +280,7 @@ class Incidents:
             start_ms=state.first_ms,
             end_ms=window.end_ms,
             score=score,
-            threshold=score if judgement.level is None else judgement.level,  # no level: only after a reset
+            threshold=score if judgement.level is None else judgement.level,  # there is no level only after a reset
             severity=state.severity,
             kind=self._kind(event.name, state),
             channels=event.shares,
@@ -293,7 +293,7 @@ class Incidents:
 
 
 def alarm_ratio(score: float, level: float | None) -> float:
-    """Return a score over its level as severity takes it: 1 + (score - level)/|level|."""
+    """Return the ratio of a score and its level that determines the severity: 1 + (score - level)/|level|."""
     return _ratio(score, level)
 
 
@@ -310,7 +310,7 @@ def _share_of(name: str | None, shares: Sequence[ChannelShare]) -> float:
 
 
 def finite(value: float) -> float:
-    """Return a score as an alert can hold it: one that overflowed or is not a number is as strange as can be."""
+    """Return a score as a finite number for an alert: infinity and NaN become the largest float32."""
     if -_LARGEST <= value <= _LARGEST:
         return value
     return math.copysign(_LARGEST, value) if value == value else _LARGEST

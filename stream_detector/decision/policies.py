@@ -1,6 +1,6 @@
 """The policies between sensor faults and audit: threshold, incident, adaptation, budget, regime changes. Pure.
 
-Each applies the rules that its own module holds to a draft.
+Each applies the rules of its own module to a draft.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from stream_detector.types import AlertEvent, AssetState, replace
 
 
 class ThresholdPolicy:
-    """Is the score normal? Learns from it if so."""
+    """Judges whether the score is normal, and learns normal scores."""
 
     name = "threshold"
 
     def __init__(self, rules: Rules) -> None:
-        """Judge by these rules."""
+        """Take the threshold's rules from `rules`."""
         config = rules.config.threshold
         self._method, self._adaptation = rules.method, rules.adaptation
         self._margin, self._learn_after, self._adapt = config.alarm_margin, config.learn_after, config.adapt
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state with its threshold made fit for this configuration's risk and memory."""
+        """Return the state with its threshold converted for this configuration's risk and memory."""
         if state.applied.reset == OTHER_METHOD:
-            return state  # calibrated again with its next window
+            return state  # recalibrated at its next window
         adopted = self._method.adopt(state.threshold)
         return state if adopted is None or adopted is state.threshold else replace(state, threshold=adopted)
 
@@ -51,12 +51,12 @@ class ThresholdPolicy:
 
 
 class IncidentPolicy:
-    """Do judgements add up to an incident?"""
+    """Opens, updates and closes incidents from the judgements."""
 
     name = "incident"
 
     def __init__(self, rules: Rules) -> None:
-        """Open, update and close by these rules."""
+        """Take the incidents' rules from `rules`."""
         self._rules, self._incidents = rules, rules.incidents
 
     def adopt(self, state: AssetState) -> AssetState:
@@ -64,7 +64,7 @@ class IncidentPolicy:
         return state
 
     def apply(self, draft: Draft) -> bool:
-        """Take the incident one window further."""
+        """Update the incident's state by this window, and add the alert if there is one."""
         draft.incident, event = self._incidents.step(draft.incident, draft.window, draft.judgement)
         if event is not None:
             draft.alerts.append(self._incidents.alert(event, draft.window, self._rules.basis(draft)))
@@ -72,22 +72,22 @@ class IncidentPolicy:
 
 
 class AdaptationPolicy:
-    """Where is the machine, and has it changed for good?"""
+    """Follows the machine's baseline and detects regime changes."""
 
     name = "adaptation"
 
     def __init__(self, rules: Rules) -> None:
-        """Follow by these rules."""
+        """Take the adaptation's rules from `rules`."""
         self._rules = rules
         self._learns_closed = rules.config.threshold.learn_told and rules.config.threshold.adapt
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state with an adaptation of this configuration's columns."""
+        """Return the state with an adaptation for this configuration's columns."""
         adopted = self._rules.adaptation.adopt(state.adaptation)
         return state if adopted is state.adaptation else replace(state, adaptation=adopted)
 
     def apply(self, draft: Draft) -> bool:
-        """Look at a window that is due; at one that opens or closes an incident, forget what was half learnt."""
+        """Learn from a window that is due; at one that opens or closes an incident, discard the unfinished block."""
         before, opened_ms = draft.state.incident.opened_ms, draft.incident.opened_ms
         due = draft.window.due
         if opened_ms != before:
@@ -102,12 +102,12 @@ class AdaptationPolicy:
 
     def _turn(self, draft: Draft, before: int | None, opened_ms: int | None) -> None:
         if self._learns_closed and opened_ms is None:
-            # those that are no number, or too large for one, say of no level that worse lies above it
+            # NaN and infinite scores can't be learnt
             scores = [score for score in draft.adaptation.scores if math.isfinite(score)]
             draft.threshold = self._rules.method.learn(draft.threshold, scores)
         draft.adaptation = self._rules.adaptation.turned(draft.adaptation, draft.window.end_ms)
         if before is None and draft.threshold.pending:
-            draft.threshold = replace(draft.threshold, pending=b"")  # they may hold the beginning of what alarms now
+            draft.threshold = replace(draft.threshold, pending=b"")  # they may be the start of the anomaly
 
     def _look(self, draft: Draft, opened_ms: int | None) -> None:
         window, rules = draft.window, self._rules
@@ -123,21 +123,21 @@ class AdaptationPolicy:
 
 
 class BudgetPolicy:
-    """How many incidents does the risk cost, and which risk keeps the budget?"""
+    """Counts incidents and adjusts the risk so that the alert budget is kept."""
 
     name = "budget"
 
     def __init__(self, rules: Rules) -> None:
-        """Count by these rules, which have a budget."""
+        """Take the budget from `rules`, which must have one."""
         assert rules.budget is not None
         self._budget = rules.budget
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state: counts hold under another budget, too."""
+        """Return the state: its counts are valid for any budget."""
         return state
 
     def apply(self, draft: Draft) -> bool:
-        """Count the window, and set the risk again when it is time to."""
+        """Count the window, and adjust the risk when it is due."""
         state, window = draft.budget, draft.window
         if state is None:
             return False
@@ -153,27 +153,27 @@ class BudgetPolicy:
 
 
 class RegimePolicy:
-    """Is a regime change the new normal?"""
+    """Decides whether a regime change is accepted as the new normal."""
 
     name = "regime"
 
     def __init__(self, rules: Rules) -> None:
-        """Accept by these rules."""
+        """Take the policy for regime changes from `rules`."""
         self._rules = rules
         self._asks = rules.config.adaptation.policy == "ask"
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state: what was asked stays asked."""
+        """Return the state: a pending question to the operator remains pending."""
         return state
 
     def apply(self, draft: Draft) -> bool:
-        """Report a regime change that was found, and accept it where policy or an operator says so."""
+        """Report a regime change that was found, and accept it if the configuration or an operator does."""
         if draft.change is None and draft.controls.idle:
             return False
         found, wanted = draft.change == "regime-change", False
         accepts = draft.controls.accepts
         if accepts and (token := accepts.get(draft.window.asset, "")) > draft.applied.accepted:
-            draft.applied = replace(draft.applied, accepted=token)  # done with, also where there is nothing to accept
+            draft.applied = replace(draft.applied, accepted=token)  # used up, even if there is nothing to accept
             wanted = draft.adaptation.asked and draft.incident.opened_ms is not None
         if found or wanted:
             self._settle(draft, found, accept=wanted or not self._asks, wanted=wanted)
@@ -193,7 +193,7 @@ class RegimePolicy:
             draft.cause = "accept" if wanted else "regime-change"
 
     def _accept(self, draft: Draft) -> None:
-        """Take the machine's regime for its new normal."""
+        """Make the machine's current regime its new normal."""
         rules, threshold = self._rules, draft.threshold
         end_ms, probe = draft.window.end_ms, draft.window.prober()
         draft.adaptation, sample = rules.adaptation.accepted(draft.adaptation, end_ms, probe)

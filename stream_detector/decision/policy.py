@@ -1,10 +1,10 @@
-"""What all policies of the decision engine share: the contract, and the draft of a decision they work on in turn.
+"""The contract of the decision engine's policies, and the draft of a decision, which they process one after the other.
 
-A policy owns one part of an asset's state, an immutable struct. It reads what the policies before it have decided from
-the draft, and puts its own part, alerts and audit entries there. Nothing that came in is changed: a draft belongs to
-one call of `Engine.step`, and parts are replaced, never written to.
+A policy owns one part of an asset's state, an immutable struct. It reads the decisions of the policies before it from
+the draft, and puts its own part, alerts and audit entries into the draft. The input is never modified: a draft belongs
+to one call of `Engine.step`, and parts are replaced, not changed in place.
 
-A policy of your own adds its part to `AssetState.extra` under its name:
+A custom policy stores its part in `AssetState.extra` under its name:
 
     class Count(State):
         VERSION: ClassVar[int] = 1
@@ -13,7 +13,7 @@ A policy of your own adds its part to `AssetState.extra` under its name:
     class CountPolicy:
         name = "count"
 
-        def adopt(self, state):                     # a stored part, or none, made fit for this configuration
+        def adopt(self, state):                     # convert a stored part, or none, for this configuration
             part = extra_part(state, self.name, Count, {})
             return replace(state, extra={**state.extra, self.name: part})
 
@@ -53,12 +53,12 @@ Part = TypeVar("Part", bound=State)
 
 
 class Draft(msgspec.Struct, kw_only=True, gc=False):
-    """A decision in the making: the state's parts as they are by now, and what is to be published."""
+    """An unfinished decision: the current parts of the state, and the alerts and audit entries to be published."""
 
     window: ScoredWindow
     controls: Controls
     state: AssetState
-    """As it was at the beginning of the window, once the operators' settings were applied."""
+    """The state at the beginning of the window, after the operators' controls have been applied."""
     threshold: ThresholdState
     incident: IncidentState
     sensors: SensorState
@@ -68,20 +68,20 @@ class Draft(msgspec.Struct, kw_only=True, gc=False):
     budget: BudgetState | None
     extra: Mapping[str, State]
     is_new: bool = False
-    """Nothing was known of the asset."""
+    """Whether the asset had no state."""
     judgement: Judgement = Judgement(None, False)
     change: Literal["refit", "regime-change"] | None = None
-    """"refit" or "regime-change", where adaptation found one."""
+    """"refit" or "regime-change" if adaptation found one."""
     cause: AuditCause | None = None
-    """Why there is an audit entry, where a policy has a reason of its own, ..."""
+    """The cause of an audit entry, if a policy sets one, ..."""
     before: AssetState | None = None
-    """... and the state before it; None: that at the beginning of the window."""
+    """... and the state before the change; None: the state at the beginning of the window."""
     risk_moved: bool = False
-    """Whether the alert budget has set another risk."""
+    """Whether the alert budget has changed the risk."""
     accepted: bool = False
     """Whether an operator's acceptance of a regime change takes effect with this window."""
     promised: float = 0.0
-    """Incidents that the budget allows for the time since it was looked at last."""
+    """Incidents that the budget allows for the time since it was last updated."""
     opened: int = 0
     """Incidents opened under the budget."""
     alerts: list[Alert] = []
@@ -89,7 +89,7 @@ class Draft(msgspec.Struct, kw_only=True, gc=False):
 
     @classmethod
     def of(cls, state: AssetState, window: ScoredWindow, controls: Controls) -> Draft:
-        """Begin with a state as it is."""
+        """Return a draft with the parts of `state`."""
         return cls(
             window=window,
             controls=controls,
@@ -105,7 +105,7 @@ class Draft(msgspec.Struct, kw_only=True, gc=False):
         )
 
     def current(self) -> AssetState:
-        """Return the state as it is by now, judged up to this window."""
+        """Return the current state, judged up to this window."""
         return AssetState(
             judged_ms=self.window.end_ms,
             threshold=self.threshold,
@@ -119,29 +119,29 @@ class Draft(msgspec.Struct, kw_only=True, gc=False):
         )
 
     def settle(self) -> None:
-        """Take the parts as they are by now for those at the beginning of the window; it isn't judged yet."""
+        """Make the current parts the state at the beginning of the window, which isn't judged yet."""
         self.state = msgspec.structs.replace(self.current(), judged_ms=self.state.judged_ms)
 
 
 class Policy(Protocol):
-    """One concern of the decision. Holds configuration only."""
+    """One part of the decision. Holds only configuration."""
 
     name: str
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return a stored state with this policy's part made fit for this configuration; the same one where it fits."""
+        """Return a stored state with this policy's part converted for this configuration; unchanged if it fits."""
 
     def apply(self, draft: Draft) -> bool:
-        """Decide this policy's part of the draft; return whether the decision ends with it."""
+        """Decide this policy's part of the draft; return whether the decision ends here, without later policies."""
 
 
 def extra_part(
     state: AssetState, name: str, kind: type[Part], migrations: Mapping[int, Callable[[list[Any]], list[Any]]]
 ) -> Part:
-    """Return a policy's own part of a state: a fresh one where it has none, a stored one in today's version.
+    """Return a policy's own part of a state: a new one if there is none, else the stored one in the current version.
 
-    `migrations`: by the version they start from; each returns the fields of the next. Raises ValueError for a version
-    that none of them leads on from.
+    `migrations`: by the version they start from; each returns the fields of the next version. Raises ValueError when a
+    migration is missing.
     """
     part = state.extra.get(name)
     if part is None:
@@ -152,6 +152,6 @@ def extra_part(
     fields, version = part.fields, part.version
     while version != getattr(kind, "VERSION", 1):
         if version not in migrations:
-            raise ValueError(f"the state's part {name!r} is of version {version}, which nothing reads")
+            raise ValueError(f"the state's part {name!r} has version {version}, for which there is no migration")
         fields, version = migrations[version](list(fields)), version + 1  # type: ignore[call-overload]
     return msgspec.convert(dict(zip(kind.__struct_fields__, fields, strict=True)), kind)  # type: ignore[call-overload]

@@ -1,14 +1,14 @@
-"""Where a machine went: the shift under which a detector finds least that is strange. Pure.
+"""Relocation: find the shift under which a window of a machine in a new regime has the lowest score. Pure.
 
-A model predicts each channel from the others. Where one has moved, the predictions of the others are wrong as well,
-and more so the closer they go together; to take all offsets off at once may make things worse (it is Jacobi's
-iteration of a linear model's normal equations, which need not converge). To take off that of one channel is, for a
-linear model with a quadratic score, the best that can be done along it. So the shift is sought channel by channel,
-each time by the move that lowers the score most (Gauss-Southwell coordinate descent); moving all at once is one more
-candidate. One sensor that was replaced ends as a shift of one channel.
+A model predicts each channel from the others. If one channel has moved, the predictions of the others are wrong too,
+the more so the stronger the correlation. Subtracting all offsets at once may increase the score: for a linear model it
+is Jacobi's iteration of the normal equations, which need not converge. Subtracting the offset of one channel is, for a
+linear model with a quadratic score, the best possible step along that channel. So the shift is found by coordinate
+descent, each time with the step that lowers the score most (Gauss-Southwell rule); a step of all channels at once is an
+additional candidate. After the replacement of one sensor, the result is a shift of one channel.
 
-Candidates are compared by the score of one window. Where they lead is the mean over blocks of windows:
-by how much a move changes the offsets is seen without noise, as it is the same window before and after.
+Candidates are compared by the score of one window. The size of a step comes from the mean offsets over blocks of
+windows. The change of the offsets by a step is free of noise, because it is measured on the same window.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from stream_detector.decision.window import Floats, Probe
 
-#: A move must lower the score by this share of it, or it is the noise of one window.
+#: A step must lower the score by this share; smaller gains are noise of the single window.
 LEAST_GAIN = 0.05
-#: Channels tried at a time, those with the largest offsets, and most moves.
+#: Number of channels tried per step, those with the largest offsets, and maximum number of steps.
 TRIED, MOVES = 16, 64
 
 
 def relocated(probe: Probe, shift: Floats, offset: Floats) -> Floats:
-    """Return the shift (N,), from `shift` on, at which the window is least strange; `offset` (N,): the mean one."""
+    """Return the shift (N,) with the lowest score, searched from `shift`; `offset` (N,): mean offset over windows."""
     here, mean = shift.astype(np.float64), offset.astype(np.float64)
     scores, offsets = probe(here[None])
     score, seen = float(scores[0]), offsets[0].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The rules of one stream, which the policies share: built once from the configuration and the calibrations. Pure."""
+"""The rules of one stream, shared by the policies; built once from the configuration and the calibrations. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stream_detector.windowing.channel_profile import ChannelProfile
 
 
 class Rules:
-    """Configuration turned into rules. Holds no state of any asset."""
+    """The rules that follow from a configuration. Holds no state of any asset."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Rules:
         self.sensors = SensorFaults(config, profiles, self.incidents)
         stride_ms = config.window.stride * config.window.cell_ms
         self.follows = config.window.mode == "grid"
-        """Whether windows tell where a machine is: records don't."""
+        """Whether the baseline is followed: not for records."""
         columns = len(config.numeric_columns) if self.follows else 0
         self.adaptation = AdaptationRules(config.adaptation, stride_ms, columns)
         self.budget: Budget | None = None
@@ -47,25 +47,25 @@ class Rules:
             self.budget = Budget(config.threshold.budget, config.incident, self.method, stride_ms)
 
     def risk_of(self, threshold: ThresholdState) -> float:
-        """Return the risk that a threshold has: the configured one, or what its budget made of it."""
+        """Return the risk of a threshold: the configured one, or the one adjusted by the alert budget."""
         if self.budget is None or not threshold.numbers:
             return self.method.risk
         assert isinstance(self.method, Spot)
         return self.method.risk_of(threshold)
 
     def set_budget(self, draft: Draft) -> None:
-        """Give a threshold just calibrated the risk that the budget gives it, if there is one."""
+        """Set the risk of a newly calibrated threshold by the alert budget, if there is one."""
         if self.budget is not None:
             scores, end_ms = self.calibrations[draft.window.model], draft.window.end_ms
             draft.budget, draft.threshold = self.budget.start(draft.threshold, scores, end_ms)
 
     def basis(self, draft: Draft) -> Basis:
-        """Return what a draft's alerts are based on."""
+        """Return the basis of a draft's alerts."""
         threshold = draft.threshold
         return Basis(draft.judgement, self.risk_of(threshold), threshold.seen)
 
     def limit(self, state: AssetState | Draft, pinned: float | None) -> Limit:
-        """Return what scores are compared with, for alerts about sensors."""
+        """Return the limit that scores are compared with, for alerts about sensors."""
         threshold = state.threshold
         level = alarm_level(threshold.level, self.margin) if pinned is None else pinned
         method = threshold.method if pinned is None else "pinned"

@@ -1,9 +1,10 @@
-"""Which channels of a window behave as no healthy sensor of theirs does: array operations over a whole batch.
+"""Checks of a window's channels for readings that no healthy sensor gives: array operations over a whole batch.
 
-RUN    the newest cells repeat one value for longer than chance or training history explain
-FLAT   the whole window repeats one value, but for this channel it takes longer than a window to be sure
-TIES   many cells at the largest (least) value, which lies at or beyond all of training: clipped
-OUT    the newest cell is where no machine takes it: many times the channel's range away, or negative where nothing was
+RUN    the newest cells repeat one value for longer than chance or the training history can explain
+FLAT   the whole window repeats one value, but for this channel a window is too short to be sure
+TIES   many cells are at the window's maximum (minimum), which is at or beyond the training range: clipped
+OUT    the newest cell is physically implausible: many times the channel's range away, or negative although the
+       training range is not
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from stream_detector.windowing.channel_profile import FIELDS, REACH, ChannelProf
 RUN, FLAT, TIES, OUT = 1, 2, 4, 8
 Codes = NDArray[np.uint8]
 
-#: A run of repeated values is no chance when it had this probability.
+#: A run of repeated values is a fault when its probability by chance is below this.
 _CHANCE = 1e-9
-#: Fewest repeats of a stuck sensor; and how many times the longest run, or most ties, of training it takes.
+#: Minimum repeats of a stuck sensor, and the multiple of the longest run, or of the most ties, in training.
 _LEAST, _TIMES = 4, 2
-#: A channel that repeats so often, or was constant for as long as any window reaches, may stand still.
+#: Runs are not checked on channels of which at least this share of cells repeats the previous one in training.
 _MOSTLY = 0.98
-#: So many ranges beyond all of training is no machine's doing.
+#: Distance beyond the training range, in multiples of it, that no machine can cause.
 _FAR = 20.0
 
 
@@ -33,7 +34,7 @@ class SensorChecks:
     """The limits of each model's channels."""
 
     def __init__(self, profiles: Sequence[ChannelProfile | None], columns: int, length: int) -> None:
-        """`norms`: channel profiles by model index; None for artifacts without one, where no fault is found."""
+        """`profiles`: channel profiles by model index; None for artifacts without one, which are not checked."""
         reach = min(length, REACH)
         never = np.full(columns, np.inf)
         tables = [one.table if one is not None and one.table.shape[1] == columns else None for one in profiles]
@@ -52,7 +53,7 @@ class SensorChecks:
             by_chance = np.ceil(np.log(_CHANCE) / np.log(np.minimum(repeats, _MOSTLY)))
         need = np.maximum(np.maximum(by_chance, _TIMES * run + 1), _LEAST)
         self.need: Floats = np.where(numbers & (repeats < _MOSTLY), need, np.inf)
-        """(models, C) cells that must repeat the one before; infinite where constant values are usual."""
+        """(models, C) number of cells that must repeat the previous one; infinite if constant values are usual."""
         self._high_ties = np.where(numbers, _TIMES * stacked("ties_high") + 2, np.inf)
         self._low_ties = np.where(numbers, _TIMES * stacked("ties_low") + 2, np.inf)
         low, high = stacked("low"), stacked("high")
@@ -66,7 +67,7 @@ class SensorChecks:
             self._far_low: Floats = np.where(varies, far_low, -np.inf)
 
     def look(self, windows: WindowBatch, model: NDArray[np.int32]) -> Codes | None:
-        """Return flags (W, C) of each window's channels; None when there are none. `model` (W,): index, -1 for none."""
+        """Return flags (W, C) of each window's channels; None if none is set. `model` (W,): index, -1 for none."""
         if not self.any or not len(model):
             return None
         values, filled = windows.values, windows.filled
@@ -92,10 +93,10 @@ class SensorChecks:
         return codes if codes.any() else None
 
     def beyond(self, model: int, column: int, value: float) -> bool:
-        """Whether a value lies outside all that training saw."""
+        """Return whether a value is outside the training range."""
         return not self._low[model, column] <= value <= self._high[model, column]
 
     @property
     def reach(self) -> int:
-        """Cells of a window's end that are looked at."""
+        """Number of cells at a window's end that are checked."""
         return self._reach

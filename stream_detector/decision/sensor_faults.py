@@ -1,14 +1,15 @@
-"""Flags of windows -> sensor incidents -> alerts, and which machine alarms they explain. Pure.
+"""Flags of windows -> sensor incidents -> alerts, and the machine alarms that they explain. Pure.
 
-Open    when a check is sure: a run, ties, the second window in a row that is out of range, or a channel that has been
-        flat for as long as it takes. A machine incident that began with the fault, not before, is taken over: its id
-        goes on as the sensor's, reported by an update.
-Update  when the fault turns out another one: what was out of range is pinned there.
-Close   after as many windows without the flag as a window is long, and at least `incident.close_after`: until then the
-        scores still contain the sensor's values.
+Open    when a check is certain: a run, ties, the second window in a row that is out of range, or a channel that has
+        been flat for long enough. A machine incident that began with the fault, not before it, becomes the sensor's
+        incident: it keeps its id and is reported by an update.
+Update  when the fault changes: a value that was out of range has become stuck there.
+Close   after enough windows without the flag to span one window length, and at least `incident.close_after`: until
+        then the windows still contain the faulty values.
 
-While a sensor fault is open, the asset's scores are the sensor's doing and neither alarm nor teach, unless most of
-them (SOUND) is the other channels', and that would be an alarm of its own by `incident.warning_ratio`.
+While a sensor fault is open, the asset's scores are attributed to the sensor: they neither raise alarms nor are learnt.
+Exception: at least the share SOUND of a score comes from the other channels, and that part alone would exceed the alarm
+level by `incident.warning_ratio`.
 """
 
 from __future__ import annotations
@@ -43,33 +44,33 @@ from stream_detector.types import (
 from stream_detector.windowing.channel_profile import ChannelProfile
 
 _QUIET = IncidentState()
-_OPEN_OUT = 2  # windows in a row out of range
-#: Least share of a score that sound channels must have to alarm beside a broken one.
+_OPEN_OUT = 2  # windows in a row out of range, for an incident
+#: Minimum share of a score from channels without a fault that can raise an alarm during a sensor fault.
 SOUND = 0.8
-#: Most faults followed of one asset: its state has 4 kB. Of a machine all of whose sensors freeze, these say enough.
+#: Maximum number of open faults per asset, because its state is limited to 4 kB; enough if all sensors freeze at once.
 MOST_FAULTS = 4
 
 
 class Limit(msgspec.Struct, frozen=True, gc=False):
-    """What an asset's scores are compared with, for alerts about its sensors."""
+    """The limit for an asset's scores, for alerts about its sensors."""
 
-    level: float | None  # to alarm above
+    level: float | None  # alarm level
     method: str
     risk: float
-    seen: int  # normal scores learnt from
+    seen: int  # number of normal scores learnt
 
 
 class SensorFaults:
     """The sensor rules of one stream; holds no state of any asset."""
 
     def __init__(self, config: Config, profiles: Sequence[ChannelProfile | None], incidents: Incidents) -> None:
-        """`profiles` by model index."""
+        """`profiles`: channel profiles by model index."""
         window = config.window
         self._columns = tuple(config.columns)
         self._incidents = incidents
         self._checks = SensorChecks(profiles, len(self._columns), window.length)
         self.on = config.sensors.check and window.mode == "grid" and self._checks.any
-        """Whether any window is looked at."""
+        """Whether windows are checked."""
         self._reported = frozenset(config.sensors.checks)
         self._cell_ms = window.cell_ms
         self._reach_ms = window.length * window.cell_ms
@@ -77,13 +78,13 @@ class SensorFaults:
         self._warning = config.incident.warning_ratio
 
     def look(self, windows: WindowBatch, model: np.ndarray) -> Codes | None:
-        """Return the flags of all windows' channels, None when there are none."""
+        """Return the flags of all windows' channels; None if none is set."""
         return self._checks.look(windows, model) if self.on else None
 
     def step(
         self, state: SensorState, incident: IncidentState, window: ScoredWindow, limit: Limit
     ) -> tuple[SensorState, IncidentState, list[Alert]]:
-        """Return the states after a window, and the alerts. `incident` is the machine's; taken over, it is quiet."""
+        """Return the states after a window, and the alerts. `incident`: the machine's; quiet after it is taken over."""
         turn = _Turn(window, limit, incident)
         codes = window.flags
         flagged = {} if codes is None else {c: int(codes[c]) for c in np.flatnonzero(codes).tolist()}
@@ -105,11 +106,11 @@ class SensorFaults:
         return SensorState(faults=tuple(kept), refused=state.refused), turn.incident, turn.alerts
 
     def _followed(self, fault: SensorFault, column: int, flags: int, turn: _Turn) -> SensorFault | None:
-        """Return a fault after a window with these flags of its channel; None when it is over."""
+        """Return a fault after a window with these flags of its channel; None when it has ended."""
         name = self._named(flags, column, turn.window)
         if name is None:
             if fault.incident is None:
-                return None  # a suspicion that came to nothing
+                return None  # a suspected fault that was not confirmed
             fault = replace(fault, quiet=fault.quiet + 1)
             if fault.quiet >= self._close_after:
                 turn.alerts.append(self._alert("close", fault, turn))
@@ -126,7 +127,7 @@ class SensorFaults:
         return fault
 
     def _begun(self, column: int, flags: int, turn: _Turn) -> SensorFault | None:
-        """Return the fault, or the suspicion of one, that flags of a sound channel begin."""
+        """Return the fault, open or only suspected, that begins with these flags of a channel."""
         name = self._named(flags, column, turn.window)
         if name is None:
             return None
@@ -137,9 +138,9 @@ class SensorFaults:
     def on_liveness(
         self, state: AssetState, event: LivenessEvent, model: ModelRef, limit: Limit
     ) -> tuple[SensorState, IncidentState, Alert | None]:
-        """Return the states after a fault that shows in the messages began or ended, and its alert, if any.
+        """Return the states after the begin or end of a fault that messages show, and its alert, if any.
 
-        A machine incident that a dropout's filled cells have opened is taken over.
+        A machine incident that was opened by the filled cells of a dropout becomes the sensor's incident.
         """
         asset, channel, sensors, incident = event.asset, event.channel, state.sensors, state.incident
         there = [one for one in sensors.faults if one.by_log and (one.channel, one.fault) == (channel, event.fault)]
@@ -189,12 +190,12 @@ class SensorFaults:
         )
 
     def _named(self, flags: int, column: int, window: ScoredWindow) -> str | None:
-        """Return the fault some flags mean, None for none that is reported."""
+        """Return the name of the fault that the flags mean; None if there is none or it is not reported."""
         name = self._meant(flags, column, window)
         return name if name in self._reported else None
 
     def _meant(self, flags: int, column: int, window: ScoredWindow) -> str | None:
-        """Return the fault some flags mean, None for none."""
+        """Return the name of the fault that the flags mean; None if there is none."""
         if not flags:
             return None
         value = float(window.newest[column])
@@ -212,7 +213,7 @@ class SensorFaults:
         return window.end_ms - fault.since_ms >= float(self._checks.need[window.model, column]) * self._cell_ms
 
     def _since(self, flags: int, column: int, window: ScoredWindow) -> int:
-        """Return about when a fault that is flagged for the first time began."""
+        """Return the approximate start of a fault that is flagged for the first time, UNIX ms."""
         cells = 1.0
         if flags & RUN:
             cells = float(self._checks.need[window.model, column])
@@ -221,7 +222,7 @@ class SensorFaults:
         return round(window.end_ms - cells * self._cell_ms)
 
     def _opened(self, fault: SensorFault, turn: _Turn) -> SensorFault:
-        """Open a fault's incident, or take over the machine's that began with it."""
+        """Open a fault's incident, or take over the machine incident that began with it."""
         incident, window = turn.incident, turn.window
         if incident.incident is not None and (incident.first_ms or 0) > fault.since_ms - self._reach_ms:
             fault = replace(fault, incident=incident.incident, since_ms=incident.first_ms or fault.since_ms)
@@ -238,7 +239,7 @@ class SensorFaults:
         return fault
 
     def mutes(self, state: SensorState, window: ScoredWindow, level: float | None) -> bool:
-        """Whether what the sound channels have in the score is no alarm of its own."""
+        """Return whether the contributions of channels without a fault are too small for an alarm of their own."""
         broken = [self._columns.index(f.channel) for f in state.faults if f.incident and f.channel in self._columns]
         if not broken:
             return False
@@ -246,7 +247,7 @@ class SensorFaults:
         total = float(contributions.sum())
         rest = 1.0 - float(contributions[broken].sum()) / total if total > 0 else 0.0
         if rest < SOUND:
-            return True  # a model that mixes its channels also attributes scores to sound ones
+            return True  # a model that combines channels attributes a part of the score to the others, too
         return not (level is not None and alarm_ratio(window.score * rest, level) > self._warning)
 
     def _alert(self, event: AlertEvent, fault: SensorFault, turn: _Turn) -> Alert:
@@ -277,7 +278,7 @@ class SensorFaults:
 
 
 class _Turn:
-    """One window's faults in the making; private to one call of `step`."""
+    """Working data of one call of `step`: the window, the machine's incident and the alerts so far."""
 
     __slots__ = ("alerts", "incident", "limit", "window")
 
@@ -287,22 +288,22 @@ class _Turn:
 
 
 class SensorFaultPolicy:
-    """Sensor faults come before the threshold: what a broken sensor says neither alarms nor teaches."""
+    """Follows sensor faults, before the threshold: their readings neither raise alarms nor are learnt."""
 
     name = "sensors"
 
     def __init__(self, rules: SensorFaults, limit: Callable[[Draft], Limit], adaptation: AdaptationRules) -> None:
-        """`limit`: returns what a draft's scores are compared with."""
+        """`limit`: returns the limit for a draft's scores."""
         self._rules = rules
         self._limit = limit
         self._adaptation = adaptation
 
     def adopt(self, state: AssetState) -> AssetState:
-        """Return the state: a fault holds under any configuration."""
+        """Return the state: open faults do not depend on the configuration."""
         return state
 
     def apply(self, draft: Draft) -> bool:
-        """Follow the channels' faults; the decision ends here when the score is a sensor's doing."""
+        """Follow the channels' faults; the decision ends here when the score is attributed to a sensor."""
         window = draft.window
         if window.flags is None and not draft.sensors.faults:
             return False

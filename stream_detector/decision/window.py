@@ -1,4 +1,4 @@
-"""One window with its score, as the decision engine takes it."""
+"""One window with its score, the input of the decision engine."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from numpy.typing import ArrayLike, NDArray
 from stream_detector.types import ModelRef, ScoreBatch, WindowBatch
 
 Floats = NDArray[np.float32]
-#: Scores one window under some shifts (K, N): its scores (K,) and offsets (K, N), the shifts included. A pure function.
+#: Scores one window under K shifts (K, N); returns its scores (K,) and its offsets (K, N), shifts included. Pure.
 Probe = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], Floats]]
 
 
 class ScoredWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A window of one asset after scoring. Its details stay in the batch it was scored in: only alarms look at them."""
+    """A window of one asset after scoring. Its details remain in the batch of scores; only alarms need them."""
 
     asset: str
     end_ms: int
     """Event time of its end, UNIX ms."""
     score: float
-    """Higher is stranger; NaN is stranger than any number."""
+    """Higher is more anomalous; NaN counts as higher than any number."""
     scores: ScoreBatch
     row: int = 0
-    """Its place in `scores`."""
+    """Its index in `scores`."""
     model: int = 0
     """Index of its detector in `scores.models`, and in the engine's calibrations."""
     ingest_ms: int = -1
     """Broker time of the reading that completed it, UNIX ms; -1 when unknown."""
     due: bool | None = None
-    """Whether adaptation looks at it; None: by its end time."""
+    """Whether adaptation uses it; None: this depends on its end time."""
     serial: int | None = None
-    """Serial of the shift it was scored under; None: any shift is as good."""
+    """Serial of the shift it was scored under; None: the shift is not checked."""
     flags: NDArray[np.uint8] | None = None
-    """(C,) what sensor checks say of each channel (sensor_checks.py); None: nothing."""
+    """(C,) flags of the sensor checks for each channel (sensor_checks.py); None: no flag is set."""
     windows: WindowBatch | None = None
-    """The batch of windows it is in, and ..."""
+    """The batch that contains the window, ..."""
     place: int = 0
-    """... where; needed where `flags` are or a sensor fault is open."""
+    """... and its index there; needed if there are `flags` or a sensor fault is open."""
     probe: Callable[[ScoredWindow, NDArray[np.float64]], tuple[NDArray[np.float64], Floats]] | None = None
-    """Scores this window under other shifts; None: a regime change is located by the mean offsets."""
+    """Scores this window under other shifts; None: relocation uses the mean offsets."""
 
     @classmethod
     def of(
@@ -55,7 +55,7 @@ class ScoredWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         expected: ArrayLike,
         model: ModelRef,
     ) -> ScoredWindow:
-        """Return a window that was scored by itself; the arrays are (C,), an entry per column of the configuration.
+        """Return a window that was scored by itself; the arrays are (C,), one entry per column of the configuration.
 
         `contributions` are >= 0; `observed` and `expected` are in the channels' units.
         """
@@ -65,7 +65,7 @@ class ScoredWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def newest(self) -> Floats:
-        """The values of its last cell, (C,), in the channels' units. Only where `windows` are known."""
+        """The values of its last cell, (C,), in the channels' units. Requires `windows`."""
         assert self.windows is not None
         found: Floats = self.windows.values[self.place, -1]
         return found
@@ -77,28 +77,28 @@ class ScoredWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def contributions(self) -> Floats:
-        """Each column's part of the score, (C,), >= 0."""
+        """Each column's contribution to the score, (C,), >= 0."""
         found: Floats = self.scores.channels[self.row]
         return found
 
     @property
     def observed(self) -> Floats:
-        """What was measured, (C,), in the channels' units."""
+        """The measured values, (C,), in the channels' units."""
         found: Floats = self.scores.observed[self.row]
         return found
 
     @property
     def expected(self) -> Floats:
-        """What the model would have expected there, (C,), in the channels' units."""
+        """The values that the model expected instead, (C,), in the channels' units."""
         found: Floats = self.scores.expected[self.row]
         return found
 
     @property
     def offset(self) -> Floats | None:
-        """(N,) how far the last cell is from the expectation, in training spreads; None where nothing says so."""
+        """The last cell less the expectation, (N,), in training spreads; None if the detector gives no expectation."""
         return None if self.scores.offset is None else self.scores.offset[self.row]
 
     def prober(self) -> Probe | None:
-        """Return what scores this window under other shifts, if anything does."""
+        """Return a function that scores this window under other shifts; None if there is no `probe`."""
         probe = self.probe
         return None if probe is None else lambda shifts: probe(self, shifts)

@@ -1,1 +1,1 @@
-"""Labelled recordings judged as a live worker would judge them, and the figures of it (docs/evaluation.md)."""
+"""Evaluation: labelled recordings are judged as by a live worker and measured (docs/evaluation.md)."""

@@ -1,4 +1,4 @@
-"""What an evaluation is given: labelled recordings, and which of their rows train and which are judged."""
+"""The input of an evaluation: labelled recordings, and which of their rows are for training and which are judged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream_detector.evaluate.offline import Encoded
 
 
 class Message(Protocol):
-    """A reading as it is sent."""
+    """A reading as a message."""
 
     @property
     def key(self) -> bytes:
@@ -31,9 +31,9 @@ class Message(Protocol):
 
 
 class Recording(Protocol):
-    """Readings of one asset in the order of their source and their ground truth as far as known; N rows.
+    """Readings of one asset in source order, with their ground truth as far as it is known; N rows.
 
-    `stream_detector.datasets.recording.Recording` is one. Labels never enter a message.
+    `stream_detector.datasets.recording.Recording` implements it. Messages never contain labels.
     """
 
     asset: str
@@ -41,9 +41,9 @@ class Recording(Protocol):
     values: dict[str, NDArray[Any]]  # channel -> (N,)
     blocks: dict[str, list[NDArray[np.float64] | None]]  # channel -> (N) waveforms
     labels: NDArray[np.int8] | None  # (N,) 1 where anomalous
-    marks: dict[str, NDArray[np.int8]]  # further flags, (N,): `training` where the data set says which rows train
-    details: dict[str, NDArray[Any]]  # further truth by name, (N,): an attack's name, a test's part
-    interval_ms: float | None  # from sample to sample of waveforms
+    marks: dict[str, NDArray[np.int8]]  # further flags, (N,): `training` if the data set defines its training rows
+    details: dict[str, NDArray[Any]]  # further ground truth by name, (N,): an attack's name, a part of the test set
+    interval_ms: float | None  # time between samples of waveforms
     source: str
 
     @property
@@ -57,16 +57,16 @@ class Recording(Protocol):
         """Return rows start..stop."""
 
     def take(self, places: NDArray[np.int64]) -> Self:
-        """Return the rows at these places, in their order."""
+        """Return the rows at these positions, in the given order."""
 
     def carrying(self, channels: Iterable[str]) -> Self:
-        """Return the rows that carry any of some channels."""
+        """Return the rows with a value of at least one of the channels."""
 
     def decimated(self, factor: int, low_pass: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Self:
-        """Return waveforms of every `factor`-th sample after a low-pass filter."""
+        """Return the recording with every `factor`-th sample of its waveforms, after a low-pass filter."""
 
     def messages(self) -> Iterator[Message]:
-        """Yield one message a row that has any value."""
+        """Yield one message per row that has a value."""
 
 
 class Read(Protocol):
@@ -81,27 +81,27 @@ Fit = Callable[[Config], Config]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One recording to be judged, and the rows before or beside it that train its detector.
+    """One recording to be judged, and the rows on which its detector is trained.
 
-    Training and test are different rows: nothing of `test`, labels included, reaches the training.
+    Training and test rows are disjoint: nothing of `test`, including its labels, is used for training.
     """
 
-    name: str  # of the file, for people: valve1/0.csv
+    name: str  # of the file, for reports: valve1/0.csv
     train: Recording
     test: Recording
-    config: Config  # the set-up it is judged under
-    first_row: int = 0  # row of the file that `test` begins with
-    fit: Fit | None = None  # how a set-up is fitted to the file, such as its grid to the file's step
+    config: Config  # the configuration under which it is judged
+    first_row: int = 0  # the file's row at which `test` begins
+    fit: Fit | None = None  # adapts a configuration to the file, for example the grid to the file's sampling interval
 
     @classmethod
     def of(
         cls, name: str, train: Recording, test: Recording, config: Config, *, first_row: int = 0, fit: Fit | None = None
     ) -> Case:
-        """Return a case under the set-up fitted to it."""
+        """Return a case with the configuration adapted to it by `fit`."""
         return cls(name, train, test, fit(config) if fit else config, first_row, fit)
 
     def under(self, config: Config) -> Case:
-        """Return the same case under another set-up."""
+        """Return the same case with another configuration, adapted by `fit`."""
         return replace(self, config=self.fit(config) if self.fit else config)
 
     @property
@@ -111,7 +111,7 @@ class Case:
 
     @property
     def labels(self) -> NDArray[np.int8]:
-        """Truth of the test rows, (N,); all 0 where nobody labelled them."""
+        """Labels of the test rows, (N,); all 0 if there are no labels."""
         return np.zeros(len(self.test), np.int8) if self.test.labels is None else self.test.labels
 
 
@@ -126,10 +126,10 @@ def encoded(recording: Recording) -> Iterator[Encoded]:
 
 
 def silent(what: str, done: int, of: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 def mean_of(rows: Iterable[Mapping[str, Any]], key: str) -> float | None:
-    """Return the mean of a figure over those that have it; None when none has."""
+    """Return the mean of a figure over the rows that have it; None if none has."""
     known = [row[key] for row in rows if row.get(key) is not None]
     return float(np.mean(known)) if known else None

@@ -1,4 +1,4 @@
-"""Lines, bands and axes as SVG text. A series is drawn by the smallest and largest value of each pixel column."""
+"""Lines, bands and axes as SVG text. Long series are reduced to the smallest and largest value of each column."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 WIDTH, LEFT, RIGHT = 1_000, 92, 12
 LANE, GAP, BAND = 46, 6, 10
 COLUMNS = 450
-#: Of longer drawings every tick has its date.
+#: In drawings at least this long, every tick of the time axis has its date.
 DAY_MS = 86_400_000.0
 
 
@@ -23,18 +23,18 @@ class Canvas:
     """A drawing that grows downwards; x is event time."""
 
     def __init__(self, start_ms: float, end_ms: float) -> None:
-        """Begin with nothing on it."""
+        """Make an empty drawing from `start_ms` to `end_ms`, UNIX ms."""
         self.start_ms, self.end_ms = start_ms, end_ms
         self.height = 4.0
         self.parts: list[str] = []
 
     def x(self, ts_ms: float) -> float:
-        """Place of a time."""
+        """Return the x coordinate of a time."""
         span = max(self.end_ms - self.start_ms, 1.0)
         return LEFT + (WIDTH - LEFT - RIGHT) * (ts_ms - self.start_ms) / span
 
     def band(self, name: str, css: str, intervals: Sequence[tuple[float, float]]) -> None:
-        """Add a strip on which time intervals are filled."""
+        """Add a strip with filled time intervals."""
         y = self.height
         self._label(name, y + BAND - 1)
         self._rect("strip", BAND)
@@ -48,7 +48,7 @@ class Canvas:
         self.height += BAND + 4
 
     def shade(self, start_ms: float, end_ms: float, css: str, title: str) -> str:
-        """Return a rectangle over the whole height; add it when all lanes are there."""
+        """Return a rectangle over the whole height; call this after all lanes have been added."""
         x = self.x(start_ms)
         width = max(self.x(end_ms) - x, 0.5)
         return (
@@ -67,7 +67,7 @@ class Canvas:
         log: bool = False,
         height: int = LANE,
     ) -> None:
-        """Add a lane with a line, and a second one on the same scale; `log`: where all is above 0."""
+        """Add a lane with a line, and a second one on the same scale; `log`: logarithmic if all values are above 0."""
         shown = [values] if second is None else [values, second]
         known = np.concatenate([one[np.isfinite(one)] for one in shown])
         y = self.height
@@ -110,13 +110,13 @@ class Canvas:
 
 
 def moment(ms: float, short: bool = False) -> str:
-    """Write a time for people, UTC."""
+    """Format a time, UTC, for display."""
     when = datetime.fromtimestamp(ms / 1_000.0, UTC)
     return when.strftime("%H:%M:%S" if short else "%Y-%m-%d %H:%M:%S")
 
 
 def _polylines(canvas: Canvas, ts_ms: Floats, y: Floats, css: str) -> list[str]:
-    """Draw stretches of finite points, thinned to two points a column."""
+    """Draw a line through the finite points, reduced to at most two points per column."""
     finite = np.flatnonzero(np.isfinite(y))
     if not len(finite):
         return []

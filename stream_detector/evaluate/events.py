@@ -1,9 +1,11 @@
-"""Incident by incident: what an operator gets. Faults caught, how late, false calls a day, time spent in alarm.
+"""Figures by incident, as an operator sees them: faults caught, their delays, false incidents per day, time in alarm.
 
-A fault is a stretch of rows labelled anomalous. It is caught when an incident of its asset is open at any moment of it.
-Its delay runs from its first row to the end of the window that opened the incident; 0 when the incident was open
-already, which `already_open` counts, since an alarm that never ends catches everything.
-An incident is false when it touches no fault, nor the time after one while windows still hold readings of it.
+A fault is a run of consecutive rows labelled anomalous. It is caught when an incident of its asset is open at any time
+during the fault. Its delay is the time from its first row to the end of the window that opened the incident. It is 0
+when the incident was open before the fault; `already_open` counts these cases, because an alarm that never ends catches
+every fault.
+An incident is false when it overlaps neither a fault nor the time after one during which windows still contain its
+readings.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ DAY_MS = 86_400_000.0
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """One recording as it was watched: its faults, its incidents, how long."""
+    """The faults and incidents of one recording, and the time judged."""
 
     faults: list[Interval]
-    delays_ms: list[float | None]  # of each fault: to the alert; None when it was missed
-    already_open: int  # faults caught by an incident that was open before them
+    delays_ms: list[float | None]  # of each fault, from its start to the alert; None when it was missed
+    already_open: int  # faults caught by an incident that was open before they started
     incidents: list[Incident]
     false: list[Incident]
     watched_ms: float  # event time from the first to the last row
@@ -37,7 +39,7 @@ class Watch:
 
 
 def watch(case: Case, track: Track, rows: Rows, tail_ms: float) -> Watch:
-    """Hold a recording's incidents against its labels; `tail_ms`: how far back its windows reach."""
+    """Compare a recording's incidents with its labels; `tail_ms`: the length of a window."""
     ts_ms = case.test.ts_ms
     faults = runs(case.asset, ts_ms, case.labels)
     told = {alert.incident: float(alert.end_ms) for alert in track.alerts if alert.event == "open"}

@@ -1,4 +1,4 @@
-"""Training for an evaluation: one detector a recording, or one for all, from training rows alone."""
+"""Training for an evaluation: one detector per recording, or one for all, from training rows only."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ log = logging.getLogger(__name__)
 
 
 def seeded(config: Config, seed: int) -> Config:
-    """Return the set-up with another `train.seed`."""
+    """Return the configuration with another `train.seed`."""
     return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
 
 
 def history(config: Config, recordings: Iterable[Recording]) -> Iterator[WindowBatch]:
-    """Yield the windows of training rows, cut as `stream-detector train` cuts them. DataError names the recording."""
+    """Yield the windows of training rows, as `stream-detector train` does. Raises DataError with the source's name."""
     for recording in recordings:
         for name in config.channels:
             if name not in recording.channels:
                 raise DataError(
-                    f"{recording.source}: no column {name!r}, which channels names; it has: "
+                    f"{recording.source}: no column {name!r}, which is configured in channels; the columns are: "
                     f"{', '.join(recording.channels)}"
                 )
             if not len(recording.carrying([name])):
-                raise DataError(f"{recording.source}: column {name!r} holds no value in the rows that train")
+                raise DataError(f"{recording.source}: column {name!r} has no value in the training rows")
         try:
             yield from windows(config, encoded(recording))
         except DataError as error:
@@ -42,18 +42,18 @@ def history(config: Config, recordings: Iterable[Recording]) -> Iterator[WindowB
 
 
 def fit_each(config: Config, cases: Sequence[Case], refuse: bool = True) -> ModelSet:
-    """Train one detector a case, as `train --per-asset` does.
+    """Train one detector per case, as `train --per-asset` does.
 
-    `refuse`: raise DataError on one whose training rows make too few windows; else it has no detector, as the log says:
-    its rows are judged, and no alarm is raised.
+    With `refuse`, raises DataError for a case whose training rows give too few windows. Otherwise such a case gets no
+    detector, which is logged: its rows are judged without ever raising an alarm.
     """
     rows = [case.train for case in cases]
     histories = gather(config, history(config, rows), None, from_rows(rows, config))
     for case in cases:
-        place = f"{case.train.source}: its first rows are too few: "
+        place = f"{case.train.source}: too few training rows: "
         try:
             if (own := histories.get(case.asset)) is None:
-                raise DataError(f"{place}the {len(case.train)} that train make no window of {config.window.length}")
+                raise DataError(f"{place}{len(case.train)} rows give no window of {config.window.length} cells")
             enough(config, [own], place)
         except DataError as error:
             if refuse:

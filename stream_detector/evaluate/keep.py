@@ -1,11 +1,12 @@
-"""An evaluation's detectors and alerts on disk, so that the same run can be repeated live and compared.
+"""Storage of an evaluation's detectors and alerts, so that the same run can be repeated live and compared.
 
-    DIR/config.yaml        the set-up, its artifact set to the folder beside it
-    DIR/artifacts/         the detectors of the first seed: one a recording, or default.safetensors for all
-    DIR/alerts.jsonl       the alerts of the judged rows, the very bytes a worker publishes for them, one a line
-    DIR/rows.json          asset -> file, and the row of it that the judged part begins with
+    DIR/config.yaml        the configuration, with `artifact` set to the folder beside it
+    DIR/artifacts/         the detectors of the first seed: one per recording, or default.safetensors for all
+    DIR/alerts.jsonl       the alerts of the judged rows, one per line, byte for byte as a worker publishes them
+    DIR/rows.json          asset -> file, and the file's row at which the judged part begins
 
-Where recordings are judged under different set-ups (their own grids), each set-up has a folder DIR/1, DIR/2, …
+If recordings are judged under different configurations (each with its own grid), each configuration has its own folder
+DIR/1, DIR/2, …
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ ARTIFACTS = "artifacts"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was written of the recordings judged under one set-up."""
+    """The content of one configuration's folder."""
 
     folder: Path
     recordings: tuple[Recording, ...]
     """The rows that were judged."""
     alerts: dict[str, list[bytes]]
-    """Asset -> its alerts as published; without those that have none."""
+    """Asset -> its alerts as published; assets without alerts are left out."""
 
 
 def keep(run: Run, folder: Path) -> list[Kept]:
-    """Write a run into a folder; return what each set-up's folder holds. Raises DataError when that can't be done."""
+    """Write a run to a folder; return the content of each configuration's folder. Raises DataError if it can't."""
     lives = list({id(live): live for live in run.lives}.values())
     try:
         return [

@@ -1,9 +1,9 @@
-"""A recording judged as a worker would judge it: the same windows, scorer, thresholds and incidents, in the same order.
+"""Judge recordings as a worker does: the same windows, scorer, thresholds and incidents, in the same order.
 
-The decision for row t uses rows up to t and no others. A row's decision is what stood after the newest window whose
-rows all lie at or before it: the window that ends with the row's own grid cell when no later row shares that cell, else
-the one that ends where the cell begins. Rows before the first window (warm-up) are not alarmed and have no score; after
-a gap that cut the windows the last decision stands, as the incident does live.
+The decision for row t uses only rows up to t. It is the decision after the newest window whose rows are all at or
+before t: the window that ends with the row's own grid cell if no later row shares that cell, else the window that ends
+where the cell begins. Rows before the first window (warm-up) are not in alarm and have no score. After a gap without
+windows the last decision remains, like an open incident in live operation.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class Scored:
     recording: Recording
     parts: tuple[tuple[WindowBatch, ScoreBatch], ...]
     events: tuple[Sequence[LivenessEvent], ...]
-    """Of each part, what the messages before it say of who is heard."""
+    """For each part, the liveness events before its windows."""
     after: Sequence[LivenessEvent] = ()
-    """The same, after the last window."""
+    """The liveness events after the last window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What became of one recording's W windows, in event-time order."""
+    """Scores and decisions for one recording's W windows, in event-time order, and its alerts."""
 
     asset: str
     end_ms: NDArray[np.int64]  # (W,)
-    score: NDArray[np.float64]  # (W,) higher is stranger; -inf where no detector scored
-    level: NDArray[np.float64]  # (W,) alarm level the score was compared with; NaN where there was none yet
-    anomalous: NDArray[np.bool_]  # (W,) the verdict on the window
-    alarm: NDArray[np.bool_]  # (W,) an incident is open after the window
+    score: NDArray[np.float64]  # (W,) higher is more anomalous; -inf without a detector
+    level: NDArray[np.float64]  # (W,) alarm level with which the score was compared; NaN if there was none yet
+    anomalous: NDArray[np.bool_]  # (W,) the judgement of the window
+    alarm: NDArray[np.bool_]  # (W,) whether an incident is open after the window
     alerts: tuple[Alert, ...]  # as published
 
 
@@ -56,25 +56,25 @@ class Rows:
     """The decisions for one recording's N rows."""
 
     alarm: NDArray[np.bool_]  # (N,) an incident is open
-    verdict: NDArray[np.bool_]  # (N,) the newest window's score was above its level
+    verdict: NDArray[np.bool_]  # (N,) judgement of the newest window: its score was above its alarm level
     score: NDArray[np.float64]  # (N,) -inf during the warm-up
-    ratio: NDArray[np.float64]  # (N,) score over alarm level, comparable between assets; -inf in warm-up
+    ratio: NDArray[np.float64]  # (N,) score relative to the alarm level, comparable between assets; -inf in warm-up
     level: NDArray[np.float64]  # (N,) NaN during the warm-up
 
 
 class Live:
-    """Trained detectors and the stages behind them. Every recording is judged from a fresh state."""
+    """Trained detectors and the decision stages after them. Every recording is judged from a new state."""
 
     def __init__(self, config: Config, models: ModelSet) -> None:
-        """Load the detectors; raises ConfigError when the device asked for is absent."""
-        self.asked = config  # as it would run live
+        """Load the detectors; raises ConfigError when the configured device is absent."""
+        self.asked = config  # the configuration for live operation
         self.config = offline(config)
         self.models = models
         self.scorer = Scorer(models, config.scorer)
         self._profiles = [artifact.profile for artifact in models.artifacts]
 
     def score(self, recording: Recording) -> Scored:
-        """Cut a recording's windows and score them."""
+        """Cut a recording into windows and score them."""
         stride, usual = self.config.window.stride, Engine.usual_gap(self.config, self._profiles)
         parts: list[tuple[WindowBatch, ScoreBatch]] = []
         events: list[Sequence[LivenessEvent]] = []
@@ -86,7 +86,7 @@ class Live:
         return Scored(recording, tuple(parts), tuple(events), after)
 
     def judges(self, margin_factor: float = 1.0) -> Judges:
-        """Return the stages behind the scorer, `threshold.margin` multiplied by a factor."""
+        """Return the decision stages, with `threshold.margin` multiplied by a factor."""
         threshold = self.config.threshold
         margin = {"margin": threshold.margin * margin_factor}
         config = self.config.model_copy(update={"threshold": threshold.model_copy(update=margin)})
@@ -94,24 +94,24 @@ class Live:
 
 
 class Judges:
-    """Threshold and incidents, window by window. Holds no state of any recording."""
+    """Threshold and incidents, window by window. Keeps no state of a recording."""
 
     def __init__(self, config: Config, models: ModelSet, scorer: Scorer) -> None:
-        """Judge scores of these models."""
+        """Prepare the stages for scores of `models`."""
         calibrations = [artifact.calibration for artifact in models.artifacts]
         profiles = [artifact.profile for artifact in models.artifacts]
         self._margin = config.threshold.alarm_margin
         self._driver = Driver(Engine(config, calibrations, profiles, models.ref_of), scorer.score)
 
     def follow(self, scored: Scored) -> Track:
-        """Judge a recording's windows one after the other, from a fresh state, as the worker's own stage does."""
+        """Judge a recording's windows one after the other, from a new state, by the same stages as a worker."""
         table, controls = StateTable(), Controls()
         traces: list[Trace] = []
         alerts: list[Alert] = []
         for (batch, scores), events in zip(scored.parts, scored.events, strict=True):
             for event in events:
                 alerts += self._driver.on_liveness(table, event, controls)
-            mine = copied(scores)  # of windows that nothing has moved; what something has moved is scored again
+            mine = copied(scores)  # scores without relocation; the driver scores relocated windows again
             trace = Trace(len(batch))
             alerts += self._driver.judge(table, batch, mine, controls=controls, trace=trace).alerts
             traces.append(trace)
@@ -132,11 +132,11 @@ class Judges:
 def decide(track: Track, ts_ms: NDArray[np.float64], window: WindowConfig) -> Rows:
     """Return the decisions for rows at `ts_ms` (N,), in event-time order, from the windows up to each."""
     if window.mode == "records":
-        known_ms = np.rint(ts_ms)  # a record's window ends with it
+        known_ms = np.rint(ts_ms)  # a record's window ends at the record
     else:
         cell = np.floor(ts_ms / window.cell_ms + 1e-9)
         last_of_cell = np.append(cell[1:] > cell[:-1], True)
-        known_ms = (cell + last_of_cell) * window.cell_ms  # end of the newest cell whose rows lie at or before the row
+        known_ms = (cell + last_of_cell) * window.cell_ms  # end of the newest cell without later rows
     newest = np.searchsorted(track.end_ms, known_ms + 0.5, side="right") - 1  # ends are rounded to whole ms
     warm = newest >= 0
     at = np.maximum(newest, 0)
@@ -154,9 +154,9 @@ def decide(track: Track, ts_ms: NDArray[np.float64], window: WindowConfig) -> Ro
 
 
 def ratio(score: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scores relative to their alarm levels, 1 at the level: 1 + (score - level)/|level|, as severity has it.
+    """Return scores relative to their alarm levels, as in the severity: 1 + (score - level)/|level|, 1 at the level.
 
-    So scores of different assets can be pooled. Without a level the plain score stands.
+    This makes scores of different assets comparable. Where there is no level, the score itself is returned.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         found = 1.0 + (score - level) / np.abs(level)
@@ -164,15 +164,15 @@ def ratio(score: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.
 
 
 def strangeness(score: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scores with infinity where they are not a number: as strange as can be, as the threshold takes it."""
+    """Return scores with NaN replaced by infinity, the most anomalous score, as the threshold treats NaN."""
     return np.where(np.isnan(score), np.inf, score)
 
 
 def overlaid(batch: WindowBatch, stride: int) -> WindowBatch:
-    """Return one asset's windows as views of one row of cells, where each repeats all but `stride` cells of the last.
+    """Return one asset's windows as overlapping, read-only views of one array of cells.
 
-    An evaluation holds the windows of all files at once: written out, each cell would be there as often as windows hold
-    it. Where a gap cut the windows they stay as they are. The views can't be written to.
+    An evaluation keeps the windows of all files in memory; without views, each cell would be stored once per window
+    that contains it. Windows that don't overlap by all but `stride` cells, because of a gap, are returned unchanged.
     """
     length = batch.values.shape[1]
     if len(batch) < 2 or stride >= length:
@@ -188,7 +188,7 @@ def overlaid(batch: WindowBatch, stride: int) -> WindowBatch:
 
 
 def copied(scores: ScoreBatch) -> ScoreBatch:
-    """Return scores whose arrays can be written to without changing those given."""
+    """Return a copy whose arrays can be modified without changing `scores`."""
     return replace(
         scores,
         score=scores.score.copy(),

@@ -1,16 +1,17 @@
-"""The Numenta Anomaly Benchmark's score (Lavin & Ahmad, ICMLA 2015; Numenta's scoring code decides details).
+"""The score of the Numenta Anomaly Benchmark (Lavin & Ahmad, ICMLA 2015; details follow Numenta's scoring code).
 
-Rows are detected or not. The first 15 % of a file (of at most 5,000 rows) are probation and never count. With
+Each row is detected or not. The first 15 % of a file (of at most 5,000 rows) are probation and don't count. With
 σ(y) = 2/(1 + exp(5y)) - 1, window widths in rows, and the weights A of a profile:
 
-- a window that holds a detection earns A_TP·σ(y)/σ(-1) of the earliest, at y = -(rows to the window's end + 1)/width
-- a window without one costs A_FN
-- a detection outside costs A_FP·|σ(y)|, y = rows since the last window ended/(its width - 1); 1 before the first
-  window and beyond y = 3
+- a window with a detection earns A_TP·σ(y)/σ(-1) for the earliest one, y = -(rows to the window's end + 1)/width
+- a window without a detection costs A_FN
+- a detection outside the windows costs A_FP·|σ(y)|, y = rows since the end of the last window/(its width - 1); before
+  the first window and beyond y = 3 it costs A_FP
 
-The corpus score is the sum over files, scaled so that no detection at all is 0 and every window found at its first row
-without a false detection is 100; it can be negative. NAB's own detectors give a score a row, and one threshold for the
-whole corpus and profile is chosen to be the best in hindsight: `best_threshold`. A live detector has its own.
+The corpus score is the sum over files, scaled so that no detection at all gives 0, and the detection of every window at
+its first row without any false detection gives 100; it can be negative. NAB's own detectors give a score per row, and
+one threshold for the whole corpus is chosen per profile, the best in hindsight: `best_threshold`. A live detector uses
+its own threshold.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ NOTHING = math.inf
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What hits, misses and false detections weigh."""
+    """Weights of hits (tp), false detections (fp) and misses (fn)."""
 
     tp: float
     fp: float
     fn: float
 
 
-#: The benchmark's three, as `config/profiles.json` has them.
+#: The benchmark's three profiles, as in its `config/profiles.json`.
 PROFILES: Mapping[str, Profile] = {
     "standard": Profile(1.0, 0.11, 1.0),
     "reward_low_FP_rate": Profile(1.0, 0.22, 1.0),
@@ -51,7 +52,7 @@ PROFILES: Mapping[str, Profile] = {
 
 @dataclass(frozen=True, slots=True)
 class FileScore:
-    """One file's score under a profile, and the rows by kind, probation left out."""
+    """One file's score under a profile, and its counts of rows, without probation."""
 
     score: float
     tp: int
@@ -61,10 +62,10 @@ class FileScore:
 
 
 class Series:
-    """One file's rows against its windows under one profile."""
+    """The weights of one file's rows under one profile."""
 
     def __init__(self, rows: int, windows: Sequence[tuple[int, int]], profile: Profile) -> None:
-        """`windows`: (first, last) row of each, both inside, in order and without overlap."""
+        """`windows`: first and last row of each (inclusive), in order and without overlap."""
         self._profile = profile
         start = probation(rows)
         self.window = np.full(rows, -1)
@@ -83,7 +84,7 @@ class Series:
         self.windows = np.unique(self.window[self.scorable & (self.window >= 0)])
 
     def score(self, detected: NDArray[np.bool_]) -> FileScore:
-        """Return the score of the rows detected, (rows,)."""
+        """Return the score for `detected` (rows,), true for detected rows."""
         inside = self.window >= 0
         hit = detected & self.scorable
         false = hit & ~inside
@@ -97,7 +98,7 @@ class Series:
 
 
 def probation(rows: int) -> int:
-    """Return how many rows at the beginning of a file don't count.
+    """Return the number of probation rows at the beginning of a file of `rows` rows.
 
     >>> probation(4032), probation(18050)
     (604, 750)
@@ -106,9 +107,10 @@ def probation(rows: int) -> int:
 
 
 def best_threshold(series: Sequence[Series], scores: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """Return the threshold with the highest total score over all files, and that score; rows at or above it count.
+    """Return the threshold with the highest total score over all files, and that total.
 
-    Of equal totals the highest threshold is taken. `scores`: each file's, (rows,), higher is stranger.
+    Rows with scores at or above the threshold are detected. Of equal totals, the highest threshold is returned.
+    `scores`: one array (rows,) per file, higher is more anomalous.
     """
     rows = [np.flatnonzero(one.scorable) for one in series]
     place = np.concatenate([np.full(len(mine), index) for index, mine in enumerate(rows)])
@@ -134,13 +136,13 @@ def best_threshold(series: Sequence[Series], scores: Sequence[NDArray[np.float64
 
 
 def normalised(total: float, windows: int, profile: Profile) -> float | None:
-    """Return a corpus score on NAB's scale: 0 for no detection, 100 for perfect ones. None without a window."""
+    """Return a corpus score on NAB's scale: 0 without detections, 100 for perfect detection. None without a window."""
     null, perfect = -profile.fn * windows, profile.tp * windows
     return 100.0 * (total - null) / (perfect - null) if windows else None
 
 
 def load_profiles(path: Path) -> dict[str, Profile]:
-    """Read NAB's `config/profiles.json`. Raises DataError when it is not that."""
+    """Read NAB's `config/profiles.json`. Raises DataError when the file can't be read or has another format."""
     try:
         entries = json.loads(path.read_bytes())
         return {

@@ -1,4 +1,4 @@
-"""Recordings without a broker: the windows to train on, and backtests that run the very stages a worker runs."""
+"""Recordings without a broker: windows for training, and backtests that run the same stages as a worker."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from stream_detector.types import (
     LivenessEvent,
     MessageBatch,
     ModelRef,
+    NotJudged,
     Partition,
     PlainMessage,
     WindowBatch,
@@ -41,7 +42,7 @@ _CHUNK = 4_000  # messages at a time
 
 
 class Encoded(NamedTuple):
-    """A reading as it would lie on a topic."""
+    """A reading as a message on a topic."""
 
     key: bytes | None
     value: bytes
@@ -49,22 +50,22 @@ class Encoded(NamedTuple):
 
 
 def offline(config: Config, batch: int = _CHUNK, as_sent: bool = False) -> Config:
-    """Return the set-up reading one topic in memory, with the standard field names, instead of the configured ones.
+    """Return the configuration with one topic in memory, with the standard field names, as its only input.
 
-    `as_sent`: with the first configured topic's field names and format.
+    `as_sent`: keep the field names and the format of the first configured input.
     """
     topic = InputConfig(topic=TOPIC, max_message_bytes=2**31)
     if as_sent:
         topic = config.inputs[0].model_copy(update={"topic": TOPIC})
     kafka = config.kafka.model_copy(update={"inputs": [topic], "max_poll_records": batch})
-    return config.model_copy(update={"kafka": kafka, "delivery": "at_least_once"})  # of one that never fails
+    return config.model_copy(update={"kafka": kafka, "delivery": "at_least_once"})  # the memory log never fails
 
 
 def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch]:
     """Yield the windows of recorded readings, cut as a worker would cut them.
 
-    Unusable readings are left out, and the log says so. Raises DataError, with the reasons, when most are unusable:
-    what is left then is no history to learn from.
+    Unusable readings are skipped and logged. Raises DataError, with the reasons, when more than half are unusable: the
+    rest would be too incomplete a history to learn from.
     """
     config, unusable = offline(config), _Unusable()
     decoder = ReadingDecoder(config.inputs[0], config.channels)
@@ -84,9 +85,9 @@ def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch
 def followed(
     config: Config, messages: Iterable[Encoded], usual_gap_ms: float = 0.0
 ) -> Iterator[tuple[WindowBatch, list[LivenessEvent]]]:
-    """Yield windows as `windows` does, each batch with the liveness events that come before it, as a worker has them.
+    """Yield windows as `windows` does, each batch with the liveness events before it, as in a worker.
 
-    The last batch may be empty: events after the last window. `usual_gap_ms`: longest pause in the training history.
+    The last batch may be empty, for events after the last window. `usual_gap_ms`: longest pause in the training data.
     """
     config, unusable = offline(config), _Unusable()
     decoders = {entry.topic: ReadingDecoder(entry, config.channels) for entry in config.inputs}
@@ -114,14 +115,14 @@ class _Unusable:
         self._total = 0
 
     def count(self, dead: Iterable[DeadLetter], messages: int) -> None:
-        """Count the dead letters of some messages."""
+        """Count the dead letters among `messages` messages."""
         self._total += messages
         for letter in dead:
             self._reasons[letter.code] += 1
             self._examples.setdefault(letter.code, letter.detail)
 
     def report(self) -> None:
-        """Say in the log what could not be used. Raises DataError when it was most of it."""
+        """Log the unusable readings. Raises DataError when they are more than half of all."""
         count, total = self._reasons.total(), self._total
         if not count:
             return
@@ -134,7 +135,7 @@ class _Unusable:
 
 
 class Backtest:
-    """A worker in memory: the same pipeline on a memory log, sink and store. Its clock stands still."""
+    """A worker in memory: the same pipeline on a memory log, sink and store, with a constant clock."""
 
     def __init__(
         self,
@@ -149,11 +150,10 @@ class Backtest:
         as_sent: bool = False,
         watch: Watch | None = None,
     ) -> None:
-        """`batch`: most messages in a poll; results don't depend on it.
+        """`batch`: maximum number of messages per poll; results don't depend on it.
 
-        `profiles`, `model_of`, `watch`: as for a `Pipeline`.
-
-        `partitions` of the topic that is read; `as_sent`: its messages are those of the first configured topic.
+        `profiles`, `model_of`, `watch`: as for a `Pipeline`. `partitions`: number of partitions of the input topic.
+        `as_sent`: messages have the field names and the format of the first configured input.
         """
         self._config = offline(config, batch, as_sent)
         self._log = MemoryLog({TOPIC: partitions})
@@ -181,7 +181,7 @@ class Backtest:
         self.pipeline.open()
 
     def run(self, messages: Iterable[Encoded], partition: int = 0) -> Iterator[bytes]:
-        """Take readings through all stages; yield the alerts, the very bytes a worker would publish."""
+        """Run readings through all stages; yield the alerts, byte for byte as a worker would publish them."""
         for chunk in _chunks(messages):
             for message in chunk:
                 self._log.append(Partition(TOPIC, partition), message.key, message.value, message.headers)
@@ -194,13 +194,22 @@ class Backtest:
                 yield alert.value
             self._seen = len(published)
 
+    @property
+    def scored(self) -> int:
+        """Windows scored so far."""
+        return int(self.metrics.registry.get_sample_value("stream_detector_scores_total") or 0)
+
+    def not_judged(self) -> list[NotJudged]:
+        """Return the assets of which no window was judged, with the reason, once everything was run."""
+        return self.pipeline.not_judged(final=True)
+
     def states(self) -> Iterator[tuple[str, AssetState]]:
-        """Yield each asset with its state after all that was run."""
+        """Yield each asset with its current state."""
         yield from ((asset, state) for _, asset, state in self._store.assets())
 
     @property
     def audits(self) -> Iterator[bytes]:
-        """The entries of the audit topic so far, the very bytes a worker would publish."""
+        """The entries of the audit topic so far, byte for byte as a worker would publish them."""
         return (entry.value for entry in self._sink.audits if entry.value is not None)
 
     @property
@@ -210,7 +219,7 @@ class Backtest:
 
     @property
     def dead_letters(self) -> Counter[str]:
-        """How many messages could not be used, by reason."""
+        """The number of unusable messages by reason."""
         return Counter(dict(letter.headers)["error"].decode() for letter in self._sink.dead_letters)
 
 

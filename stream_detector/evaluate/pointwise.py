@@ -1,12 +1,12 @@
-"""Row by row: was it alarmed, was it anomalous. Shares, not percentages.
+"""Figures by row: alarmed or not, anomalous or not. Shares, not percentages.
 
     TP anomalous and alarmed      FN anomalous, not alarmed
     FP normal, but alarmed        TN normal, not alarmed
 
     precision = TP/(TP+FP)   recall = TP/(TP+FN)   F1 = TP/(TP+(FN+FP)/2)   FAR = FPR = FP/(FP+TN)   MAR = FN/(FN+TP)
 
-F1 says nothing without FAR: where most rows are anomalous, alarming always scores high. No point adjustment.
-A figure whose denominator is 0 is None; but F1, which is 0 when nothing was found that was there.
+F1 has no meaning without FAR: where most rows are anomalous, a permanent alarm has a high F1. No point adjustment.
+A figure whose denominator is 0 is None; F1 is 0 when there are anomalous rows and none of them is alarmed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many rows of each kind."""
+    """Numbers of rows: true and false positives, true and false negatives."""
 
     tp: int
     fp: int
@@ -65,7 +65,7 @@ class Counts:
         return _share(self.tp, self.tp + self.fn)
 
     def figures(self) -> dict[str, float | None]:
-        """All of them by name."""
+        """Return all figures by name."""
         return {
             "f1": self.f1,
             "far": self.far,
@@ -78,29 +78,29 @@ class Counts:
 def average_precision(truth: NDArray[Any], score: NDArray[np.float64]) -> float | None:
     """Return the area under the precision-recall curve, Σ (R_k - R_{k-1}) P_k over falling thresholds.
 
-    `truth`, `score`: (N,), higher is stranger; infinities are allowed. None without an anomalous row. A score without
-    sense has the share of anomalous rows.
+    `truth`, `score`: (N,), higher is more anomalous; infinities are allowed. None without an anomalous row. A random
+    score has about the share of anomalous rows.
     """
     was = np.asarray(truth) > 0
-    # a sum of shares may end a rounding above 1
+    # the sum may exceed 1 by a rounding error
     return min(float(_sklearn().average_precision_score(was, _ranked(score))), 1.0) if was.any() else None
 
 
 def roc_auc(truth: NDArray[Any], score: NDArray[np.float64]) -> float | None:
-    """Return the chance that an anomalous row scores above a normal one, ties counting half.
+    """Return the probability that an anomalous row scores above a normal one; ties count half.
 
-    None unless both kinds are there. It flatters where anomalies are rare: 1 % of very many normal rows above them
-    hardly shows here and ruins the precision.
+    None unless there are anomalous and normal rows. It is too optimistic where anomalies are rare: a small share of a
+    great many normal rows above the anomalous ones hardly lowers it, but ruins the precision.
     """
     was = np.asarray(truth) > 0
     return float(_sklearn().roc_auc_score(was, _ranked(score))) if was.any() and not was.all() else None
 
 
 def point_adjusted(truth: NDArray[Any], alarm: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return alarms as point adjustment (Xu et al. 2018) has it: one alarmed row marks its whole anomaly as found.
+    """Return alarms after point adjustment (Xu et al. 2018): one alarmed row marks its whole anomaly as found.
 
-    It makes chance look good: the longer the anomalies, the nearer to 1 comes the F1 of random alarms (Kim et al.
-    2022). Only for comparison with papers that report it.
+    It makes random alarms look good: the longer the anomalies, the closer to 1 is their F1 (Kim et al. 2022). Use it
+    only for comparison with papers that report it.
     """
     was, said = np.asarray(truth) > 0, np.array(alarm) > 0
     for start, stop in stretches(was):
@@ -120,7 +120,7 @@ def stretches(flags: NDArray[Any]) -> list[tuple[int, int]]:
 
 
 def _ranked(score: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Both areas depend on the order alone; ranks carry infinities through."""
+    """Return the ranks of the scores: both areas depend only on the order, and ranks have no infinities."""
     ranks: NDArray[np.int64] = np.unique(score, return_inverse=True)[1]
     return ranks
 
@@ -131,6 +131,6 @@ def _share(part: float, whole: float) -> float | None:
 
 def _sklearn() -> Any:
     try:
-        return importlib.import_module("sklearn.metrics")  # untyped and slow to load: only where needed
+        return importlib.import_module("sklearn.metrics")  # untyped and slow to import
     except ImportError as error:
         raise ConfigError("AUC-PR and AUC-ROC need scikit-learn; install stream-detector[evaluate]") from error

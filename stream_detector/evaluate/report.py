@@ -1,4 +1,4 @@
-"""The report: one HTML file with tables and a drawing of every recording; it needs nothing but a browser."""
+"""The report: one self-contained HTML file with tables and a drawing of every recording."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stream_detector.evaluate.pointwise import stretches
 from stream_detector.evaluate.protocols import Protocol
 from stream_detector.evaluate.series import Outcome
 
-#: Most channels drawn of a recording, and most of its incidents listed.
+#: Maximum number of channels drawn per recording, and of incidents listed.
 CHANNELS = 8
 INCIDENTS = 40
 
@@ -121,7 +121,7 @@ def _incidents_line(found: Mapping[str, Any] | None) -> str:
         f"<p>{_count(found['caught'])} of {_count(found['faults'])} faults caught, of these "
         f"{_count(found['already_open'])} by an incident that was open before; median delay "
         f"{_number(found['delay_s_median'])} s; {_count(found['false'])} false incidents, "
-        f"{_number(found['false_per_day'])} a day; in alarm {_number(found['alarm_share'])} of the time.</p>"
+        f"{_number(found['false_per_day'])} per day; in alarm {_number(found['alarm_share'])} of the time.</p>"
     )
 
 
@@ -177,7 +177,7 @@ def _intervals(ts_ms: NDArray[np.float64], flags: NDArray[Any]) -> list[tuple[fl
 
 
 def _drawn(recording: Recording, channel: str) -> NDArray[np.float64] | None:
-    """A channel's values; of a waveform the RMS of each block; None for categories."""
+    """Return a channel's values; for a waveform the RMS of each block; None for categories."""
     if channel in recording.blocks:
         blocks = recording.blocks[channel]
         return np.array([np.nan if one is None else float(np.sqrt(np.mean(np.square(one)))) for one in blocks])
@@ -186,7 +186,7 @@ def _drawn(recording: Recording, channel: str) -> NDArray[np.float64] | None:
 
 
 def _count(value: float) -> str:
-    """A count, which as a mean over seeds may have a fraction."""
+    """Format a count, which may have a fraction when it is a mean over seeds."""
     return f"{round(value, 2):g}"
 
 

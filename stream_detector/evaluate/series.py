@@ -1,4 +1,4 @@
-"""Labelled series judged live: train per recording or once, follow every test recording, count rows and incidents."""
+"""Evaluation of labelled series: train per recording or once, judge every test recording, count rows and incidents."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from stream_detector.evaluate.live import Live, Rows, Scored, Track, decide
 from stream_detector.evaluate.pointwise import Counts, average_precision, point_adjusted, roc_auc
 from stream_detector.evaluate.vus import vus_pr
 
-#: `f1_at_far10`: F1 at the smallest alarm margin, in such steps, with a FAR of at most this.
+#: Maximum FAR of `f1_at_far10`, the F1 at the smallest alarm margin that reaches it.
 FAR_LIMIT = 0.10
+#: Margins tried are the configured one times MARGIN_STEP^k, with k up to MOST_STEPS: a factor of about 100.
 MARGIN_STEP = 1.1
-MOST_STEPS = 48  # a hundredfold
-#: Figures of which less is better.
+MOST_STEPS = 48
+#: Figures for which lower is better.
 LOWER_IS_BETTER = ("far", "mar", "fpr", "healthy_far")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One seed's run over all cases; the lists are by case."""
+    """One seed's run over all cases; each sequence has one entry per case."""
 
     seed: int
     cases: Sequence[Case]
-    lives: Sequence[Live]  # cases under the same set-up share one
+    lives: Sequence[Live]  # shared by cases with the same configuration
     scored: Sequence[Scored]
     tracks: Sequence[Track]
     rows: Sequence[Rows]
@@ -40,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an evaluation found: the figures, and the first seed's run for the report."""
+    """The result of an evaluation: the figures, and the first seed's run for the report."""
 
     protocol: str
     detector: str
@@ -49,7 +50,7 @@ class Outcome:
 
 
 def run_seed(cases: Sequence[Case], seed: int) -> Run:
-    """Train a detector for each case and follow its test rows. Raises DataError when none has enough to train on."""
+    """Train a detector for each case and judge its test rows. Raises DataError when none has enough training rows."""
     lives: list[Live | None] = [None] * len(cases)
     for config, members in _grouped(cases):
         config = seeded(config, seed)
@@ -58,21 +59,21 @@ def run_seed(cases: Sequence[Case], seed: int) -> Run:
             lives[index] = live
     found = [live for live in lives if live is not None]
     if not any(len(live.models) for live in found):
-        raise DataError(f"none of the {len(cases)} files has enough rows to train on; the log says why")
+        raise DataError(f"none of the {len(cases)} files has enough rows to train on; the log has the reasons")
     return follow(cases, found, seed)
 
 
 def follow(cases: Sequence[Case], lives: Sequence[Live], seed: int) -> Run:
-    """Run test recordings through trained detectors, one a case."""
+    """Judge the test recordings with trained detectors; `lives` has one entry per case."""
     scored = [live.score(case.test) for case, live in zip(cases, lives, strict=True)]
     tracks, rows = _judged(cases, lives, scored)
     return Run(seed, cases, lives, scored, tracks, rows)
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """Return a run's figures: rows pooled over recordings, VUS-PR a mean over recordings that hold an anomaly.
+    """Return a run's figures over the rows of all recordings; VUS-PR is a mean over recordings with an anomaly.
 
-    Scores are pooled as ratios to their alarm level (`live.ratio`), since those of different detectors have no common
+    Scores are pooled as ratios to their alarm levels (`live.ratio`), since scores of different detectors have no common
     unit.
     """
     truth = np.concatenate([case.labels for case in run.cases])
@@ -95,7 +96,7 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def _watches(run: Run) -> list[events.Watch]:
-    """Return how each recording was watched."""
+    """Return each recording's figures by incident."""
     return [
         events.watch(case, track, rows, case.config.window.length * case.config.window.cell_ms)
         for case, track, rows in zip(run.cases, run.tracks, run.rows, strict=True)
@@ -105,8 +106,9 @@ def _watches(run: Run) -> list[events.Watch]:
 def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
     """Return F1 at the smallest margin whose FAR is at most `limit`.
 
-    Margins are the configured one times MARGIN_STEP^k, at least 1. Only the margin is moved; adaptive levels, entry and
-    exit rules are the run's. k is found by halving: FAR falls as the margin grows. None when no margin reaches it.
+    Margins are the configured one times MARGIN_STEP^k, at least 1. Only the margin changes; adaptive levels and the
+    rules for opening and closing incidents are those of the run. k is found by bisection, because FAR decreases with
+    the margin. None when no margin reaches the limit.
     """
     truth = np.concatenate([case.labels for case in run.cases])
     least = min(live.config.threshold.margin for live in run.lives)
@@ -118,7 +120,7 @@ def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
     def reached(counts: Counts) -> bool:
         return counts.far is None or counts.far <= limit
 
-    low = -math.floor(math.log(least) / math.log(MARGIN_STEP)) - 1  # below the smallest margin there is
+    low = -math.floor(math.log(least) / math.log(MARGIN_STEP)) - 1  # below the smallest possible margin
     high, best = 0, at(0)
     while not reached(best):
         if high >= MOST_STEPS:
@@ -136,7 +138,7 @@ def f1_at_far(run: Run, limit: float = FAR_LIMIT) -> float | None:
 
 
 def per_file(run: Run) -> list[dict[str, Any]]:
-    """Return each recording's own figures."""
+    """Return the figures of each recording."""
     found = []
     for case, rows, watched in zip(run.cases, run.rows, _watches(run), strict=True):
         counts = Counts.of(case.labels, rows.alarm)
@@ -157,14 +159,14 @@ def per_file(run: Run) -> list[dict[str, Any]]:
 
 
 def always(cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the figures of alarming at every row: the baseline for any F1."""
+    """Return the figures of an alarm at every row: a baseline for any F1."""
     truth = np.concatenate([case.labels for case in cases])
     share = float((truth > 0).mean()) if len(truth) else None
     return {**Counts.of(truth, np.ones(len(truth))).figures(), "ap": share, "vus_pr": None, "f1_at_far10": None}
 
 
 def over_seeds(seeds: Sequence[Mapping[str, Any]], lower_is_better: Sequence[str] = LOWER_IS_BETTER) -> dict[str, Any]:
-    """Return the mean of every figure over seeds, of nested ones too, and `spread`: sd, worst and best of each."""
+    """Return the mean of every figure over seeds, nested ones included, and `spread`: sd, worst and best of each."""
     spread: dict[str, dict[str, float]] = {}
     for key in seeds[0]:
         known = np.array([row[key] for row in seeds if isinstance(row.get(key), int | float)])
@@ -189,7 +191,7 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _grouped(cases: Sequence[Case]) -> list[tuple[Config, list[int]]]:
-    """Return the set-ups and the indices of the cases under each."""
+    """Return the configurations, each with the indices of its cases."""
     groups: list[tuple[Config, list[int]]] = []
     for index, case in enumerate(cases):
         for config, members in groups:

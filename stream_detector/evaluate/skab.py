@@ -1,8 +1,8 @@
 """SKAB's leaderboard, recomputed from the published predictions of its detectors.
 
-The benchmark's rules: of each file the first 400 rows train and the rest is judged; the judged rows of all files are
-pooled; F1, FAR and MAR row by row, without point adjustment. Some published detectors (Conv-AE, LSTM-AE) label a row
-from windows that reach up to 58 s into its future, which no live detector can.
+The benchmark's rules: the first 400 rows of each file are for training and the rest is judged; the judged rows of all
+files are pooled; F1, FAR and MAR by row, without point adjustment. Some published detectors (Conv-AE, LSTM-AE) label a
+row from windows that extend up to 58 s into its future, which is impossible for a live detector.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stream_detector.errors import DataError
 from stream_detector.evaluate.pointwise import Counts
 
-#: Rows of each file that train.
+#: Number of training rows at the start of each file.
 TRAIN_ROWS = 400
 PREDICTIONS = "published_predictions.csv"
 
@@ -25,9 +25,9 @@ PREDICTIONS = "published_predictions.csv"
 def published(path: Path, truth: dict[str, NDArray[np.int8]]) -> dict[str, dict[str, float | None]]:
     """Return F1, FAR, MAR, precision and recall of each published detector over the files given.
 
-    `path` is a table `file,datetime,DETECTOR,…` of 0 and 1 per judged row, in order; `truth` has the labels of each
-    file's judged rows. A detector without predictions for some of the files is left out. Raises DataError when the
-    table is not that, or holds another number of rows of a file.
+    `path` is a table `file,datetime,DETECTOR,…` with 0 or 1 for each judged row, in order; `truth` has the labels of
+    each file's judged rows. A detector without predictions for some of the files is left out. Raises DataError when the
+    table has another format, or another number of rows for a file.
     """
     said: dict[str, list[list[str]]] = defaultdict(list)
     try:
@@ -47,7 +47,7 @@ def published(path: Path, truth: dict[str, NDArray[np.int8]]) -> dict[str, dict[
         if len(said[name]) != len(truth[name]):
             raise DataError(
                 f"{path}: {len(said[name])} rows of {name}, the recording has {len(truth[name])} after its first "
-                f"{TRAIN_ROWS}; is it the same edition of the data?"
+                f"{TRAIN_ROWS}; is it the same version of the data?"
             )
     if not both:
         return {}

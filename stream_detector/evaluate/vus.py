@@ -1,9 +1,9 @@
 """VUS-PR: the volume under the range-based precision-recall surface (Paparrizos et al., PVLDB 15(11), 2022).
 
-Labels of ranges are never exact, and a score a little early or late deserves part of the credit. So around each
-anomaly [s, e] the label falls off instead of jumping, over a buffer of ℓ/2 rows on each side:
+The ends of labelled ranges are never exact, so a score that rises slightly early or late should get part of the credit.
+Therefore the label falls off gradually over a buffer of ℓ/2 rows on each side of an anomaly:
 
-    label_ℓ(t) = 1 in the anomaly,  √(1 - d/ℓ) at a distance of d = 1..ℓ/2 rows from it,  at most 1 in all
+    label_ℓ(t) = 1 in the anomaly,  √(1 - d/ℓ) at a distance of d = 1..ℓ/2 rows from it,  at most 1 in total
 
 For a threshold θ, with p(t) = 1 where score(t) ≥ θ, P anomalous rows and N rows:
 
@@ -11,9 +11,9 @@ For a threshold θ, with p(t) = 1 where score(t) ≥ θ, P anomalous rows and N 
     existence = share of the anomalies (with their buffers, merged where these touch) in which any row has p = 1
     recall = min(TP/P_ℓ, 1)·existence    precision = TP/Σ p
 
-The area for one ℓ is Σ (recall_k - recall_{k-1})·precision_k over 250 thresholds at even ranks of the scores, and
-VUS-PR the mean area over ℓ = 0..L, so no buffer length has to be chosen. Higher is better; 1 is best. As in the
-authors' code, where the paper leaves it open: the thresholds, and label-weighted rows in P_ℓ.
+The area for one ℓ is Σ (recall_k - recall_{k-1})·precision_k over 250 thresholds at evenly spaced ranks of the scores.
+VUS-PR is the mean area over ℓ = 0..L, so no buffer length has to be chosen. Higher is better; 1 is best. The paper
+leaves open the choice of thresholds and the label-weighted rows in P_ℓ; both follow the authors' code.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from stream_detector.evaluate.pointwise import stretches
 
 THRESHOLDS = 250
-#: Longest buffer, rows, where nothing else is asked: the leaderboards' default.
+#: Default of L, the longest buffer, in rows: the leaderboards' default.
 LONGEST = 100
 
 
 def vus_pr(truth: NDArray[Any], score: NDArray[np.float64], longest: int = LONGEST) -> float | None:
     """Return VUS-PR of one recording; `truth`, `score`: (N,) in time order. None without an anomalous row.
 
-    Never pool recordings: a buffer must not reach from one into the next.
+    Don't concatenate recordings: a buffer must not extend from one into the next.
     """
     was = np.asarray(truth) > 0
     if not was.any():
@@ -44,7 +44,7 @@ def vus_pr(truth: NDArray[Any], score: NDArray[np.float64], longest: int = LONGE
     thresholds = rising[::-1][ranks]  # (K,)
     alarms = n - np.searchsorted(rising, thresholds)  # (K,) rows at or above each
     inside = positives - np.searchsorted(np.sort(score[was]), thresholds)
-    # Only the rows beside an anomaly need a table: a series may have a million others.
+    # The table contains only rows in buffers: a series may have a million other rows.
     near = np.flatnonzero(_label(was, anomalies, longest) * ~was)
     labels = np.stack([_label(was, anomalies, length)[near] for length in range(longest + 1)], axis=1)  # (B, L + 1)
     said = score[None, near] >= thresholds[:, None]  # (K, B)
@@ -62,7 +62,7 @@ def vus_pr(truth: NDArray[Any], score: NDArray[np.float64], longest: int = LONGE
 
 
 def _with_buffers(anomalies: list[tuple[int, int]], reach: int, n: int) -> list[tuple[int, int]]:
-    """Anomalies (start, stop) widened by `reach` rows on both sides, those that then share a row merged."""
+    """Return anomalies (start, stop) extended by `reach` rows on both sides; those that then overlap are merged."""
     merged: list[tuple[int, int]] = []
     for start, stop in anomalies:
         low, high = max(start - reach, 0), min(stop + reach, n)

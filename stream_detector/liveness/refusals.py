@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -41,10 +41,13 @@ class Refusals:
             rows.of(asset): state.sensors.refused for asset, state in states.items() if state.sensors.refused != _NOBODY
         }
 
-    def push(self, messages: Messages, steps: Steps, first_window: Ints) -> list[Refusal]:
+    def push(
+        self, messages: Messages, steps: Steps, first_window: Ints, explained: Callable[[int, int], bool]
+    ) -> list[Refusal]:
         """Count messages; return what that tells.
 
-        `first_window` (A,): number of the message that completed the first window of each asset.
+        `first_window` (A,): number of the message that completed the first window of each asset. `explained`: whether
+        an asset's reading at an offset, which came too late, says nothing of its clock.
         """
         involved = {int(messages.rows[at]) for at in messages.refused} | self._refused.keys()
         if not involved:
@@ -53,6 +56,8 @@ class Refusals:
         for at in np.flatnonzero(np.isin(messages.rows, list(involved))).tolist():
             row, letter = int(messages.rows[at]), messages.refused.get(at)
             if (letter is not None and letter.code not in _SIGNS) or steps.number + at <= first_window[row]:
+                continue
+            if letter is not None and letter.code == "too-late" and explained(row, int(messages.offsets[at])):
                 continue
             now = steps.now_ms[at]
             found = self._counted(row, letter, round(float(now)) if now > -np.inf else 0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from stream_detector.liveness.dropouts import NO_WINDOW, Dropout, Dropouts
 from stream_detector.liveness.messages import Messages, Rows, messages_of
 from stream_detector.liveness.progress import Progress
 from stream_detector.liveness.refusals import Refusal, Refusals
+from stream_detector.liveness.repetitions import Repetitions
 from stream_detector.liveness.silence import Silence, Silences
 from stream_detector.types import (
     AssetState,
@@ -76,6 +78,7 @@ class LivenessTracker:
                 if one.fault == "dropout" and one.channel in self._channels
             ],
         )
+        self._repetitions = Repetitions()
         self._refusals = Refusals(sensors.refused_after, self._rows, states)
         self._grow()
 
@@ -110,7 +113,12 @@ class LivenessTracker:
             self._note_windows(windows, messages, steps.number)
         silences, begins = self._silences.push(messages, steps, processed)
         dropouts = self._dropouts.push(messages, steps, begins, self._first_window, processed)
-        refusals = [] if processed else self._refusals.push(messages, steps, self._first_window)
+        if batch is not None:
+            self._repetitions.push(batch, self._rows.of_all(batch.assets) if letters else messages.rows, refused)
+        refusals: list[Refusal] = []
+        if not processed:
+            explained = partial(self._repetitions.explains, partition)
+            refusals = self._refusals.push(messages, steps, self._first_window, explained)
         if not (silences or dropouts or refusals) or processed:
             return []
         # of one message: first who is silent by it, then what its own asset tells
@@ -120,14 +128,20 @@ class LivenessTracker:
         events.sort(key=lambda one: (one[0], one[1], one[2].asset))
         return [event for _, _, event in events]
 
-    def oldest_offsets(self, windows: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    def oldest_offsets(
+        self, windows: Mapping[Partition, int], done: Mapping[Partition, int]
+    ) -> Mapping[Partition, int]:
         """Return the oldest offset of each partition to be read again, so that the same is told as without a restart.
 
-        `windows`: offsets that open windows need; to know the same progress from there on, more may be needed.
+        `windows`: offsets that open windows need; to know the same progress from there on, more may be needed. `done`:
+        one past the last message that was processed.
         """
+        compared = self._repetitions.oldest_offsets(done)
+        windows = {p: min(windows.get(p, at), compared.get(p, at)) for p, at in done.items()}
         active = self._silences.active
         needed = min(self._silences.needed, self._dropouts.needed(active, self._first_window[active] < NO_WINDOW))
-        return self._progress.oldest_offsets(needed, windows)
+        progress = self._progress.oldest_offsets(needed, windows)
+        return {p: min(progress.get(p, at), compared.get(p, at)) for p, at in done.items()}
 
     def counts(self) -> dict[str, Refused]:
         """Return the counts of refused readings to be kept, by asset, and forget those that came to nothing."""

@@ -1,4 +1,4 @@
-"""Detectors: one family a file, one contract (`base.Detector`), and the table from `model.kind` to class."""
+"""Detectors: one family per file, one contract (`base.Detector`), and the table from `model.kind` to class."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ _BASELINES: tuple[type[Detector], ...] = (
     LODA,
 )
 
-#: `model.kind` -> class, of the families built in.
+#: `model.kind` -> class, for the built-in families.
 DETECTORS: Mapping[str, type[Detector]] = {one.kind: one for one in (*_NETWORKS, *_LABELLED, *_BASELINES)}
 
 
 def kinds() -> list[str]:
-    """Return the names that `model.kind` may have, those of installed plug-ins included."""
+    """Return the values that `model.kind` may have, including those of installed plug-ins."""
     return sorted({*DETECTORS, *plugins.names("detectors")})
 
 
 def detector_class(kind: str) -> type[Detector]:
-    """Return the class of a family, built in or a plug-in's. Raises ConfigError when there is none."""
+    """Return the class of a family, built in or from a plug-in. Raises ConfigError when there is none."""
     if (built_in := DETECTORS.get(kind)) is not None:
         return built_in
     try:
@@ -86,12 +86,12 @@ def detector_class(kind: str) -> type[Detector]:
 
 
 def build(config: ModelConfig, length: int, features: int) -> Detector:
-    """Return an unfitted detector of windows (B, `length`, `features`). Raises ConfigError when it can't be built."""
+    """Return an unfitted detector for windows (B, `length`, `features`). Raises ConfigError when it can't be built."""
     return detector_class(config.kind).from_config(config, length, features)
 
 
 def build_whole(config: ModelConfig, train: TrainConfig, length: int, features: int) -> Detector:
-    """Return an unfitted detector in the shape that training under `train` leaves: of one network or several."""
+    """Return an unfitted detector with the tensors that training under `train` gives: one network or an ensemble."""
     one = build(config, length, features)
     count = members(type(one), train)
     return one if count == 1 else Ensemble(one, count, features)

@@ -1,12 +1,12 @@
-"""Autoencoder: what can't be squeezed through a narrow middle and restored was not in the training data.
+"""Autoencoder: windows unlike the training data can't be reconstructed from a narrow code, so their error is large.
 
     z = f(Wx + b),  x̂ = g(W'z + b'),  loss = mean over t, c of (x − x̂)²
     part_c  = w_c · mean over t of (x_tc − x̂_tc)²,   w_c = 1 / max(r_c, r_min)²
     score   = mean over c of part_c
 
-The equations show one layer each way; W, b, f and W', b', g stand for as many as the body has (see bodies.py).
-r_c is the root mean square residual of channel c on the training windows: a channel the network restores well counts
-its small errors as much as a noisy channel its large ones, and the score is about 1 on the training part.
+The equations show one layer for the encoder and one for the decoder; the body may have more (see bodies.py).
+r_c is the root mean square residual of channel c on the training windows. Division by it gives small errors of a
+well reconstructed channel the same weight as large errors of a noisy one, and a mean score of about 1 in training.
 Source: Hinton & Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 313, 2006;
 as a detector: Sakurada & Yairi, "Anomaly detection using autoencoders with nonlinear dimensionality reduction", 2014.
 """
@@ -24,8 +24,8 @@ from stream_detector.config.model import AEConfig
 from stream_detector.models.base import Detector
 from stream_detector.models.bodies import make_decoder, make_encoder
 
-#: r_min, in units of a channel's normal spread. Residuals below it are the network's own wobble; without it a channel
-#: constant in training would have a near-infinite weight.
+#: r_min, in units of a channel's normal spread. Residuals below it come from the network, not from the signal; without
+#: this floor a channel that is constant in training would have a near-infinite weight.
 SMALLEST_RESIDUAL = 0.05
 
 
@@ -37,7 +37,7 @@ class AE(Detector):
     weight: Tensor
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, features: int) -> None:
-        """Join an encoder (B, T, F) -> (B, latent) and a decoder back."""
+        """Join an encoder (B, T, F) -> (B, latent) and a decoder (B, latent) -> (B, T, F)."""
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder

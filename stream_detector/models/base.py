@@ -26,8 +26,9 @@ class Detector(nn.Module, ABC):
 
     The contract of a subclass, checked for every registered one by tests/models/test_contract.py:
 
-    - all state for scoring is in parameters and persistent buffers, so `restore` after `state_dict` scores the same
-    - `judge` is a pure function of its arguments: no state, no randomness except by the given seeds, and no window's
+    - everything that scoring needs is in parameters and persistent buffers, so a detector restored from a
+      `state_dict` gives the same scores
+    - `judge` is a pure function of its arguments: no state, no randomness except from the given seeds, and no window's
       result depends on the other windows in the batch
     - `fit` with the same data, config and initial state gives the same detector
 
@@ -38,24 +39,24 @@ class Detector(nn.Module, ABC):
     kind: ClassVar[str]
     """Name in `model.kind`, in artifacts and in alerts."""
     stochastic: bool = False
-    """Whether judging is stochastic and so needs seeds."""
+    """Whether judging draws random numbers and so needs seeds."""
     usual_part: float = 1.0
-    """Typical mean contribution of a channel on training windows; ensembles compare unseen windows with it."""
+    """Typical mean contribution of a channel on training windows; ensembles compare held-out windows with it."""
     stacks: bool = False
-    """Whether many of one shape can be judged in one batched product (see stacking.py)."""
+    """Whether several detectors of one shape can be judged in one batched product (see stacking.py)."""
     noise_width: int = 0
     """Number of random draws per window that `weighted_loss` takes."""
 
     @classmethod
     @abstractmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
-        """Return an unfitted detector of windows (B, `length`, `features`), weights drawn by torch's generator."""
+        """Return an unfitted detector for windows (B, `length`, `features`), weights drawn by torch's generator."""
 
     @abstractmethod
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return contributions (B, F), >= 0, and the expected last cell (B, F), for x (B, T, F).
 
-        `seeds` (B,) int64 is given to stochastic detectors: the same window always has the same seed.
+        Stochastic detectors get `seeds` (B,) int64: the same window always has the same seed.
         """
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
@@ -68,7 +69,7 @@ class Detector(nn.Module, ABC):
         return self.judge(x, seeds).score
 
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
-        """Learn from normal windows (N, T, F); `x_val` (M, T, F), later windows, only decide when to stop.
+        """Learn from normal windows (N, T, F); the later windows `x_val` (M, T, F) are used only for early stopping.
 
         Ends in eval mode with `finalise` done. The default minimises `training_loss` (see `fit_by_gradient`).
         """
@@ -90,20 +91,20 @@ class Detector(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} can't be trained stacked")
 
     def begin_epoch(self, done: float) -> None:
-        """Prepare the loss for an epoch; `done` is the share of `train.epochs` made so far."""
+        """Prepare the loss for an epoch; `done` is the share of `train.epochs` completed so far."""
 
     def complete(self, x_train: Tensor, config: TrainConfig) -> None:
-        """Set what is measured on the training windows (N, T, F) with the final weights, after any kind of fit."""
+        """Set the values measured on the training windows (N, T, F) with the final weights, after any kind of fit."""
         self.finalise(x_train)
 
     def finalise(self, x_train: Tensor) -> None:
-        """Set what requires the final weights, such as residual weights; called by `fit`."""
+        """Set the buffers that depend on the final weights, such as residual weights; called by `fit`."""
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take parameters and buffers from an artifact; works on a detector built on the meta device.
+        """Load parameters and buffers from an artifact; works on a detector built on the meta device.
 
-        Names, shapes and types must match this detector's: raises ValueError naming the first that doesn't. A
-        detector whose buffers grow with its training set overrides this.
+        Names, shapes and types must match this detector's: raises ValueError with the name of the first that doesn't.
+        A detector whose buffers grow with its training set overrides this.
         """
         own: dict[str, Any] = self.state_dict()
         if missing := sorted(own.keys() ^ tensors.keys()):

@@ -2,11 +2,11 @@
 
     dense       hidden layers on the flattened window: short windows and single vectors
     conv        each level halves the length and widens the channels: waveforms, local shapes
-    recurrent   GRU layers, cell after cell: short windows in which order matters; slow for long ones
-    mixer       patches, mixed over time and over features in turn: long windows of many channels
+    recurrent   GRU layers, cell after cell: short windows in which order matters; slow for long windows
+    mixer       patches, mixed alternately over time and over features: long windows of many channels
 
-Every body encodes the whole window in one vector, so a network can't learn the identity however long the window is,
-and any length works.
+Every body encodes the whole window in one vector. So a network can't learn the identity, even for long windows, and
+any window length works.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stream_detector.errors import ConfigError
 
 
 def make_encoder(config: NetworkConfig | GANConfig, length: int, features: int, outputs: int) -> nn.Module:
-    """Return a network (B, length, features) -> (B, outputs), its last layer linear.
+    """Return a network (B, length, features) -> (B, outputs) whose last layer is linear.
 
     Raises ConfigError when the convolution's kernel is even.
     """
@@ -36,7 +36,7 @@ def make_encoder(config: NetworkConfig | GANConfig, length: int, features: int, 
 
 
 def make_decoder(config: NetworkConfig | GANConfig, length: int, features: int, inputs: int) -> nn.Module:
-    """Return a network (B, inputs) -> (B, length, features): the encoder's mirror image, its last layer linear.
+    """Return a network (B, inputs) -> (B, length, features): the encoder's mirror image, with a linear last layer.
 
     Raises ConfigError when the convolution's kernel is even.
     """
@@ -122,7 +122,7 @@ class ConvDecoder(nn.Module):
         widths, lengths = [features, *hidden], _halved(length, len(hidden))
         up: list[nn.Module] = []
         for level in range(len(hidden), 0, -1):
-            surplus = lengths[level - 1] - (2 * lengths[level] - 1)  # 0 or 1: which of the two lengths was halved
+            surplus = lengths[level - 1] - (2 * lengths[level] - 1)  # 0 for an odd length before halving, 1 for even
             up += [
                 nn.ELU(),
                 nn.ConvTranspose1d(
@@ -142,7 +142,7 @@ class ConvDecoder(nn.Module):
 
 
 class RecurrentEncoder(nn.Module):
-    """GRU layers over the cells; the last one's final state, mapped linearly, is the code.
+    """GRU layers over the cells; the code is a linear map of the last layer's final state.
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014.
     """
@@ -162,11 +162,11 @@ class RecurrentEncoder(nn.Module):
 
 
 class RecurrentDecoder(nn.Module):
-    """The code at every cell, with a learnt embedding of the cell's position, through GRU layers to the features.
+    """GRU layers over the cells; every cell's input is the code plus a learnt embedding of the cell's position.
 
-    Decoded from the last cell backwards, because the code represents the window's end most exactly (Srivastava,
-    Mansimov & Salakhutdinov, "Unsupervised learning of video representations using LSTMs", ICML 2015). With the
-    position given, the first layer need not count cells.
+    Decodes from the last cell backwards, because the code represents the window's end most exactly (Srivastava,
+    Mansimov & Salakhutdinov, "Unsupervised learning of video representations using LSTMs", ICML 2015). The position
+    embedding relieves the first layer of counting cells.
     """
 
     def __init__(self, length: int, features: int, hidden: list[int], inputs: int) -> None:
@@ -191,7 +191,7 @@ class RecurrentDecoder(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """A small network along time, shared by all features, then one along the features, shared by all patches.
+    """A small network along time, shared by all features, then one along features, shared by all patches.
 
     Source: Tolstikhin et al., "MLP-Mixer", NeurIPS 2021; for series: Chen et al., "TSMixer", TMLR 2023.
     """
@@ -231,7 +231,7 @@ class MixerEncoder(nn.Module):
     """Patches of `patch` cells, embedded linearly, one MixerBlock per hidden width, then one linear layer."""
 
     def __init__(self, length: int, features: int, hidden: list[int], outputs: int, patch: int) -> None:
-        """Build for windows (B, length, features); lengths that are no multiple of `patch` are padded at the start."""
+        """Build for windows (B, length, features), padded at the start when `length` is not a multiple of `patch`."""
         super().__init__()
         self.patch = patch
         patches = -(-length // patch)

@@ -1,12 +1,12 @@
-"""What every detector promises (base.Detector), as checks that any package with a detector can run in its tests.
+"""The contract of every detector (base.Detector) as checks that any package with a detector can run in its tests.
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     @pytest.mark.parametrize("case", [Case(MyConfig(), length=12), Case(MyConfig(), length=1)])
     def test_it_keeps_the_contract(check, case):
         check(case)
 
-Each raises AssertionError naming the part of the contract that is broken. The same functions check the
-built-in detectors.
+Each check raises AssertionError with the part of the contract that is broken. The same functions check the built-in
+detectors.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch import Tensor
 from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.models import Detector, FitReport, Labelled, Progress, build
 
-#: How the checks fit; short, for they ask for no good detector, but for one that keeps its promises.
+#: Training settings of the checks; short, because they test the contract, not the detector's quality.
 TRAIN = TrainConfig(epochs=12, batch=32)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Settings to be checked, and windows of which size."""
+    """The model settings to check and the shape of the windows."""
 
     config: ModelConfig
     length: int = 12
@@ -37,9 +37,9 @@ class Case:
     features: int = 5
     """At least 3."""
     drawn: bool = True
-    """Whether the fit draws anything, so that another seed gives another detector."""
+    """Whether the fit draws random numbers, so that a different seed gives a different detector."""
     finds: float = 0.95
-    """Share of windows with one feature shifted by four spreads that it must find."""
+    """Minimum share of windows with one feature shifted by four spreads that the detector must find."""
     _fitted: dict[int, Detector] = field(default_factory=dict, compare=False, repr=False)
 
     def build(self) -> Detector:
@@ -47,17 +47,17 @@ class Case:
         return build(self.config, self.length, self.features)
 
     def windows(self, count: int, seed: int = 0) -> Tensor:
-        """Return normal windows (N, T, F): a plant with two hidden causes, its last feature constant."""
+        """Return normal windows (N, T, F) of a plant with two hidden causes; the last feature is constant."""
         return normal(count, self.length, self.features, seed)
 
     def fitted(self, seed: int = 0) -> Detector:
-        """Return a copy of the fitted detector, in float64 as the scorer runs it."""
+        """Return a copy of the fitted detector in float64, which the scorer uses."""
         if seed not in self._fitted:
             self._fitted[seed] = self.newly_fitted(seed)
         return copy.deepcopy(self._fitted[seed])
 
     def newly_fitted(self, seed: int = 0) -> Detector:
-        """Return a detector just fitted, in float64."""
+        """Fit a detector and return it in float64, without the cache that `fitted` uses."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             detector = self.build()
@@ -70,7 +70,7 @@ CHECKS: list[Check] = []
 
 
 def _check(check: Check) -> Check:
-    """List a check, and run it with one thread: more change the order of sums, and are slower for small networks."""
+    """Register a check that runs in one thread: more change the order of sums and are slower for small networks."""
 
     @wraps(check)
     def run(case: Case) -> None:
@@ -114,7 +114,7 @@ def faulty(x: Tensor, seed: int) -> Tensor:
 def fit(
     detector: Detector, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None
 ) -> FitReport:
-    """Fit to normal windows; a detector that learns from labels gets a fifth as many faulty ones beside them."""
+    """Fit to normal windows; a detector that learns from labels also gets a fifth as many faulty windows."""
     if not isinstance(detector, Labelled):
         return detector.fit(x_train, x_val, config, progress)
     parts = [
@@ -126,13 +126,13 @@ def fit(
 
 
 def seeds(detector: Detector, count: int) -> Tensor | None:
-    """Return seeds (N,) for detectors that draw."""
+    """Return seeds (N,) for stochastic detectors, else None."""
     return torch.arange(count) if detector.stochastic else None
 
 
 @_check
 def a_planted_fault_scores_higher(case: Case) -> None:
-    """Higher is stranger: a feature that leaves its range beats nearly all normal windows."""
+    """Higher is more anomalous: a window with a feature far off its level scores above nearly all normal windows."""
     detector, usual = case.fitted(), case.windows(200, 2).double()
     shifted = usual.clone()
     shifted[..., 1] += 4
@@ -144,7 +144,7 @@ def a_planted_fault_scores_higher(case: Case) -> None:
 
 @_check
 def the_faulty_feature_leads_the_parts(case: Case) -> None:
-    """Parts say where it is: the changed feature has the largest part of most windows, and no part is negative."""
+    """The shifted feature has the largest contribution in most windows, and no contribution is negative."""
     detector, shifted = case.fitted(), case.windows(200, 2).double()
     shifted[..., 2] += 6
     with torch.inference_mode():
@@ -153,14 +153,14 @@ def the_faulty_feature_leads_the_parts(case: Case) -> None:
     assert judged.score.shape == (200,), f"scores have the shape {tuple(judged.score.shape)}, expected (200,)"
     for name, table in (("parts", judged.parts), ("expected", judged.expected)):
         assert table.shape == shape, f"{name} have the shape {tuple(table.shape)}, expected {shape}"
-    assert bool((judged.parts >= 0).all()), "a part is negative"
+    assert bool((judged.parts >= 0).all()), "a contribution is negative"
     led = float((judged.parts.argmax(1) == 2).double().mean())
-    assert led > 0.5, f"the shifted feature has the largest part of {led:.0%} of windows only"
+    assert led > 0.5, f"the shifted feature has the largest contribution in only {led:.0%} of windows"
 
 
 @_check
 def a_feature_constant_in_training_may_move(case: Case) -> None:
-    """Scores stay finite for a dead feature that wakes up and for values at the clip."""
+    """Scores stay finite when a feature constant in training changes, and for values at the clip."""
     detector, x = case.fitted(), case.windows(3).double()
     x[0, :, -1] = 5.0
     x[1] = 10.0
@@ -173,7 +173,7 @@ def a_feature_constant_in_training_may_move(case: Case) -> None:
 
 @_check
 def scores_do_not_depend_on_the_batch(case: Case) -> None:
-    """One by one, reversed or all at once: the same to twelve digits."""
+    """Windows scored one by one, in reverse order or all at once agree to twelve digits."""
     detector, x = case.fitted(), case.windows(70, 3).double()
     own = seeds(detector, 70)
     with torch.inference_mode():
@@ -186,7 +186,7 @@ def scores_do_not_depend_on_the_batch(case: Case) -> None:
 
 @_check
 def judging_changes_nothing(case: Case) -> None:
-    """The same windows score the same again: no state, no hidden randomness."""
+    """The same windows get the same scores a second time: no state, no hidden randomness."""
     detector, x = case.fitted(), case.windows(20, 3).double()
     own, before = seeds(detector, 20), copy.deepcopy(detector.state_dict())
     with torch.inference_mode():
@@ -198,17 +198,19 @@ def judging_changes_nothing(case: Case) -> None:
 
 @_check
 def the_same_seed_gives_the_same_detector(case: Case) -> None:
-    """Bit for bit; another seed gives another, where anything is drawn."""
+    """Two fits with one seed are equal bit for bit; a different seed gives a different detector if `case.drawn`."""
     one, same, other = (made.state_dict() for made in (case.fitted(), case.newly_fitted(), case.newly_fitted(1)))
     for name, tensor in one.items():
         assert torch.equal(tensor, same[name]), f"two fits with one seed differ in the tensor {name!r}"
     if case.drawn:
-        assert not all(torch.equal(one[name], other[name]) for name in one), "another seed changes nothing: drawn=False"
+        assert not all(torch.equal(one[name], other[name]) for name in one), (
+            "another seed changes nothing; set drawn=False"
+        )
 
 
 @_check
 def it_survives_restoring(case: Case) -> None:
-    """A detector built on the meta device takes the tensors and scores the same bits."""
+    """A detector built on the meta device and restored from the tensors gives bit-identical scores."""
     detector = case.fitted().float()
     with torch.device("meta"):
         again = case.build()
@@ -242,7 +244,7 @@ def tensors_that_do_not_fit_are_refused(case: Case) -> None:
 
 @_check
 def the_report_tells_how_the_fit_went(case: Case) -> None:
-    """Every pass is reported to the caller and kept, and the best one is among them."""
+    """Every pass is reported to the caller and recorded, and `best_epoch` is the one with the least loss."""
     calls: list[tuple[int, int, float, float]] = []
     report = fit(case.build(), case.windows(100), case.windows(30, 1), TRAIN, lambda *call: calls.append(call))
     losses = enumerate(zip(report.losses, report.val_losses, strict=True), start=1)

@@ -1,23 +1,23 @@
-"""Cross-fitting: a short history trains and calibrates with every row, and no row is judged by what has seen it.
+"""Cross-fitting: a short history is used whole for training and calibration; no row is scored by a model trained on it.
 
     event time   │ block 1 │ block 2 │ block 3 │ block 4 │ block 5 │     K blocks, contiguous
-    member {1,2}   judged    judged    trains    trains    trains       networks: one for each pair left out,
-    member {1,3}   judged    trains    judged    trains    trains       K (K − 1)/2 in all
+    member {1,2}   scores    scores    trains    trains    trains       one member for each pair of blocks left out,
+    member {1,3}   scores    trains    scores    trains    trains       K (K − 1)/2 in all
     …
 
-    calibration score of a row of block k:  by the mean of the K − 1 members that never saw block k
+    calibration score of a row in block k:  by the mean of the K − 1 members not trained on block k
     live score:                             by the mean of all members
 
-A held-out tail would cost a quarter of the rows, and tell only of the last minutes. Here the scores that set the
-threshold come from all of the history, each of an ensemble like the live one but smaller, so slightly higher: a level
-drawn from them errs on the side of silence.
+A held-out tail would cost a quarter of the rows, and its scores would reflect only the end of the history. Here the
+calibration scores cover the whole history. Each comes from an ensemble like the live one but smaller, so it is slightly
+higher: a threshold derived from these scores tends to raise too few alarms rather than too many.
 
-The channels' gauge g (ensemble.py) is of the same kind: measured on parts that unseeing members give; for the scores
-of block k, on the other blocks alone. Center and spread of a member's input are of its own rows. Every pass is made,
-and the last weights, by training loss the best, are kept: nothing is chosen by looking at a row left out.
+The channels' gauge g (ensemble.py) is measured the same way, on contributions that members give for rows they were not
+trained on; for the scores of block k, on the other blocks only. The center and spread of a member's input come from
+its own rows. Early stopping and the choice of weights use the loss on these rows: nothing depends on a row left out.
 
-Detectors that learn without passes (`ClosedFormDetector`), or keep windows (`metric`), stay one detector, fitted to
-all rows; its calibration scores come from K others, each without one block.
+Detectors that are fitted without passes (`ClosedFormDetector`) or keep windows (`metric`) remain one detector, fitted
+to all rows; its calibration scores come from K other detectors, each fitted without one block.
 Source: Kim, Xu & Barber, "Predictive inference is free with the jackknife+-after-bootstrap", NeurIPS 2020; for series,
 with blocks: Xu & Xie, "Conformal prediction interval for dynamic time-series", ICML 2021.
 """
@@ -42,13 +42,13 @@ from stream_detector.models.labelled import Labelled
 from stream_detector.models.metric import Metric
 from stream_detector.models.stacked_fit import fit_all
 
-#: Families of which one detector is fitted to all rows: they keep windows, learn in one go, or from labels.
+#: Families that remain one detector, fitted to all rows: they learn in one step, keep windows, or learn from labels.
 STAYS_ONE = (ClosedFormDetector, Metric, Labelled)
-#: Windows judged at once; an ensemble holds a copy for each member.
+#: Windows scored at once; an ensemble holds a copy for each member.
 CHUNK = 1024
 #: (q90 - q10) of a Gaussian in standard deviations, as in features.Scale.
 GAUSSIAN_DECILES = 2.563
-#: A spread below this is none; inputs are scaled already, so one is usual.
+#: Spreads below this count as zero; inputs are already scaled, so their usual spread is 1.
 NO_SPREAD = 1e-6
 
 Scaling = Literal["robust", "standard"]
@@ -56,7 +56,7 @@ Scaling = Literal["robust", "standard"]
 
 @dataclass(frozen=True, slots=True)
 class CrossFit:
-    """A fitted detector and the scores of its own history by detectors that had not seen the rows."""
+    """A fitted detector, and scores of its history from detectors that were not trained on the scored rows."""
 
     detector: Detector
     scores: Tensor  # (N,) float64, in the rows' order
@@ -64,7 +64,7 @@ class CrossFit:
 
 
 def members(kind: type[Detector], config: TrainConfig) -> int:
-    """Return how many networks a detector of some family is; 1: it stays one.
+    """Return the number of members that training makes of a family's detector; 1 means no ensemble.
 
     >>> from stream_detector.models import DETECTORS
     >>> members(DETECTORS["ae"], TrainConfig(folds=5)), members(DETECTORS["pca"], TrainConfig(folds=5))
@@ -79,16 +79,16 @@ def members(kind: type[Detector], config: TrainConfig) -> int:
 
 @dataclass(slots=True)
 class CrossFitting:
-    """A cross-fitted ensemble in the making: members still to be fitted, to windows of their own, with their seeds."""
+    """A cross-fitted ensemble before the fit: unfitted members, each with its own windows and seed."""
 
     members: list[Detector]
-    windows: list[Tensor]  # of each member, (n, T, F) float32, scaled by its own rows
+    windows: list[Tensor]  # of each member, (n, T, F) float32, scaled by center and spread of its own rows
     seeds: list[int]
     ensemble: Ensemble
     history: Tensor  # (N, T, F) float64
-    fold: Tensor  # (N,)
-    draws: Tensor | None  # (N,) seeds of detectors that draw
-    unseeing: Tensor  # (M, N) whether a member has not seen a row
+    fold: Tensor  # (N,) the block of each row
+    draws: Tensor | None  # (N,) seeds for stochastic detectors
+    unseeing: Tensor  # (M, N) whether a row is left out of a member's training
 
     @classmethod
     def of(
@@ -102,7 +102,7 @@ class CrossFitting:
         numbers: Tensor,
         scaling: Scaling,
     ) -> CrossFitting:
-        """Build the members; arguments as of `cross_fit`."""
+        """Build the members; arguments as for `cross_fit`."""
         pairs = combinations(range(int(fold.max()) + 1), 2)
         left_out = [pair for pair in pairs for _ in range(config.members)]
         members: list[Detector] = []
@@ -119,12 +119,12 @@ class CrossFitting:
         with torch.no_grad():
             ensemble.center.copy_(torch.stack([center for center, _ in units]))
             ensemble.scale.copy_(torch.stack([scale for _, scale in units]))
-        # another order of minibatches each; the weights to begin with differ already
+        # a different order of minibatches for each member; their initial weights differ already
         seeds = [config.seed * len(left_out) + index for index in range(len(left_out))]
         return cls(members, windows, seeds, ensemble, x, fold, draws, unseeing)
 
     def result(self, reports: list[FitReport]) -> CrossFit:
-        """Join the members, now fitted."""
+        """Join the fitted members in the ensemble and calibrate it."""
         self.ensemble.take(self.members)
         scores = _calibrate(self.ensemble.double(), self.history, self.fold, self.draws, self.unseeing)
         return CrossFit(self.ensemble.float().eval(), scores, joint_report(reports))
@@ -143,8 +143,8 @@ def cross_fit(
 ) -> CrossFit:
     """Fit detectors that `build` makes to normal windows x (N, T, F), float64, scaled.
 
-    `fold` (N,) says which block each row lies in, 0 … K − 1; `seeds` (N,) comes with detectors that draw; `numbers`
-    (F,) is true for the features that have a spread to measure, and false for those of categories.
+    `fold` (N,) is the block of each row, 0 … K − 1; `seeds` (N,) are for stochastic detectors; `numbers` (F,) is true
+    for features of numbers, whose spread is measured, and false for features of categories.
     """
     kind = type(build())
     if issubclass(kind, STAYS_ONE):
@@ -156,7 +156,7 @@ def cross_fit(
 
 @torch.no_grad()
 def _calibrate(ensemble: Ensemble, x: Tensor, fold: Tensor, seeds: Tensor | None, unseeing: Tensor) -> Tensor:
-    """Set the ensemble's gauge and return the rows' scores, (N,), all by members that had not seen them."""
+    """Set the ensemble's gauge and return the rows' scores (N,), each from members that were not trained on the row."""
     parts = torch.cat(
         [
             _mean_of(ensemble.of_members(x[some], None if seeds is None else seeds[some])[0], unseeing[:, some])
@@ -172,13 +172,13 @@ def _calibrate(ensemble: Ensemble, x: Tensor, fold: Tensor, seeds: Tensor | None
 
 
 def _mean_of(parts: Tensor, which: Tensor) -> Tensor:
-    """Return the mean over the members in `which` (M, n) of parts (M, n, F) -> (n, F)."""
+    """Return the mean of the contributions (M, n, F) over the members chosen by `which` (M, n): (n, F)."""
     weight = which.to(parts) / which.sum(dim=0)
     return (weight[:, :, None] * parts).sum(dim=0)
 
 
 def _gauge(parts: Tensor, usual: float) -> Tensor:
-    """Return g_c = u / max(u, e_c), (F,), for parts of unseen windows (n, F)."""
+    """Return g_c = u / max(u, e_c), (F,), for contributions (n, F) of held-out windows."""
     return usual / parts.mean(dim=0).clamp_min(usual)
 
 
@@ -208,7 +208,7 @@ def _one(
 
 
 def _unit(x: Tensor, numbers: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
-    """Return center and spread of windows (n, T, F), each (F,) float64 of float32 values; 0 and 1 where not numbers."""
+    """Return center and spread of windows (n, T, F), each (F,), rounded to float32; 0 and 1 for categories."""
     flat = x.flatten(0, 1).numpy()
     deviation = flat.std(axis=0)
     if scaling == "robust":

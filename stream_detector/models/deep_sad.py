@@ -1,15 +1,16 @@
-"""Deep SAD: normal windows are pulled towards a centre, labelled faults are pushed away from it.
+"""Deep SAD: training moves the codes of normal windows towards a centre and those of labelled faults away from it.
 
     d²(x) = ‖φ(x) − c‖²                                     φ: a body (bodies.py), c: the centre, fixed
     loss  = 1/N · ( Σ over normal of d²  +  η Σ over faulty of 1/(d² + ε) )
     score = d² / mean of d² over the normal training windows
 
-φ is the encoder of an autoencoder trained for the first passes (`pretrain`) on the normal training windows; the decoder
-is discarded. c is the mean of φ over them after these passes, each coordinate at least 0.1 from zero, so that φ can't
-reach it with all units at zero. The score is about 1 on the training part and has no upper bound.
+φ starts as the encoder of an autoencoder that the first passes (`pretrain`) train on the normal training windows; the
+decoder is then discarded. c is the mean of φ over these windows after that, with each coordinate moved to at least 0.1
+from zero, so that φ can't reach it with all units at zero. The score is about 1 on the normal training windows and has
+no upper bound.
 
-Unlike a classifier it models what is normal, independent of the labelled faults: a fault of a kind never labelled is
-not drawn towards c. So a few labelled faults are enough, and they improve on a fit to normal windows alone.
+Unlike a classifier, the detector models normal windows, independent of the labelled faults: nothing pulls a fault of an
+unlabelled kind towards c. So a few labelled faults are enough, and they improve on a fit to normal windows alone.
 With η = 0 it is Deep SVDD. The inverse of a fault's distance makes the trivial solution φ = c expensive, so layers may
 keep their biases.
 Source: Ruff et al., "Deep semi-supervised anomaly detection", ICLR 2020, equation 7 (all windows here are labelled or
@@ -31,7 +32,7 @@ from stream_detector.models.labelled import Labelled
 
 #: ε: keeps the loss of a fault at the centre finite.
 EPSILON = 1e-6
-#: Least distance of a coordinate of the centre from zero.
+#: Minimum distance of each coordinate of the centre from zero.
 OFF_ZERO = 0.1
 
 
@@ -60,7 +61,7 @@ class DeepSAD(Labelled):
         return found
 
     def scaled(self, raw: Tensor) -> Tensor:
-        """Return the raw score, already on its scale, with a floor just above zero."""
+        """Return the raw score with a floor just above zero; it needs no other scaling."""
         return raw.clamp_min(torch.finfo(raw.dtype).tiny)
 
     def fit_labelled(

@@ -1,4 +1,4 @@
-"""The gradient loop the neural detectors share: Adam, seeded shuffles, early stopping, best weights kept."""
+"""The training loop of the neural detectors: Adam, seeded shuffles, early stopping; the best weights are kept."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Report of a fit; kept in the artifact."""
+    """Report of a fit, stored in the artifact."""
 
-    epochs: int  # passes made
+    epochs: int  # passes run
     best_epoch: int  # the pass whose weights were kept, from 1; 0 for detectors without passes
     losses: tuple[float, ...]  # (epochs) mean training loss of each pass
     val_losses: tuple[float, ...]  # (epochs) loss on the held-out windows after each pass
@@ -44,7 +44,7 @@ def fit_by_gradient(
 ) -> FitReport:
     """Minimise `loss` over minibatches of x_train (N, T, F); stop `patience` epochs after the best loss on x_val.
 
-    `begin` is called before each epoch with the share of `config.epochs` made so far, for losses with a schedule.
+    `begin` is called before each epoch with the share of `config.epochs` completed so far, for losses with a schedule.
     Deterministic: shuffles come from a generator seeded with `config.seed`, and every validation uses the same draws.
     Leaves the model in eval mode with the weights of its best epoch. Raises DataError when the loss becomes non-finite.
     """
@@ -86,7 +86,7 @@ def fit_by_gradient(
 
 
 def joint_report(reports: Sequence[FitReport]) -> FitReport:
-    """Return one report of the members' fits: mean losses of the passes all members made, each warning once."""
+    """Return one report for the members' fits: mean losses of the passes that all members ran, each warning once."""
     if len(reports) == 1:
         return reports[0]
     least = min(report.epochs for report in reports)

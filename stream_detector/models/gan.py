@@ -1,10 +1,10 @@
-"""Generative adversarial network: a window far from all that the generator can make is anomalous.
+"""Generative adversarial network: a window far from everything the generator can produce is anomalous.
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 − D(G(z)))],   z ~ N(0, I),   D = sigmoid of its last layer
     generator     minimises −log D(G(z)) instead (non-saturating: the gradient does not vanish while D wins)
-                  + λ · mean (x − G(E(x)))², E with it (λ: `restore`, 0 by default)
-    discriminator adds r1/2 · E_x ‖∇_x log(D/(1 − D))‖², which keeps the game stable near its end (R1)
-    encoder       trained on, G and D fixed:  min_E  mean (x − G(E(x)))² + mean (f(x) − f(G(E(x))))²
+                  + λ · mean (x − G(E(x)))², together with E (λ: `restore`, 0 by default)
+    discriminator adds r1/2 · E_x ‖∇_x log(D/(1 − D))‖², which keeps the training stable near its equilibrium (R1)
+    encoder       trained afterwards, G and D fixed:  min_E  mean (x − G(E(x)))² + mean (f(x) − f(G(E(x))))²
 
 f is the discriminator's last hidden layer. The generator kept is the moving average of its weights. Scores:
 
@@ -15,13 +15,13 @@ f is the discriminator's last hidden layer. The generator kept is the moving ave
 
 The adversarial loss alone lets the generator miss rare normal windows, because D seldom notices. Rare normal windows
 then score as high as faults, and a threshold set on held-out windows is far too high (on NSL-KDD F1 was .74 at λ = 0,
-.92 at λ = 1, while AUC hardly changed). The second term of the loss requires a z for every training window. For short
-histories of slow sensors it has no benefit (SKAB: F1 .855, .864 without it).
+.92 at λ = 1, while AUC hardly changed). The term of λ requires a z for every training window. For short histories of
+slow sensors it has no benefit (SKAB: F1 .855 with it, .864 without).
 
 `encoder` is the default: on SKAB and CWRU it ranks as well as `encoder+features` at its best, and it does not degrade
-when the discriminator's features are poor. `discriminator` is offered because the literature describes it; at the end
-of a good training D can't separate real from generated windows, and far from the data it was never trained, so its
-score is weak and sometimes inverted. `fit` tests the detector on disturbed windows and warns (see gan_checks.py).
+when the discriminator's features are poor. `discriminator` is offered because the literature describes it. At the end
+of a good training D can't separate real from generated windows, and it is never trained on windows far from the data,
+so its score is weak and sometimes inverted. `fit` tests the detector on disturbed windows and warns (gan_checks.py).
 
 The contributions of all three are the residuals, scaled so that their mean is the score.
 Source: Goodfellow et al., "Generative adversarial nets", NeurIPS 2014; Mescheder, Geiger & Nowozin, "Which training
@@ -48,12 +48,12 @@ from stream_detector.models.fitting import FitReport, Progress
 from stream_detector.models.gan_checks import troubles
 from stream_detector.models.gan_training import play
 
-#: Floor of residuals when contributions are scaled: a perfectly restored window would give 0/0.
+#: Added to residuals when contributions are scaled: a perfectly reconstructed window would give 0/0.
 TINY = 1e-12
 
 
 class Discriminator(nn.Module):
-    """A body, its features, and one number."""
+    """A body, whose output are the features f, and a linear layer that maps them to one number."""
 
     def __init__(self, config: GANConfig, length: int, features: int) -> None:
         """Build for windows (B, length, features)."""
@@ -101,10 +101,10 @@ class GAN(Detector):
         return made
 
     def fit(self, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None = None) -> FitReport:
-        """Play the game for most of the passes, then train the encoder (see gan_training.py).
+        """Run adversarial training for most of the passes, then train the encoder (see gan_training.py).
 
-        Raises ConfigError when `train.epochs` is 1, DataError when training diverges or the generator always makes the
-        same window; lesser problems are listed in the report's warnings.
+        Raises ConfigError when `train.epochs` is 1, DataError when training diverges or the generator always produces
+        the same window; less severe problems are listed in the report's warnings.
         """
         report = play(self, x_train, x_val, config, progress)
         with torch.no_grad():

@@ -1,12 +1,11 @@
 """The fit of a GAN: adversarial training of generator and discriminator, then training of the encoder.
 
-    passes 1 … a        generator (with encoder, where `restore` asks for it) against discriminator, a = 70 % of
-                        train.epochs
-    passes a + 1 … n    encoder, G and D fixed; its best pass on the held-out windows is kept, and `train.patience`
-                        ends it early
+    passes 1 … a        generator (with the encoder if `restore` > 0) against discriminator, a = 70 % of train.epochs
+    passes a + 1 … n    encoder, G and D fixed; the weights of its best pass on the held-out windows are kept, and
+                        `train.patience` stops it early
 
-The loss reported for the held-out windows is one quantity throughout: their mean square distance from the generator's
-output. In the adversarial passes that is the nearest of some hundred samples, afterwards G(E(x)).
+The loss reported for the held-out windows is the same quantity in all passes: their mean square distance from the
+generator's output. In the adversarial passes this output is the nearest of several hundred samples, afterwards G(E(x)).
 """
 
 from __future__ import annotations
@@ -26,24 +25,26 @@ if TYPE_CHECKING:
 
 #: Share of the passes for adversarial training.
 GAME_SHARE = 0.7
-#: The gradient penalty costs as much as the rest of a step: applied once per LAZY steps, LAZY times as strong.
+#: The gradient penalty costs as much as the rest of a step: it is applied in every LAZY-th step, LAZY times as strong.
 #: Source: Karras et al., "Analyzing and improving the image quality of StyleGAN", CVPR 2020.
 LAZY = 4
 #: Adam's first moment: with .9 generator and discriminator oscillate around each other.
 BETAS = (0.5, 0.9)
 #: Decay of the moving average of the generator's weights.
 AVERAGE = 0.99
-#: Number of samples and held-out windows in the search for the nearest.
+#: Number of samples, and approximate number of held-out windows, in the search for the nearest sample.
 NEAREST = 512
 
 
 def play(gan: GAN, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress: Progress | None) -> FitReport:
     """Fit generator, discriminator and encoder to windows (N, T, F); return the report.
 
-    Raises ConfigError when there are fewer than two passes to make, DataError when training diverges.
+    Raises ConfigError when train.epochs is less than 2, DataError when training diverges.
     """
     if config.epochs < 2:
-        raise ConfigError(f"train.epochs must be at least 2 for a GAN (game, then encoder), got {config.epochs}")
+        raise ConfigError(
+            f"train.epochs must be at least 2 for a GAN (adversarial training, then the encoder's), got {config.epochs}"
+        )
     game_passes = min(max(1, round(GAME_SHARE * config.epochs)), config.epochs - 1)
     gan.train()
     game = _Game(gan, config)
@@ -73,7 +74,7 @@ def play(gan: GAN, x_train: Tensor, x_val: Tensor, config: TrainConfig, progress
 
 
 class _Game:
-    """The two players, their optimisers and the generator's moving average."""
+    """The adversarial training: generator, discriminator, their optimisers and the generator's moving average."""
 
     def __init__(self, gan: GAN, config: TrainConfig) -> None:
         self.generator, self.discriminator, self.config = gan.generator, gan.discriminator, config
@@ -89,7 +90,7 @@ class _Game:
         self.steps = 0
 
     def one_pass(self, x_train: Tensor) -> float:
-        """Step both networks once per minibatch; return the discriminator's mean loss (2 log 2 at chance level)."""
+        """Update both networks once per minibatch; return the discriminator's mean loss (2 log 2 at chance level)."""
         order = torch.randperm(len(x_train), generator=self.draws).to(x_train.device)
         total = torch.zeros((), dtype=torch.float64, device=x_train.device)
         for real in torch.split(x_train[order], self.config.batch):
@@ -126,7 +127,7 @@ class _Game:
         penalty = torch.zeros((), device=real.device)
         if self.r1 and self.steps % LAZY == 0:
             real = real.detach().requires_grad_(True)
-            with torch.backends.cudnn.flags(enabled=False):  # its GRU has no second derivative, and this needs one
+            with torch.backends.cudnn.flags(enabled=False):  # cuDNN's GRU has no second derivative, needed here
                 of_real, of_made = self.discriminator(real), self.discriminator(made)
             (slope,) = torch.autograd.grad(of_real.sum(), real, create_graph=True)
             penalty = 0.5 * self.r1 * LAZY * slope.square().sum(dim=(1, 2)).mean()
@@ -139,7 +140,7 @@ class _Game:
 
     def _generate(self, real: Tensor) -> None:
         self.adam_g.zero_grad(set_to_none=True)
-        for p in self.judges:  # no gradients for fixed weights: saves a third of the time
+        for p in self.judges:  # gradients of fixed weights would take a third of the time
             p.requires_grad_(False)
         loss = F.softplus(-self.discriminator(self.generator(self._noise(real)))).mean()
         if self.restore:

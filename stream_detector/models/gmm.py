@@ -1,11 +1,11 @@
-"""Mixture of Gaussians: how improbable is the window for a machine that has several ways to be normal?
+"""Mixture of Gaussians: negative log-likelihood of the window, for machines with several normal operating states.
 
     p(x) = Σ_k π_k N(x; μ_k, Σ_k),   c_k = log π_k − ½ log det Σ_k,   d_k² = (x − μ_k)ᵀ Σ_k⁻¹ (x − μ_k)
     score = 2/D · (log Σ_k exp c_k − log Σ_k exp(c_k − ½ d_k²)) >= 0
 
-That is −log p, less the least it could be: with one Gaussian d²/D, with many about the distance to the nearest.
-part_c = mean over t of Σ_k ρ_k (W_k (x − μ_k))²_tc, scaled to the score; ρ_k: the Gaussian's responsibility, W_k: the
-corr-max root of Σ_k⁻¹ (whitening.py). expected: Σ_k ρ_k μ_k.
+That is −log p less its lower bound, times 2/D: with one Gaussian d²/D, with several about d_k²/D of the nearest.
+part_c = mean over t of Σ_k ρ_k (W_k (x − μ_k))²_tc, scaled so that its mean over c is the score; ρ_k: responsibility of
+Gaussian k, W_k: the corr-max root of Σ_k⁻¹ (whitening.py). expected: last cell of Σ_k ρ_k μ_k.
 Fitted by scikit-learn: expectation maximisation from k-means. Source: Dempster, Laird & Rubin, "Maximum likelihood from
 incomplete data via the EM algorithm", Journal of the Royal Statistical Society B 39, 1977.
 """
@@ -25,12 +25,12 @@ from stream_detector.models.closed_form import SMALLEST_DEVIATION, ClosedFormDet
 from stream_detector.models.mahalanobis import vector_size
 from stream_detector.models.whitening import by_channel, corr_max
 
-#: Fewest training windows for each Gaussian.
+#: Minimum number of training windows per Gaussian.
 FEWEST = 10
 
 
 class GMM(ClosedFormDetector):
-    """Gaussian mixture of the flattened window; about 1 on normal data of one cluster."""
+    """Gaussian mixture of the flattened window; score about 1 on normal data of one cluster."""
 
     kind = "gmm"
     height: Tensor
@@ -66,7 +66,7 @@ class GMM(ClosedFormDetector):
             random_state=config.seed,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a mixture not fully settled is a mixture all the same
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a mixture that has not fully converged is usable
             mixture.fit(flat.numpy())
         covariances = torch.from_numpy(mixture.covariances_)
         if self.config.covariance == "full":
@@ -79,11 +79,13 @@ class GMM(ClosedFormDetector):
         self.keep(height=height, center=torch.from_numpy(mixture.means_), whiten=whiten)
 
     def check(self) -> None:
-        """Each Gaussian has a weight, a mean and a matrix."""
-        require(len(self.height) == len(self.center) == len(self.whiten) > 0, "its Gaussians are not complete")
+        """Raise ValueError unless each Gaussian has a weight, a mean and a matrix."""
+        require(
+            len(self.height) == len(self.center) == len(self.whiten) > 0, "its Gaussians lack a weight, mean or matrix"
+        )
 
     def judge(self, x: Tensor, seeds: Tensor | None = None) -> Judged:
-        """Return score (B,), parts (B, F) and expectation in one pass."""
+        """Return score (B,), contributions (B, F) and the expected last cell (B, F) in one pass."""
         squares = self._squares(x.flatten(1))
         joint = self.height - 0.5 * squares.sum(dim=2)  # (B, K)
         score = 2.0 / squares.shape[2] * (self.height.logsumexp(dim=0) - joint.logsumexp(dim=1))
@@ -94,7 +96,7 @@ class GMM(ClosedFormDetector):
         return Judged(score, parts.clamp_min(0.0), (share @ self.center)[:, -self.features :])
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return part_c (B, F) and the last cell of the expectation (B, F)."""
+        """Return part_c (B, F) and the expected last cell (B, F)."""
         judged = self.judge(x, seeds)
         return judged.parts, judged.expected
 

@@ -1,17 +1,17 @@
-"""Half-space trees: cut the value range at random, count how many windows fall where; where few fell is strange.
+"""Half-space trees: random cuts of the value range; windows in cells with few training windows are anomalous.
 
-    raw(x) = Σ over trees, over the nodes on the way down of (mass of the node) · 2^depth, until a mass below a tenth
-             of the sample
+    raw(x) = Σ over trees, over the nodes on the path of x, of (mass of the node) · 2^depth, as far as the first node
+             with a mass below a tenth of ψ
     r      = −log2 (raw(x) / (trees · ψ))
 
-River publishes 1 − raw/max in [0, 1]: the same order, but squeezed against 1. The score is r on the scale of Gauged
-(closed_form.py).
-part_c: what the cuts of channel c make of the mass that an even spread would have left, −log2(2 · mass / mass above),
-as far as it is positive in sum. expected: the median of the training windows' last cells.
+The mass of a node is how many of the last ψ training windows are in it. River publishes 1 − raw/max in [0, 1]: the same
+order, but compressed near 1. The score is r on the scale of Gauged (closed_form.py).
+part_c: sum over the cuts of channel c on the path of −log2(2 · mass of the child / mass of the node), which is 0 when
+the cut halves the mass; mean over the trees, if positive. expected: the median of the training windows' last cells.
 
-The masses are learnt one window at a time, in order, and count the last ψ; then they are frozen, so that a replay
-gives the same scores; learning more is a refit. Grown by river, kept as arrays, scored here; tests compare the scores
-with river's. Source: Tan, Ting & Liu, "Fast anomaly detection for streaming data", IJCAI 2011.
+The last ψ training windows are learnt one by one, in order; then the masses are frozen, so that replayed windows get
+the same scores; to learn more, fit again. The trees are grown by river, stored as arrays and scored here; tests compare
+the scores with river's. Source: Tan, Ting & Liu, "Fast anomaly detection for streaming data", IJCAI 2011.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import HalfSpaceTreesConfig
 from stream_detector.models.closed_form import Gauged, require
 
-#: The range of the cuts extends the training range by this many times its width, on either side.
+#: The range of the cuts exceeds the training range by this many times its width on either side.
 BEYOND = 1.0
 
 
@@ -44,7 +44,7 @@ class HalfSpaceTrees(Gauged):
         super().__init__(features)
         self.config, self.length, self.features = config, length, features
         trees, inner = config.trees, (1 << config.height) - 1
-        # nodes as in a heap: the children of node i are 2i + 1, reached below the threshold, and 2i + 2
+        # nodes in heap order: the children of node i are 2i + 1, for values below the threshold, and 2i + 2
         self.register_buffer("column", torch.zeros(trees, inner, dtype=torch.int64))
         self.register_buffer("threshold", torch.zeros(trees, inner))
         self.register_buffer("mass", torch.zeros(trees, 2 * inner + 1))
@@ -57,7 +57,7 @@ class HalfSpaceTrees(Gauged):
         return cls(config, length, features)
 
     def learn(self, x_train: Tensor, config: TrainConfig) -> None:
-        """Let river learn window by window, then take its trees."""
+        """Fit river's detector window by window, then copy its trees."""
         from river.anomaly import HalfSpaceTrees as Trees  # deferred: slow to import
 
         flat = x_train.flatten(1)
@@ -81,13 +81,13 @@ class HalfSpaceTrees(Gauged):
         self.gauge(x_train)
 
     def check(self) -> None:
-        """The cuts are of a window's values; the root holds all of the sample."""
+        """Raise ValueError unless every cut is of a window's value and every tree has windows at its root."""
         size = self.length * self.features
-        require(bool(((self.column >= 0) & (self.column < size)).all()), "a tree cuts a value that no window has")
-        require(bool((self.mass[:, 0] > 0).all() and self.sample > 0), "a tree holds no windows")
+        require(bool(((self.column >= 0) & (self.column < size)).all()), "a tree cuts a value outside the window")
+        require(bool((self.mass[:, 0] > 0).all() and self.sample > 0), "a tree has no windows at its root")
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return r (B,) and the sums of what the cuts of each channel made of the mass (B, F)."""
+        """Return r (B,) and the contributions before their floor at 0 (B, F)."""
         flat = x.flatten(1)
         trees = torch.arange(len(self.column), device=x.device)
         node = torch.zeros(len(x), len(trees), dtype=torch.int64, device=x.device)
@@ -107,7 +107,7 @@ class HalfSpaceTrees(Gauged):
 
 
 def _laid_out(root: Any, height: int) -> tuple[list[int], list[float], list[float]]:
-    """Return columns, thresholds and masses of one tree of river in heap order."""
+    """Return columns, thresholds and masses of one of river's trees in heap order."""
     columns, thresholds, masses = [], [], []
     level = [root]
     for depth in range(height + 1):

@@ -1,16 +1,15 @@
-"""Isolation forest: random cuts isolate what lies apart sooner than what lies in a crowd.
+"""Isolation forest: random cuts isolate an outlying window sooner than one among many similar windows.
 
     h(x) = path length of x, averaged over the trees; a leaf of n windows counts as c(n) further cuts
     c(n) = 2 H(n−1) − 2 (n−1)/n,   r = −h(x)
 
-The published score, 2^(−h/c(ψ)) with ψ the windows a tree is grown from, orders windows like r, but ends at 1. The
+The published score, 2^(−h/c(ψ)) for trees grown from ψ windows each, orders windows like r, but is bounded by 1. The
 score is r on the scale of Gauged (closed_form.py).
-part_c: the path is shortened step by step, each cut by the difference that going this way makes to the path length
-expected of training windows; part_c sums those of channel c's cuts, as far as they shorten the path. Source of that
-reading of trees: Saabas, "Interpreting random forests", 2014. expected: the median of the training windows' last
-cells.
+part_c: each cut on the path changes the path length expected for training windows, from that of the node to that of the
+child; part_c is the sum of the reductions by channel c's cuts, mean over the trees, if positive. Source of this
+decomposition: Saabas, "Interpreting random forests", 2014. expected: the median of the training windows' last cells.
 
-Grown by scikit-learn, kept as arrays, scored here; tests compare the scores with scikit-learn's.
+The trees are grown by scikit-learn, stored as arrays and scored here; tests compare the scores with scikit-learn's.
 Source: Liu, Ting & Zhou, "Isolation forest", ICDM 2008.
 """
 
@@ -45,13 +44,13 @@ class IsolationForest(Gauged):
         """Make an unfitted detector."""
         super().__init__(features)
         self.config, self.length, self.features = config, length, features
-        self.deepest = math.ceil(math.log2(config.sample))  # trees are grown no further
+        self.deepest = math.ceil(math.log2(config.sample))  # maximum depth of scikit-learn's trees
         trees = config.trees
         self.register_buffer("column", torch.zeros(trees, 0, dtype=torch.int64))  # (trees, nodes) cut; -1 in leaves
-        self.register_buffer("threshold", torch.zeros(trees, 0))  # go left at most at this value
+        self.register_buffer("threshold", torch.zeros(trees, 0))  # values up to this one go left
         self.register_buffer("left", torch.zeros(trees, 0, dtype=torch.int64))
         self.register_buffer("right", torch.zeros(trees, 0, dtype=torch.int64))
-        self.register_buffer("path", torch.zeros(trees, 0))  # expected path length of windows in the node; leaves: own
+        self.register_buffer("path", torch.zeros(trees, 0))  # mean path length of the training windows in the node
 
     @classmethod
     def from_config(cls, config: ModelConfig, length: int, features: int) -> Self:
@@ -76,18 +75,18 @@ class IsolationForest(Gauged):
         self.gauge(x_train)
 
     def check(self) -> None:
-        """Every cut leads to nodes further on, of a window's values."""
+        """Raise ValueError unless every cut is of a window's value and its children come later in the arrays."""
         shapes = {self.column.shape, self.threshold.shape, self.left.shape, self.right.shape, self.path.shape}
-        require(len(shapes) == 1 and self.column.shape[1] > 0, "its trees are not complete")
-        require(bool((self.column < self.length * self.features).all()), "a tree cuts a value that no window has")
+        require(len(shapes) == 1 and self.column.shape[1] > 0, "the arrays of its trees are empty or differ in shape")
+        require(bool((self.column < self.length * self.features).all()), "a tree cuts a value outside the window")
         inner = self.column >= 0
         here = torch.arange(self.column.shape[1]).expand_as(self.column)[inner]
         for side in (self.left[inner], self.right[inner]):
-            require(bool(((side > here) & (side < self.column.shape[1])).all()), "a tree's node leads nowhere")
+            require(bool(((side > here) & (side < self.column.shape[1])).all()), "a node of a tree has no valid child")
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return −h (B,) and how far each feature's cuts shorten the path (B, F)."""
-        flat = x.flatten(1).float()  # the trees were grown on float32 and compare as such
+        """Return −h (B,) and by how much each feature's cuts shorten the path (B, F)."""
+        flat = x.flatten(1).float()  # the trees were grown on float32: values must be compared in float32
         trees = torch.arange(len(self.column), device=x.device)
         node = torch.zeros(len(x), len(trees), dtype=torch.int64, device=x.device)
         parts = x.new_zeros(len(x), self.features)
@@ -105,7 +104,7 @@ class IsolationForest(Gauged):
 
 
 def _laid_out(tree: Any, columns: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Return one tree of scikit-learn as arrays over its nodes; children come after their parents in it."""
+    """Return one of scikit-learn's trees as arrays over its nodes; children come after their parents."""
     left, right, counts = tree.children_left, tree.children_right, tree.n_node_samples
     leaf = left < 0
     depth = np.zeros(len(left))
@@ -115,7 +114,7 @@ def _laid_out(tree: Any, columns: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     for node in np.flatnonzero(~leaf)[::-1].tolist():
         sides = [left[node], right[node]]
         path[node] = np.average(path[sides], weights=counts[sides])
-    # A float32 is at most the threshold exactly when it is at most the largest float32 that is.
+    # Round the thresholds down to float32: a float32 value is <= the threshold if and only if it is <= the rounded one.
     rounded = tree.threshold.astype(np.float32)
     rounded = np.where(rounded > tree.threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded)
     column = np.where(leaf, -1, columns[np.maximum(tree.feature, 0)])
@@ -134,7 +133,7 @@ def _padded(array: NDArray[Any], width: int) -> NDArray[Any]:
 
 
 def _average_path(count: NDArray[Any]) -> NDArray[np.float64]:
-    """Return c(n), the mean path length of an unsuccessful search in a binary tree of n, with H by Euler's formula."""
+    """Return c(n), the mean path length of an unsuccessful search in a binary tree of n nodes; H(i) = ln i + γ."""
     n = np.maximum(count.astype(np.float64), 3.0)
     many = 2.0 * (np.log(n - 1.0) + _EULER) - 2.0 * (n - 1.0) / n
     return np.where(count <= 1, 0.0, np.where(count == 2, 1.0, many))

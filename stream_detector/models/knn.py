@@ -1,4 +1,4 @@
-"""Nearest neighbours: how far is the window from the training windows most like it?
+"""Nearest neighbours: mean square distance of the window from the training windows most like it.
 
     score  = mean over the k nearest training windows r, over t and c, of (x_tc − r_tc)²
     part_c = mean over these r and over t of (x_tc − r_tc)²,   expected = mean of their last cells
@@ -18,9 +18,9 @@ from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import KNNConfig
 from stream_detector.models.closed_form import ClosedFormDetector, require
 
-#: Most numbers kept in all training windows: 64 MB.
+#: Maximum number of values in all training windows kept: 64 MiB.
 MOST_NUMBERS = 1 << 24
-#: Number of candidates beyond the neighbours that the fast, less exact distance selects.
+#: Number of extra candidates, besides the neighbours, that the fast but less exact distance selects.
 SPARE = 8
 
 
@@ -43,20 +43,20 @@ class KNN(ClosedFormDetector):
         return cls(config, length, features)
 
     def learn(self, x_train: Tensor, config: TrainConfig) -> None:
-        """Keep training windows, evenly spaced."""
+        """Keep evenly spaced training windows."""
         count = max(1, min(len(x_train), self.most, MOST_NUMBERS // x_train[0].numel()))
         chosen = (torch.arange(count, dtype=torch.float64) + 0.5) * (len(x_train) / count)
         self.keep(reference=x_train[chosen.long()])
 
     def check(self) -> None:
-        """There is a window to compare with."""
+        """Raise ValueError when there is no window to compare with."""
         require(len(self.reference) > 0, "it holds no reference windows")
 
     def channel_errors(self, x: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return part_c (B, F) and the mean of the neighbours' last cells (B, F)."""
         flat, known = x.flatten(1), self.reference.flatten(1)
-        # One matrix product finds the candidates. What it loses to cancellation depends on the batch, so the
-        # candidates' distances are then taken exactly.
+        # One matrix product selects the candidates. Its cancellation errors depend on the batch, so the candidates'
+        # distances are then computed exactly.
         rough = known.square().sum(dim=1) - 2.0 * flat @ known.T
         count = min(self.neighbours, len(known))
         candidates = rough.topk(min(count + SPARE, len(known)), dim=1, largest=False).indices

@@ -1,13 +1,13 @@
-"""Base of the detectors that learn from labelled faults: fit to two kinds of windows, contributions by occlusion.
+"""Base of the detectors that learn from labelled faults: fit to normal and faulty windows, contributions by occlusion.
 
     part_c = max(0, r(x) − r(x with feature c at its usual value)),   r: the raw score, before its scale
 
 Occlusion (Zeiler & Fergus, "Visualizing and understanding convolutional networks", ECCV 2014) computes the score with
 feature c set to the median of the normal training windows in every cell. Unlike gradient times input it measures the
-score itself and not its slope, so it is valid where the network is curved or saturated; it needs no backward pass, so
-it runs wherever scoring does; it is deterministic, and a window's contributions depend on no other window. The cost is
-one more pass per feature that differs from its median. Redundant features get small contributions: when one of them is
-occluded, the others still raise the score.
+score itself and not its slope, so it is valid where the network is nonlinear or saturated; it needs no backward pass,
+so it runs wherever scoring does; it is deterministic, and a window's contributions depend on no other window. The cost
+is one forward pass per feature that differs from its median. Redundant features get small contributions: when one of
+them is occluded, the others still raise the score.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream_detector.models.base import Detector, Judged
 from stream_detector.models.bodies import make_encoder
 from stream_detector.models.fitting import FitReport, Progress, fit_by_gradient
 
-#: Most numbers in the windows of one pass of occlusion.
+#: Maximum number of values in the windows of one pass of occlusion.
 ENTRIES = 1 << 21
 #: Windows scored at once while fitting.
 CHUNK = 4096
@@ -98,7 +98,7 @@ class Labelled(Detector):
     def _occluded(self, x: Tensor, raw: Tensor) -> Tensor:
         """Return r with each feature at its usual value, (B, F); equals `raw` (B,) where a feature already is."""
         found = raw[:, None].repeat(1, x.shape[2])
-        differ = (x != self.usual).any(dim=1).nonzero()  # most features of categories have their usual value
+        differ = (x != self.usual).any(dim=1).nonzero()  # saves passes: most features of categories are usual
         for some in torch.split(differ, max(1, ENTRIES // (x.shape[1] * x.shape[2]))):
             window, feature = some[:, 0], some[:, 1]
             without = x[window]  # a copy
@@ -112,7 +112,7 @@ class Labelled(Detector):
 
     @staticmethod
     def of_all(net: nn.Module, windows: Tensor) -> Tensor:
-        """Return a network's outputs for windows (N, T, F), computed some thousand at a time."""
+        """Return a network's outputs for windows (N, T, F), computed in chunks of CHUNK."""
         return torch.cat([net(chunk) for chunk in torch.split(windows, CHUNK)])
 
     def minimise(
@@ -153,9 +153,9 @@ def _minimise(
 
 
 def with_faults(x_train: Tensor, faulty_train: Tensor, x_val: Tensor, faulty_val: Tensor) -> tuple[Tensor, Tensor]:
-    """Return windows and labels for early stopping: validation windows, plus training faults if they hold none.
+    """Return windows and labels for early stopping: validation windows, plus training faults if these have none.
 
-    With normal windows alone the validation loss would be least for a network that calls every window normal.
+    With normal windows alone the validation loss would be least for a network that takes every window for normal.
     """
     if bool(faulty_val.any()):
         return x_val, faulty_val

@@ -1,13 +1,13 @@
-"""LODA: many histograms of random projections, each weak, together strong.
+"""LODA: mean negative log-density over the histograms of many sparse random projections of the window.
 
     z_k = w_k · x,  w_k sparse: about √D of the D inputs, Gaussian weights
     r      = mean over k of −log max(p_k(z_k), 1e-12),   p_k: a histogram's density
     part_c = mean of −log p_k over the projections that use channel c, less the mean over those that don't, if positive
 
-The score is r on the scale of Gauged (closed_form.py). The histograms are river's: learnt one window at a time, with at
-most `bins` bins of adaptive width. Then they are frozen, so that a replay gives the same scores; to go on learning is
-a refit. Fitted by river, kept as arrays, scored here; tests compare the scores with river's. expected: the median of
-the training windows' last cells.
+The score is r on the scale of Gauged (closed_form.py). expected: the median of the training windows' last cells.
+River fits the histograms one window at a time, with at most `bins` bins of adaptive width. Then they are frozen, so
+that replayed windows get the same scores; to learn more, fit again. They are stored as arrays and scored here; tests
+compare the scores with river's.
 Source: Pevný, "Loda: Lightweight on-line detector of anomalies", Machine Learning 102, 2016.
 """
 
@@ -23,7 +23,7 @@ from stream_detector.config import ModelConfig, TrainConfig
 from stream_detector.config.baselines import LODAConfig
 from stream_detector.models.closed_form import Gauged, require
 
-#: Density where no training window fell.
+#: Density where there is no training window.
 FLOOR = 1e-12
 
 
@@ -42,7 +42,7 @@ class LODA(Gauged):
         self.config, self.length, self.features = config, length, features
         count, bins = config.projections, config.bins
         self.register_buffer("weights", torch.zeros(count, length * features))  # (K, D) w_k
-        # (K, bins) a bin's ends and density; what a histogram lacks of `bins` is filled with its last end and nothing
+        # (K, bins) a bin's ends and density; a histogram with fewer bins is padded with its last end and density 0
         self.register_buffer("left", torch.zeros(count, bins))
         self.register_buffer("right", torch.zeros(count, bins))
         self.register_buffer("density", torch.zeros(count, bins))
@@ -54,7 +54,7 @@ class LODA(Gauged):
         return cls(config, length, features)
 
     def learn(self, x_train: Tensor, config: TrainConfig) -> None:
-        """Let river learn window by window, then take its projections and histograms."""
+        """Fit river's detector window by window, then copy its projections and histograms."""
         from river import anomaly  # deferred: slow to import
 
         flat = x_train.flatten(1)
@@ -70,11 +70,11 @@ class LODA(Gauged):
         self.gauge(x_train)
 
     def check(self) -> None:
-        """Bins are in order."""
+        """Raise ValueError unless every histogram's bins are in order."""
         require(bool((self.right[:, 1:] >= self.right[:, :-1]).all()), "a histogram's bins are not in order")
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean of −log p_k (B,) and how far it is higher where a feature takes part (B, F)."""
+        """Return r (B,) and, per feature, the mean with it less the mean without it, of either sign (B, F)."""
         surprise = self._surprise(x.flatten(1))  # (B, K)
         used = (self.weights.reshape(len(self.weights), self.length, self.features) != 0).any(dim=1).to(x.dtype)
         with_it = surprise @ used / used.sum(dim=0).clamp_min(1.0)
@@ -91,13 +91,13 @@ class LODA(Gauged):
 
 
 def _laid_out(histogram: Any, most: int) -> tuple[list[float], list[float], list[float]]:
-    """Return left ends, right ends and densities of a histogram of river, filled up to `most` bins."""
+    """Return left ends, right ends and densities of one of river's histograms, padded to `most` bins."""
     bins, total = list(histogram.data), histogram.n
     left, right = [float(one.left) for one in bins], [float(one.right) for one in bins]
     density = []
     for i, one in enumerate(bins):
         width = right[i] - left[i]
-        if width <= 0.0:  # a single value: as wide as it is far from its nearest neighbour
+        if width <= 0.0:  # a bin of a single value: use the distance to its nearest neighbour as its width
             before = left[i] - right[i - 1] if i > 0 else math.inf
             after = left[i + 1] - right[i] if i + 1 < len(bins) else math.inf
             width = min(before, after)

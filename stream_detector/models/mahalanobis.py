@@ -1,6 +1,6 @@
 """Mahalanobis distance: distance from the mean of normal windows in units of their joint spread.
 
-    d = x − μ,   score = dᵀ Σ⁻¹ d / D,   D = T·F: the window as one vector
+    d = x − μ,   score = dᵀ Σ⁻¹ d / D,   D = T·F: the length of the flattened window
     part_c = mean over t of (W d)²_tc,   W = Σ^(−1/2) in its corr-max form (whitening.py)
     expected_j = x_j − (Σ⁻¹ d)_j / (Σ⁻¹)_jj: the value predicted from the rest of the window
 
@@ -22,7 +22,7 @@ from stream_detector.errors import ConfigError
 from stream_detector.models.closed_form import ClosedFormDetector
 from stream_detector.models.whitening import by_channel, corr_max, floored
 
-#: Most values per window (T·F): the matrices have the square of it.
+#: Maximum number of values per window (T·F): the matrices have its square.
 MOST_INPUTS = 2048
 
 
@@ -68,7 +68,7 @@ class Mahalanobis(ClosedFormDetector):
 
 
 def vector_size(length: int, features: int, kind: str) -> int:
-    """Return T·F. Raises ConfigError when that is too wide for a covariance."""
+    """Return T·F. Raises ConfigError when it exceeds MOST_INPUTS."""
     if length * features > MOST_INPUTS:
         raise ConfigError(
             f"model.kind {kind} takes windows of at most {MOST_INPUTS} values, got {length} cells of {features}; "

@@ -1,22 +1,23 @@
-"""Metric learning on patches: a small network learns which windows are alike; a window unlike all is anomalous.
+"""Metric learning on patches: a small network learns which windows are similar; one unlike all others is anomalous.
 
-    x̃_tc = (x_tc − mean_t x_c) / max(sd_t x_c, s_min)            instance normalisation, if asked for
+    x̃_tc = (x_tc − mean_t x_c) / max(sd_t x_c, s_min)            with `normalise: instance`, else x̃ = x
     e(x) = h(x̃) / ‖h(x̃)‖,   h: convolutions of stride 2, mean over time, one linear layer
     d(a, b) = ½ ‖e(a) − e(b)‖² = 1 − cos
-    triplet = mean of max(0, d(x_i, x_{i+δ}) − d(x_i, x_n) + m),   |δ| <= r,   n: of the minibatch, the least like i
+    triplet = mean of max(0, d(x_i, x_{i+δ}) − d(x_i, x_n) + m),   |δ| <= r,   x_n: the farthest in the minibatch
     pretext = −log σ(q(h(x_i), h(x_{i+T}))) − log(1 − σ(q(h(x_i), h(x_j)))),   j drawn from the minibatch
     loss    = triplet + λ · pretext,   λ falls from 1 to 0 in the first fifth of the steps
     score   = mean of d(x, b) over the k nearest b of the bank
 
-The network learns from time order only: windows a few cells apart are alike (triplet), and a window one whole window
-later is recognised as its successor (pretext); there are no labels and no reconstruction. The bank holds the training
-windows nearest to the centers of a k-means clustering of their embeddings. `fit` needs windows in time order.
+The network learns from time order only: windows a few cells apart are similar (triplet), and the window that starts
+where x_i ends is recognised as its successor (pretext); there are no labels and no reconstruction. The bank holds the
+training windows nearest to the centers of a k-means clustering of their embeddings. `fit` needs windows in time order.
 
 Contributions divide the score in proportion to each feature's mean square difference from the nearest windows of the
 bank.
-Source: Park & Kang, "PaAno: Patch-based representation learning for time-series anomaly detection", ICLR 2026; ours
-judges the one patch that ends with the row, as a live stream has no later one. Triplet loss: Schroff, Kalenichenko &
-Philbin, "FaceNet", CVPR 2015; the bank: Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
+Source: Park & Kang, "PaAno: Patch-based representation learning for time-series anomaly detection", ICLR 2026; unlike
+it, this detector judges only the patch that ends with the row: a live stream has no later one. Triplet loss: Schroff,
+Kalenichenko & Philbin, "FaceNet", CVPR 2015; the bank: Roth et al., "Towards total recall in industrial anomaly
+detection", CVPR 2022.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from stream_detector.errors import ConfigError
 from stream_detector.models.base import Detector, Judged
 from stream_detector.models.fitting import FitReport, Progress, check_finite
 
-#: s_min, in units of a channel's normal spread: keeps the noise of a flat window from being amplified to a signal.
+#: s_min, in units of a channel's normal spread: prevents the noise of a flat window from being amplified to a signal.
 SMALLEST_SPREAD = 0.1
 #: m, the margin of the triplet loss.
 MARGIN = 0.5
-#: Share of the steps after which the pretext no longer counts.
+#: Share of the passes after which the weight of the pretext loss is 0.
 PRETEXT_SHARE = 0.2
 #: Avoids contributions of 0/0 for windows that equal their neighbours.
 TINY = 1e-12
@@ -82,7 +83,9 @@ class Metric(Detector):
         """Make an unfitted detector. Raises ConfigError when the convolution's kernel is even."""
         super().__init__()
         if config.kernel % 2 == 0:
-            raise ConfigError(f"model.kernel must be odd, so that windows keep their place; got {config.kernel}")
+            raise ConfigError(
+                f"model.kernel must be odd, so that convolutions are centred on a cell; got {config.kernel}"
+            )
         self.config = config
         self.embed = Embedding(config, features)
         self.register_buffer("bank", torch.zeros(0, length, features))  # (R, T, F) windows
@@ -164,7 +167,7 @@ class Metric(Detector):
         return tuple(losses)
 
     def _fill(self, x: Tensor, seed: int) -> None:
-        """Set the bank: all windows, or those whose embeddings are nearest to the centers of a clustering."""
+        """Set the bank: all windows, or those nearest to the cluster centers when there are too many."""
         points = torch.cat([self.embed(chunk) for chunk in torch.split(x, 4096)])
         if len(x) > self.config.references:
             from sklearn.cluster import MiniBatchKMeans  # deferred: slow to import

@@ -1,11 +1,11 @@
-"""Principal component analysis: T² for what moves too far along the usual directions, Q for what leaves them.
+"""Principal component analysis: T² measures deviation within the components kept, Q the deviation outside them.
 
     d = x − μ,  Σ = V Λ Vᵀ,  P = the first p columns of V,  t = Pᵀ d,  r = d − P t
     T² = Σ_i t_i² / λ_i,   Q = |r|²,   score = ½ (T²/p + Q/q),   q = Σ_{i>p} λ_i: the mean of Q on normal data
     part_c = F/2 · sum over cells of (v² / p + r² / q),   v = P Λ_p^(−1/2) t with |v|² = T²
     expected = μ + P t
 
-p is the least number of components that explain `variance` of the training variance.
+p is the smallest number of components that explain the share `variance` of the training variance.
 Source: Jackson & Mudholkar, "Control procedures for residuals associated with principal component analysis",
 Technometrics 21, 1979; contributions without negative parts as in Alcala & Qin, "Reconstruction-based contribution for
 process monitoring", Automatica 45, 2009 (their T² contributions by the root of the quadratic form).
@@ -68,7 +68,7 @@ class PCA(ClosedFormDetector):
         )
 
     def check(self) -> None:
-        """There is a variance for each component, and none is nil."""
+        """Raise ValueError unless there is a positive variance for each component."""
         require(self.components.shape[1] == len(self.variances) > 0, "its components and variances differ in number")
         require(bool((self.variances > 0).all() and self.rest > 0), "a variance is not positive")
 

@@ -1,7 +1,7 @@
-"""Channels too large for how little they vary: windows hold float32, whose steps grow with the value.
+"""Find channels whose variation is too small for float32: windows hold float32, whose steps grow with the value.
 
-A pressure of 101,325 Pa that varies by 0.1 Pa comes in steps of 0.008 Pa; one of 1e7 by as much, in steps of 1: all a
-detector could see of it is gone. Pure.
+A pressure of 101,325 Pa that varies by 0.1 Pa has steps of 0.008 Pa; a value of 1e7 that varies by 0.1 has steps of 1,
+so the variation is lost before a detector could see it. No side effects.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: A spread of fewer float32 steps than this is reported: a hundredth of it can't be resolved any more. With steps of
-#: |median| · 2^-23 to 2^-24 that is |median| / spread above 1e5 to 2e5.
+#: A spread of fewer float32 steps than this is reported: a hundredth of the spread can't be resolved. With steps of
+#: |median| · 2^-23 to 2^-24 this means |median| / spread above 1e5 to 2e5.
 STEPS = 80.0
 
 
 class Coarse(NamedTuple):
-    """A column that loses precision."""
+    """A column that loses precision in float32."""
 
     column: int
     median: float
     spread: float
-    """Standard deviation, by the quartiles where they differ."""
+    """Standard deviation, estimated from the quartiles if they differ."""
     step: float
-    """Between neighbouring float32 numbers at the median."""
+    """Distance between neighbouring float32 numbers at the median."""
 
 
 def coarse_columns(values: NDArray[np.float32], numbers: NDArray[np.bool_]) -> list[Coarse]:
-    """Return the columns of (n, C) values whose spread is few steps of float32, of those that are `numbers` (C,).
+    """Return the columns of values (n, C) whose spread is below STEPS float32 steps, among the `numbers` (C,) bool.
 
-    A column that never changes is none: what it might have lost can't be seen.
+    A column that never changes is not reported: whether it lost any variation is unknown.
     """
     found = []
     for column in np.flatnonzero(numbers).tolist():

@@ -1,9 +1,9 @@
-"""From an unscaled window to what a model sees: small steps in a row, part of the artifact.
+"""From an unscaled window to a model's input: a chain of small steps, stored in the artifact.
 
     x (B, T, C) ─ Difference ─▶ ─ Smooth, keep last K ─▶ physical units (B, K, C) ─ Encode ─▶ z (B, K, F)
 
-Encode scales numbers, after their logarithm where asked for, and turns each category's code into features of 0 and 1.
-All of it runs in float64, whatever the model's precision: a small change on a large offset must survive.
+Encode scales numbers, after a logarithm if `log` is set, and turns each category's code into features of 0 and 1.
+All steps run in float64, even if the model runs in float32: a small change on a large offset must not be lost.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from stream_detector.errors import ConfigError, DataError
 
 #: (q90 - q10) of a Gaussian is 2.563 standard deviations.
 GAUSSIAN_DECILES = 2.563
-#: A spread below this share of a column's center is the rounding of smoothing a constant, not a signal.
+#: A spread below this share of a column's center is the rounding error of a smoothed constant, not a signal.
 NOISE_SHARE = 1e-12
 #: Scale of a column that is constant in training, as a share of its magnitude.
 CONSTANT_SHARE = 0.01
-#: Smoothing is one matrix product while the matrix has at most so many entries, else log2(T) shifted sums.
+#: Smoothing is one matrix product if the matrix has at most this many entries, else log2(T) shifted sums.
 MATRIX_ENTRIES = 1 << 20
-#: Most categories of a channel that get a feature each.
+#: Maximum number of categories of a one-hot channel, which has one feature per category.
 MOST_CATEGORIES = 1024
 #: Knuth's multiplier: spreads codes over buckets.
 _SPREAD = 2_654_435_761
@@ -43,14 +43,14 @@ class Difference(nn.Module):
 class Smooth(nn.Module):
     """Causal exponential moving average along the window, last `keep` cells: (B, T, C) -> (B, keep, C).
 
-    y[t] = Σ_k w_k x[t-k] / Σ_k w_k with w_k = α(1-α)^k, k = 0..t: the weights of what the window holds sum to 1, so
-    the first cells are averages of few cells rather than biased to zero. α is the weight of the newest cell.
+    y[t] = Σ_k w_k x[t-k] / Σ_k w_k with w_k = α(1-α)^k, k = 0..t: the weights of the window's cells sum to 1, so the
+    first values are averages of few cells and not biased towards zero. α is the weight of the newest cell.
     """
 
     weights: Tensor
 
     def __init__(self, alpha: float, length: int, keep: int) -> None:
-        """Prepare for windows of `length` cells. The weights follow from the config, so they are not saved."""
+        """Prepare for windows of `length` cells. The weights follow from the configuration and are not stored."""
         super().__init__()
         self.decay, self.length, self.keep = 1.0 - alpha, length, keep
         self.by_matrix = keep * length <= MATRIX_ENTRIES
@@ -65,7 +65,7 @@ class Smooth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the smoothed last `keep` cells."""
         if self.by_matrix:
-            return torch.matmul(self.weights, x)  # one small product a window: no window's value depends on the others
+            return torch.matmul(self.weights, x)  # one product per window: no result depends on the other windows
         reach = 1
         while reach < self.length:  # after this x[t] holds the weighted sum of the last 2·reach cells
             x = torch.cat((x[:, :reach], x[:, reach:] + self.decay**reach * x[:, :-reach]), dim=1)
@@ -77,7 +77,7 @@ class Keep(nn.Module):
     """Last `keep` cells: (B, T, C) -> (B, keep, C)."""
 
     def __init__(self, keep: int) -> None:
-        """Keep so many."""
+        """`keep`: number of cells kept."""
         super().__init__()
         self.keep = keep
 
@@ -89,11 +89,11 @@ class Keep(nn.Module):
 class Scale(nn.Module):
     """z = (x - center) / scale per column, clipped to ±clip; both learnt from the training part by `fit`.
 
-    `robust`: median and (q90 - q10)/2.563, which a few outliers in training can't move. `standard`: mean and standard
-    deviation. Where the robust spread is nil because a column sits on one value most of the time, its standard
-    deviation is used. A column that is truly constant in training has no spread to measure: one "unit" is then 1 % of
-    its magnitude (1 when it is zero throughout), so that it neither divides by zero nor turns rounding into an alarm,
-    but a sensor that leaves its constant by more than a few percent stands out.
+    `robust`: median and (q90 - q10)/2.563, which a few outliers in training hardly change. `standard`: mean and
+    standard deviation. When the robust spread is zero because a column has one value most of the time, its standard
+    deviation is used. A column that is constant in training has no spread: its scale is then 1 % of its magnitude (1 if
+    it is always zero). So there is no division by zero and rounding causes no alarm, but a deviation of more than a few
+    percent from the constant is large.
     """
 
     center: Tensor
@@ -109,19 +109,19 @@ class Scale(nn.Module):
     def fit(self, x: Tensor) -> None:
         """Learn center and scale from (N, K, C) values in physical units."""
         columns = x.flatten(0, -2)
-        for index in range(x.shape[-1]):  # column by column: a sorted copy of the whole history may not fit
+        for index in range(x.shape[-1]):  # column by column: a sorted copy of the whole history may not fit in memory
             center, scale = self._measure(columns[:, index].double().cpu().numpy())
             self.center[index], self.scale[index] = center, scale
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Scale (..., C) values in physical units; less a `shift`, which broadcasts to them, in spreads."""
-        z = (x - self.center).div_(self.scale)  # in place where vmap can: a batch of windows barely fits the cache once
+        """Scale (..., C) values in physical units; subtract `shift`, in units of `scale`, broadcast to them."""
+        z = (x - self.center).div_(self.scale)  # in place where vmap can: a batch barely fits the cache once
         if shift is not None:
             z.sub_(shift)
         return z if self.clip is None else z.clamp(-self.clip, self.clip)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return scaled values (..., C) to physical units; what was clipped stays clipped."""
+        """Return scaled values (..., C) to physical units; clipping can't be undone."""
         return z.to(self.center.dtype) * self.scale + self.center
 
     def _measure(self, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
@@ -142,15 +142,15 @@ class Scale(nn.Module):
 class Encode(Scale):
     """Scaled numbers, then a group of features for each category: (..., C) -> (..., F).
 
-    A one-hot group has a feature for each category of the training part, in the order of their codes, and a last one
-    for any other; a hashed group has its buckets. Features are 0 or 1 and not scaled.
+    A one-hot group has one feature per category in the training part, in the order of their codes, and a last one for
+    all other categories; a hashed group has one feature per bucket. These features are 0 or 1 and not scaled.
     """
 
     codes: Tensor
     sizes: Tensor
 
     def __init__(self, channels: Sequence[ChannelConfig], config: FeatureConfig) -> None:
-        """Prepare for columns of these channels; without categories and logarithms it is `Scale`."""
+        """Prepare for the columns of `channels`; without categories and logarithms it equals `Scale`."""
         self.numbers = [index for index, channel in enumerate(channels) if channel.kind == "number"]
         self.categories = [index for index, channel in enumerate(channels) if channel.kind == "category"]
         super().__init__(len(self.numbers), config.scaling, config.clip)
@@ -160,15 +160,18 @@ class Encode(Scale):
         self.logs = torch.tensor(logs) if any(logs) else None
         if self.categories:
             self.register_buffer("codes", torch.zeros(0, dtype=torch.int64))  # known codes, group after group, sorted
-            self.register_buffer("sizes", torch.zeros(len(self.categories), dtype=torch.int64))  # of the groups' codes
+            self.register_buffer("sizes", torch.zeros(len(self.categories), dtype=torch.int64))  # known codes per group
 
     @property
     def features(self) -> int:
-        """F, known once fitted or restored."""
+        """F; with categories it is known only after `fit` or a restore."""
         return len(self._column_of()) if self.categories else self.width
 
     def fit(self, x: Tensor) -> None:
-        """Learn scales and categories from (N, K, C) values in physical units. Raises DataError on too many."""
+        """Learn scales and categories from (N, K, C) values in physical units.
+
+        Raises DataError when a one-hot channel has more than MOST_CATEGORIES categories.
+        """
         super().fit(self._numbers(x))
         if not self.categories:
             return
@@ -184,7 +187,7 @@ class Encode(Scale):
         self.codes, self.sizes = torch.cat(known), torch.tensor([len(found) for found in known])
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Encode (..., C) values in physical units; numbers less a `shift` (..., N), in spreads."""
+        """Encode (..., C) values in physical units; subtract `shift` (..., N), in units of `scale`, from numbers."""
         z = super().forward(self._numbers(x), shift)
         if not self.categories:
             return z
@@ -192,7 +195,7 @@ class Encode(Scale):
         return torch.cat([z, *(group.to(z.dtype) for group in groups)], dim=-1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return encoded values (B, F) to (B, C): of a category the likeliest known code, 0 of a hashed one."""
+        """Return encoded values (B, F) to (B, C); one-hot categories: the likeliest known code, hashed ones: 0."""
         numbers = super().inverse(z[..., : len(self.numbers)])
         if self.logs is not None:
             raised = numbers.sign() * torch.expm1(numbers.abs().clamp_max(700.0))
@@ -212,7 +215,7 @@ class Encode(Scale):
         return torch.stack([column.expand(z.shape[:-1]) for column in columns], dim=-1)
 
     def fold(self, parts: Tensor) -> Tensor:
-        """Sum each column's features' parts, (B, F) -> (B, C)."""
+        """Sum the contributions of each column's features, (B, F) -> (B, C)."""
         if not self.categories:
             return parts
         columns = torch.tensor(self._column_of(), device=parts.device)
@@ -243,16 +246,16 @@ class Encode(Scale):
         return self.numbers + [column for group in groups for column in group]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Take as many codes as an artifact holds. Raises ValueError when they don't fit their sizes."""
+        """Accept as many codes as the artifact holds. Raises ValueError when codes and sizes don't match."""
         codes, sizes = state_dict.get(f"{prefix}codes"), state_dict.get(f"{prefix}sizes")
         if self.categories and codes is not None and sizes is not None:
             self.codes = torch.empty_like(codes)
             if codes.ndim != 1 or codes.dtype != torch.int64 or sizes.dtype != torch.int64:
-                raise ValueError("its categories' codes are no whole numbers")
+                raise ValueError("its codes of categories are not int64")
             hashed = [bool(buckets) for buckets in self.buckets]
             fits = [(size > 0) != bucket for size, bucket in zip(sizes.tolist(), hashed, strict=True)]
             if not all(fits) or int(sizes.sum()) != len(codes):
-                raise ValueError("its categories' codes don't fit their channels")
+                raise ValueError("its codes of categories don't match its channels")
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -262,9 +265,9 @@ class Preprocess(nn.Module):
     def __init__(
         self, config: FeatureConfig, length: int, columns: int, channels: Sequence[ChannelConfig] | None = None
     ) -> None:
-        """Prepare for windows of `length` cells and `columns` columns, of `channels` (one a column; numbers if None).
+        """Prepare for windows of `length` cells; `channels` has one entry for each of `columns` (None: all numbers).
 
-        Raises ConfigError when the window is too short for differences, or `features.keep` for what they leave.
+        Raises ConfigError when the window is too short for `difference`, or `keep` exceeds the cells that are left.
         """
         super().__init__()
         steps: list[nn.Module] = []
@@ -291,11 +294,11 @@ class Preprocess(nn.Module):
 
     @property
     def columns(self) -> int:
-        """Columns of the model's input; with categories known once fitted or restored."""
+        """Columns of the model's input; with categories known only after `fit` or a restore."""
         return self.scaler.features
 
     def fit(self, x: Tensor) -> None:
-        """Learn center and scale from training windows (N, T, C), from nothing else."""
+        """Learn center, scale and categories from training windows (N, T, C)."""
         self.scaler.fit(self.physical(x.double()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -308,7 +311,7 @@ class Preprocess(nn.Module):
         return self.scaler.inverse(z)
 
     def fold(self, parts: Tensor) -> Tensor:
-        """Sum the parts (B, columns) of the features that come from one column of the window: (B, C)."""
+        """Sum the contributions (B, columns) of the features that come from each column of the window: (B, C)."""
         return self.scaler.fold(parts)
 
 

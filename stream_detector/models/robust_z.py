@@ -1,4 +1,4 @@
-"""Robust z-scores with control charts: each channel by itself, compared with its own median and spread.
+"""Robust z-scores with control charts: each channel is compared with its own median and spread.
 
     z = (x − median) / s,   s = (q90 − q10)/2.563
     last    y = z_T
@@ -6,8 +6,8 @@
     cusum   y = max(C⁺_T, C⁻_T),  C±_t = max(0, C±_{t−1} ± z_t − drift),  C±_0 = 0     Page 1954
     part_c  = (y_c / s_c)²,   score = mean over c of part_c
 
-s_c is the root mean square of y_c on the training windows, so that the score is about 1 on normal data, however
-autocorrelated the channel: the textbook's limits suppose independent values, which sensor readings are not.
+s_c is the root mean square of y_c on the training windows. So the score is about 1 on normal data even for strongly
+autocorrelated channels; the textbook limits assume independent values, which sensor readings are not.
 A chart restarts in every window, so that a window's score depends on no other window.
 Source: Roberts, "Control chart tests based on geometric moving averages", Technometrics 1, 1959; Page, "Continuous
 inspection schemes", Biometrika 41, 1954; both in Montgomery, "Introduction to statistical quality control".

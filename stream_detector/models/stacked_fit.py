@@ -1,8 +1,8 @@
 """Many small detectors fitted at once: the gradient loop of fitting.py with a leading dimension of models.
 
-Each model has the same minibatches, random draws and initial weights as in a separate fit, its own steps of Adam (they
-are elementwise), its own early stopping and its own best epoch. So an asset's model does not depend on the assets that
-are trained with it, except for the rounding of sums.
+Each model has the same minibatches, random draws and initial weights as in a separate fit, its own Adam updates (they
+are elementwise), its own early stopping and its own best epoch. So an asset's model does not depend on the other assets
+trained in the same call, except for rounding errors of sums.
 
     windows (N_m, T, F) of model m, shuffled ─▶ (M, batch, T, F) ─▶ vmap(loss) ─▶ (M,) losses ─▶ one backward pass
 
@@ -24,13 +24,13 @@ from stream_detector.models.base import Detector
 from stream_detector.models.fitting import FitReport, Progress, check_finite
 from stream_detector.models.stacking import Method, stacked
 
-#: Most models trained at once: more are no faster and need more memory.
+#: Maximum number of models trained at once: more are not faster and need more memory.
 MOST = 512
-#: Models with more parameters than this are trained one by one: each keeps a core busy by itself.
+#: Models with more parameters than this are trained one by one: a single one is enough to occupy a core.
 LARGEST = 1 << 16
-#: Most values in the windows of models trained at once, each with its own copy: 1 GiB.
+#: Maximum number of values in the windows of all models trained at once (each has its own copy): 1 GiB.
 MOST_VALUES = 1 << 28
-#: Windows of all models in one step of a validation.
+#: Number of windows, of all models together, in one step of a validation.
 CHUNK = 1 << 16
 
 
@@ -43,7 +43,7 @@ def fit_all(
     *,
     progress: Progress | None = None,
 ) -> list[FitReport]:
-    """Fit detectors of one family and shape, together if they have a batched form, else one after the other.
+    """Fit detectors of one family and shape: in one batch if they have a batched form, else one after the other.
 
     Arguments and errors as in `fit_stacked`. `progress` is called after each pass with means over the detectors.
     """
@@ -62,7 +62,7 @@ def fit_all(
 
 
 def _after(progress: Progress | None, done: int, of: int) -> Progress | None:
-    """Return the callback of one of several fits, after `done` finished ones."""
+    """Return the progress callback for the next of `of` fits, of which `done` are finished."""
     if progress is None:
         return None
     tell = progress
@@ -74,9 +74,9 @@ def _after(progress: Progress | None, done: int, of: int) -> Progress | None:
 
 
 def trains_stacked(detector: Detector) -> bool:
-    """Return whether many such detectors can be trained in one batch: small dense nets with a `weighted_loss`.
+    """Return whether such detectors can be trained in one batch: small dense networks with a `weighted_loss`.
 
-    Recurrent nets have no batched form in torch; convolutions have one, but on a CPU it is no faster than one by one.
+    Recurrent layers have no batched form in torch; convolutions have one, but on a CPU it is not faster than a loop.
     """
     modules = (nn.RNNBase, nn.Conv1d, nn.ConvTranspose1d)
     if type(detector).weighted_loss is Detector.weighted_loss:
@@ -95,9 +95,9 @@ def fit_stacked(
     *,
     progress: Progress | None = None,
 ) -> list[FitReport]:
-    """Fit M detectors of one family and shape, detectors[m] to windows x_train[m] (N_m, T, F) with its seed.
+    """Fit M detectors of one family and shape, detectors[m] to windows x_train[m] (N_m, T, F) with seeds[m].
 
-    `x_val`: later windows (V_m, T, F) of each. Raises DivergedError when a loss becomes non-finite.
+    x_val[m] (V_m, T, F) are later windows for early stopping. Raises DivergedError when a loss becomes non-finite.
     """
     groups: dict[int, list[int]] = {}
     for index, windows in enumerate(x_train):
@@ -117,10 +117,10 @@ def fit_stacked(
 
 
 class DivergedError(DataError):
-    """One of many fits diverged."""
+    """One of several fits diverged."""
 
     def __init__(self, index: int, message: str) -> None:
-        """`index`: of the detector."""
+        """`index`: position of the detector in the arguments of the fit."""
         super().__init__(message)
         self.index = index
 
@@ -151,12 +151,12 @@ class _Fit:
         self.loss = Method(self.template, "weighted_loss")
 
     def run(self, indexes: Sequence[int], progress: Progress | None) -> list[FitReport]:
-        """Fit them; `indexes` identify the models in errors."""
+        """Fit the models; `indexes` identify them in errors."""
         size, config = len(self.x_train), self.config
         adam = torch.optim.Adam(list(self.weights.values()), lr=config.learning_rate, fused=True)
         best = torch.full((size,), torch.inf, dtype=torch.float64)
         best_epoch = torch.zeros(size, dtype=torch.int64)
-        stopped = torch.zeros(size, dtype=torch.int64)  # the epoch it stopped after; 0: still running
+        stopped = torch.zeros(size, dtype=torch.int64)  # the last epoch of each model; 0: still running
         kept = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
         losses: list[Tensor] = []
         val_losses: list[Tensor] = []
@@ -251,7 +251,7 @@ class _Fit:
 
     @torch.no_grad()
     def _complete(self, place: int, kept: dict[str, Tensor]) -> None:
-        """Set one detector's weights and what is measured with them."""
+        """Set one detector's weights, then the values measured with them."""
         one = self.detectors[place]
         tensors = {**self.buffers, **kept}
         one.load_state_dict({name: tensor[place].detach().clone() for name, tensor in tensors.items()})
@@ -265,7 +265,7 @@ def _padded(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _filled(order: Tensor, width: int) -> Tensor:
-    """Return an order (n,) padded with zeros to a width."""
+    """Return an order (n,) padded with zeros to (width,)."""
     return nn.functional.pad(order, (0, width - len(order)))
 
 

@@ -1,23 +1,24 @@
-"""Variational autoencoder: how improbable is the window under what the network makes of its own idea of it?
+"""Variational autoencoder: negative log-likelihood of the window under the decoder, averaged over draws of its code.
 
     q(z|x) = N(μ(x), diag σ²(x)),   p(x|z) = N(m(z), diag s²),   p(z) = N(0, I)
     loss   = E_q [−log p(x|z)] + β · KL(q(z|x) ‖ p(z)),   KL = ½ Σ_j (μ_j² + σ_j² − 1 − log σ_j²)
-    score  = 1/L Σ_l −log p(x|z_l) per value (divided by T·F), less the lowest there can be,   z_l = μ + σ ε_l
+    score  = 1/L Σ_l −log p(x|z_l) per value (divided by T·F), less its lower bound,   z_l = μ + σ ε_l
     part_c = mean over l, t of ½ (log s² − v_c + (x − m)² / s²) >= 0,   score = mean over c of part_c
 
-The score is the reconstruction probability of An & Cho, as a negative logarithm in nats. Densities have no natural
-zero: −log p can be negative. So the lowest value that it can take, ½ (log 2π + v_c), a constant of the trained
-detector, is subtracted: no order changes, nothing is below 0, and ratios of scores to a threshold mean something.
+The score is the reconstruction probability of An & Cho, as a negative logarithm in nats. A density can exceed 1, so
+−log p can be negative. Therefore its lower bound ½ (log 2π + v_c), a constant of the trained detector, is subtracted:
+the order of scores does not change, no score is below 0, and the ratio of a score to a threshold has a meaning.
 
-β rises from 0 to its value in the first passes (warm-up), so that the code is in use before the prior pulls at it.
+β rises from 0 to its value in the first passes (warm-up), so that the code carries information before the prior
+constrains it.
 
-`variance: feature`: s² is one number a feature, the mean square of x − m, which is what minimises the loss; measured as
-training goes, and in the end on all training windows. v_c = log s_c².
+`variance: feature`: s² is one number per feature, the mean square of x − m, which minimises the loss. It is a running
+mean during training and is measured on all training windows at the end. v_c = log s_c².
 `variance: value`: log s² is a second output of the decoder, a function of z. This suits noise that depends on the
-state, but lets the decoder call strange windows noisy. v_c = v_min.
-Either way s² has a floor, else one feature restored nearly perfectly would outweigh all others.
+machine's state, but lets the decoder explain anomalous windows as noise. v_c = v_min.
+In both cases s² has a floor; without it a feature that is reconstructed almost perfectly would outweigh all others.
 
-ε comes from the window's seed (see noise.py): the same window has the same score in every batch and every replay.
+ε comes from the window's seed (see noise.py): the same window has the same score in every batch and when replayed.
 Source: Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014; An & Cho, "Variational autoencoder based
 anomaly detection using reconstruction probability", SNU 2015; the best variance: Rybkin, Daniilidis & Levine, "Simple
 and effective VAE training with calibrated decoders", ICML 2021; warm-up: Sønderby et al., "Ladder variational
@@ -40,12 +41,12 @@ from stream_detector.models.noise import seeded_normal
 
 #: Lowest log s² of a feature, in units of its normal variance: a residual of 8 % of the normal spread.
 FEATURE_FLOOR = -5.0
-#: v_min and v_max, the bounds of log s² as the decoder's output. Measured, not guessed, it could go lower; but the
-#: decoder is soon too sure of itself on training windows.
+#: v_min and v_max, the bounds of log s² as the decoder's output. The lower bound is above FEATURE_FLOOR because the
+#: decoder soon predicts too small a variance for training windows.
 VALUE_BOUNDS = (-1.5, 2.0)
-#: Bounds of log σ²: beyond them exp() has no meaning any more.
+#: Bounds of log σ²: beyond them exp() is numerically useless.
 CODE_BOUNDS = (-12.0, 6.0)
-#: Weight of a minibatch in the running measure of s².
+#: Weight of a minibatch in the running mean of s².
 MOMENTUM = 0.05
 
 
@@ -89,7 +90,7 @@ class VAE(Detector):
         return mean, log_variance.clamp(*VALUE_BOUNDS)
 
     def training_loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of a minibatch per value (but for ½ log 2π), with one draw of z a window."""
+        """Return the loss of a minibatch per value, without the constant ½ log 2π, with one draw of z per window."""
         mean, log_variance = self.encode(x)
         restored, spread = self.decode(_drawn(mean, log_variance, generator))
         if self.training and self.log_variance is not None:
@@ -97,11 +98,11 @@ class VAE(Detector):
             self._set_variance(self.log_variance.exp().lerp(batch, MOMENTUM))
         density = 0.5 * (spread + (x - restored).square() * (-spread).exp())  # −log p(x|z)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
-        beta = self._beta_now if self.training else self.beta  # passes are compared by one and the same loss
+        beta = self._beta_now if self.training else self.beta  # the validation losses of all passes are comparable
         return (density.sum(dim=(1, 2)) + beta * divergence).mean() / x[0].numel()
 
     def weighted_loss(self, x: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss with one draw of z a window, made of `noise`, and the running measure of s²."""
+        """Return the loss with one draw of z per window, from `noise`, and the new running mean of s²."""
         mean, log_variance = self.encode(x)
         restored, spread = self.decode(mean + (0.5 * log_variance).exp() * noise)
         after = {}
@@ -123,7 +124,7 @@ class VAE(Detector):
         return report
 
     def begin_epoch(self, done: float) -> None:
-        """Let β rise."""
+        """Set β for this epoch of the warm-up."""
         self._beta_now = self.beta * min(1.0, done / self.warm_up) if self.warm_up else self.beta
 
     def complete(self, x_train: Tensor, config: TrainConfig) -> None:
@@ -150,7 +151,7 @@ class VAE(Detector):
         return 0.5 * excess.mean(dim=(1, 2)), restored[:, :, -1].mean(dim=1)
 
     def _mean_square_residuals(self, x: Tensor, draws: torch.Generator) -> Tensor:
-        """Return the mean square of x − m over windows and cells, (F,) float64, with one draw of z a window."""
+        """Return the mean square of x − m over windows and cells, (F,) float64, with one draw of z per window."""
         sums = []
         for chunk in torch.split(x, 4096):
             restored, _ = self.decode(_drawn(*self.encode(chunk), draws))
@@ -168,5 +169,5 @@ def _bounded(variance: Tensor) -> Tensor:
 
 
 def _drawn(mean: Tensor, log_variance: Tensor, draws: torch.Generator) -> Tensor:
-    """Return one z a window, (B, latent)."""
+    """Return one draw of z per window, (B, latent)."""
     return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=draws).to(mean)

@@ -1,4 +1,4 @@
-"""Squared distances under a covariance, divided among the variables they come from."""
+"""Division of Mahalanobis distances into contributions of the variables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from stream_detector.models.closed_form import SMALLEST_DEVIATION
 
 
 def corr_max(covariance: Tensor) -> Tensor:
-    """Return W (D, D) with |W d|² = dᵀ Σ⁻¹ d and each (W d)_j as close to d_j as can be, for Σ (D, D).
+    """Return W (D, D) with |W d|² = dᵀ Σ⁻¹ d and each (W d)_j correlated with d_j as much as possible, for Σ (D, D).
 
-    W = P^(−1/2) diag(Σ)^(−1/2) with P the correlations: the corr-max transformation. Its squares divide a Mahalanobis
-    distance among the variables without negative parts. Source: Garthwaite & Koch, "Evaluating the contributions of
-    individual variables to a quadratic form", Australian & New Zealand Journal of Statistics 58, 2016.
+    W = P^(−1/2) diag(Σ)^(−1/2), P: the correlation matrix; this is the corr-max transformation. The squares (W d)_j²
+    divide a squared Mahalanobis distance into non-negative contributions. Source: Garthwaite & Koch, "Evaluating the
+    contributions of individual variables to a quadratic form", Australian & New Zealand Journal of Statistics 58, 2016.
     """
     deviation = covariance.diagonal().sqrt()
     values, vectors = torch.linalg.eigh(covariance / deviation[:, None] / deviation[None, :])
@@ -23,7 +23,7 @@ def corr_max(covariance: Tensor) -> Tensor:
 
 
 def floored(covariance: Tensor) -> Tensor:
-    """Return Σ with the smallest variance believed added: it can be inverted, and constant channels have a spread."""
+    """Return Σ + SMALLEST_DEVIATION² I, which is invertible and gives constant channels a spread."""
     return covariance + SMALLEST_DEVIATION**2 * torch.eye(len(covariance), dtype=covariance.dtype)
 
 

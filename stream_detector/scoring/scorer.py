@@ -75,7 +75,7 @@ class Judge(nn.Module):
 
 
 class Scorer:
-    """Scores batches of windows with the detectors of a `ModelSet`; higher is stranger."""
+    """Scores batches of windows with the detectors of a `ModelSet`; higher is more anomalous."""
 
     def __init__(self, models: ModelSet, config: ScorerConfig) -> None:
         """Choose the device, set the process's CPU threads and put the detectors on the device.
@@ -301,7 +301,7 @@ def buckets(max_batch: int) -> tuple[int, ...]:
 
 
 def round_mantissa(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
-    """Round to so many significant bits, half to even; NaN and infinities stay.
+    """Round to `bits` significant bits, half to even; NaN and infinities stay.
 
     >>> round_mantissa(np.array([1.0, 1.0000001, -0.1]), 20).tolist()
     [1.0, 1.0, -0.10000002384185791]

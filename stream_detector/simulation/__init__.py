@@ -1,1 +1,1 @@
-"""Machines from physics, with faults, scenarios and sensors."""
+"""Simulation of machines from physical models, with faults, scenarios and sensors."""

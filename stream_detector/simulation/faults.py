@@ -1,4 +1,4 @@
-"""Faults by name: what each does to a machine or its sensors, how it sets in, how a command line says it."""
+"""Faults by name: the effect of each on a machine or its sensors, its time course, and its syntax on a command line."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ Array = NDArray[np.float64]
 
 @dataclass(slots=True)
 class Stress:
-    """What works on a machine beyond its healthy self; scalars or (N,), neutral to begin with."""
+    """Effects of faults and events on a machine, each a scalar or (N,); the defaults are those of a healthy machine."""
 
-    torque: Array | float = 0.0  # added, over rated
+    torque: Array | float = 0.0  # added, relative to rated
     volts: Array | float = 1.0  # factor
     cooling: Array | float = 1.0  # factor
-    friction: Array | float = 0.0  # added losses, over rated
+    friction: Array | float = 0.0  # added losses, relative to rated
     unbalance: Array | float = 0.0  # added amplitude at rated speed, g
     misalignment: Array | float = 0.0  # added amplitude at rated speed and torque, g
     outer: Array | float = 0.0  # peak of an impact at rated speed, g
     inner: Array | float = 0.0
     ball: Array | float = 0.0
     level: Array | float = 1.0  # factor of all healthy vibration
-    ambient: Array | float = 0.0  # added to the air around, K
+    ambient: Array | float = 0.0  # added to the ambient temperature, K
 
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """A named fault, or what is none but changes the readings. Exactly one of strain, spoil and clock is set."""
+    """A kind of fault, or of harmless event that changes readings. Exactly one of strain, spoil and clock is set."""
 
     name: str
     about: str
-    onset_s: float  # from nothing to full severity; 0 is a step
-    severity: float  # in default scenarios
+    onset_s: float  # time from the start to full severity; 0 is a step
+    severity: float  # default
     strain: Callable[[Stress, Array], None] | None = None
-    """Add to the stress what a severity (N,) in 0..1 means for the machine."""
+    """Add the effects of a severity (N,) in 0..1 to the stress on the machine."""
     spoil: Callable[[Array, Array, Sensor], Array] | None = None
-    """Readings (N,), severity (N,), the sensor -> what the sensor says instead."""
-    channel: str = ""  # sensor faults: the sensor, unless another is named; EVERY for all of them
+    """True readings (N,), severity (N,), sensor -> reported readings (N,)."""
+    channel: str = ""  # sensor faults: the default channel; EVERY for all channels
     clock: Callable[[Array], Array] | None = None
-    """Severity (N,) -> seconds added to the times of readings."""
-    harmless: bool = False  # no fault: never labelled, listed as an event of its own
-    lasts: bool = False  # to the end of the run by default
+    """Severity (N,) -> seconds added to the times of readings (N,)."""
+    harmless: bool = False  # an event, not a fault: it is never labelled
+    lasts: bool = False  # by default it lasts to the end of the run
     burst_s: float = 0.0  # intermittent: length of each burst ...
-    every_s: float = 0.0  # ... and from start to start; 0: present all the time
+    every_s: float = 0.0  # ... and time from one burst's start to the next; 0: present all the time
 
 
-#: The channel of what spoils all of them.
+#: The channel of a sensor fault that affects all channels.
 EVERY = "*"
 
 
@@ -195,7 +195,7 @@ KINDS: Mapping[str, FaultKind] = {
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A length of time: seconds, or a share of the whole run."""
+    """A length of time: seconds plus a share of the whole run."""
 
     seconds: float = 0.0
     share: float = 0.0
@@ -207,34 +207,34 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """A fault that is to happen: when, how long, how bad, to whom. What is left out takes the kind's default."""
+    """A planned fault: kind, time, duration, severity and asset. Values that are None take the kind's default."""
 
     kind: str
     start: Duration
-    duration: Duration | None = None  # None: 6 % of the run, but 2 to 20 minutes; to its end, of what `lasts`
+    duration: Duration | None = None  # None: 6 % of the run, within 2 to 20 minutes; for kinds that last, to its end
     severity: float | None = None  # 0..1
     onset_s: float | None = None
     channel: str | None = None  # sensor faults only
     asset: str | None = None  # None: every machine
 
     def __post_init__(self) -> None:
-        """Raise DataError on a fault that can't be."""
+        """Raise DataError on an unknown kind, a severity out of range, or a channel that can't be chosen."""
         if self.kind not in KINDS:
             raise DataError(f"fault {self.kind!r} is not known; expected one of: {', '.join(KINDS)}")
         if self.severity is not None and not 0 < self.severity <= 1:
             raise DataError(f"the severity of {self.kind} must be more than 0 and at most 1, got {self.severity}")
         kind = KINDS[self.kind]
         if self.channel is not None and (kind.spoil is None or kind.channel == EVERY):
-            raise DataError(f"{self.kind} is no sensor fault: it can't be in the channel {self.channel!r} only")
+            raise DataError(f"{self.kind} can't be limited to a channel; leave /{self.channel} out")
 
     def resolved(self, run_s: float) -> Onset:
-        """Return the fault in seconds, for a run of `run_s` seconds."""
+        """Return the fault with times in seconds, for a run of `run_s` seconds. Raises DataError if outside the run."""
         kind = KINDS[self.kind]
         start = self.start.of(run_s)
         usual = run_s - start if kind.lasts else float(np.clip(0.06 * run_s, 120.0, 1_200.0))
         length = usual if self.duration is None else self.duration.of(run_s)
         if not (0 <= start < run_s and length > 0):
-            raise DataError(f"{self.kind} at {start:g} s for {length:g} s lies outside a run of {run_s:g} s")
+            raise DataError(f"{self.kind} at {start:g} s for {length:g} s is outside a run of {run_s:g} s")
         severity = kind.severity if self.severity is None else self.severity
         onset_s = kind.onset_s if self.onset_s is None else self.onset_s
         return Onset(kind, start, min(start + length, run_s), severity, onset_s, self.channel or kind.channel)
@@ -242,7 +242,7 @@ class FaultPlan:
 
 @dataclass(frozen=True, slots=True)
 class Onset:
-    """A fault in time: from `start_s` its severity climbs for `onset_s`, holds, and is gone at `end_s`."""
+    """The time course of a fault: its severity rises from `start_s` for `onset_s`, stays, and drops to 0 at `end_s`."""
 
     kind: FaultKind
     start_s: float
@@ -252,18 +252,18 @@ class Onset:
     channel: str
 
     def envelope(self, t_s: Array) -> Array:
-        """Severity at these times, (N,)."""
+        """Return the severity at these times, (N,)."""
         climbed = np.ones(len(t_s)) if self.onset_s <= 0 else np.clip((t_s - self.start_s) / self.onset_s, 0.0, 1.0)
         inside = (t_s >= self.start_s) & (t_s < self.end_s)
         if self.onset_s > 0:
-            climbed = np.maximum(climbed, 1e-9)  # it has begun: what is labelled is never of no severity
+            climbed = np.maximum(climbed, 1e-9)  # labelled rows never have severity 0
         if self.kind.every_s > 0:
             inside &= (t_s - self.start_s) % self.kind.every_s < self.kind.burst_s
         return np.where(inside, self.severity * climbed, 0.0)
 
 
-#: What the machines of a default scenario suffer, one after the other; machines beyond the list start it again. Heat
-#: takes long to go, so it comes first, and not at all in a short run.
+#: Default faults: entry i % 4 for machine i. Heat takes a long time to dissipate, so the kinds that heat the machine
+#: come first in time, and short runs have none of them.
 _DEFAULTS: tuple[tuple[str, ...], ...] = (
     ("overload", "bearing-outer"),
     ("overheating", "unbalance"),
@@ -275,9 +275,9 @@ _SHORT_S = 3_600.0
 
 
 def default_faults(assets: Sequence[str], run_s: float) -> list[FaultPlan]:
-    """Return two faults of different kinds a machine, at 45 % and 82 % of the run, healthy time around each.
+    """Return two faults of different kinds per machine, at 45 % and 82 % of the run, with healthy time around each.
 
-    In a run of less than an hour: one, at 45 %.
+    Runs of less than an hour have one per machine, at 45 %.
     """
     plans = []
     for place, asset in enumerate(assets):
@@ -297,7 +297,7 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0}
 
 
 def parse(text: str, assets: Sequence[str], run_s: float) -> list[FaultPlan]:
-    """Read `default`, `none`, or faults separated by commas, each as SYNTAX has it. Raises DataError that shows it."""
+    """Parse `default`, `none`, or a comma-separated list of faults in SYNTAX. Raises DataError with the syntax."""
     if text == "default":
         return default_faults(assets, run_s)
     if text == "none":

@@ -1,8 +1,8 @@
-"""The physics of a driven machine: what speed, torque, supply and damage do to vibration, current and temperature.
+"""The physics of a driven machine: how vibration, current and temperature follow from speed, torque, supply and damage.
 
-Bearing kinematics and the impulse model of a damaged race: Randall & Antoni, "Rolling element bearing diagnostics, a
-tutorial", MSSP 25 (2011); load zone after Stribeck; induction motor by its equivalent circuit in the linear range of
-slip; temperature as one thermal mass.
+Source of the bearing kinematics and the impulse model of a damaged race: Randall & Antoni, "Rolling element bearing
+diagnostics, a tutorial", MSSP 25 (2011). Load zone after Stribeck; induction motor by its equivalent circuit in the
+linear range of slip; temperature as one thermal mass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-SLIP_JITTER = 0.01  # rolling elements slide a little: relative standard deviation of the time between impacts
+SLIP_JITTER = 0.01  # relative standard deviation of the time between impacts, because rolling elements slip
 AMPLITUDE_SPREAD = 0.2  # standard deviation of the logarithm of an impact's strength
 
 
@@ -34,28 +34,28 @@ class Bearing:
 
     @property
     def cage(self) -> float:
-        """FTF, turns of the cage a turn of the shaft."""
+        """FTF, turns of the cage per turn of the shaft."""
         return (1 - self._ratio) / 2
 
     @property
     def outer(self) -> float:
-        """BPFO, balls passing a point of the outer race a turn of the shaft."""
+        """BPFO, balls passing a point of the outer race per turn of the shaft."""
         return self.balls * (1 - self._ratio) / 2
 
     @property
     def inner(self) -> float:
-        """BPFI, balls passing a point of the inner race a turn of the shaft."""
+        """BPFI, balls passing a point of the inner race per turn of the shaft."""
         return self.balls * (1 + self._ratio) / 2
 
     @property
     def ball(self) -> float:
-        """BSF, turns of a ball about itself a turn of the shaft; a spot on it hits a race twice a turn."""
+        """BSF, turns of a ball about its axis per turn of the shaft; a defect on it hits a race twice per turn."""
         return self.pitch_mm / (2 * self.ball_mm) * (1 - self._ratio**2)
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The resonance between bearing and sensor that an impact sets off: e^(-ζωt) sin(ω√(1-ζ²) t)."""
+    """The resonance between bearing and sensor that an impact excites: e^(-ζωt) sin(ω√(1-ζ²) t)."""
 
     resonance_hz: float = 3_200.0
     damping: float = 0.05  # ζ
@@ -67,12 +67,12 @@ class Structure:
 
     @cached_property
     def energy_s(self) -> float:
-        """∫ h² dt of the oscillation that a unit impact sets off, in seconds."""
+        """∫ h² dt of the response h to a unit impact, in seconds."""
         a, b = self._decay_and_frequency
         return b**2 / (4 * a * (a**2 + b**2))
 
     def response(self, rate_hz: float) -> Array:
-        """Sample the oscillation of a unit impact until it has decayed to a thousandth."""
+        """Return the response to a unit impact, sampled at `rate_hz` until it has decayed to a thousandth."""
         a, b = self._decay_and_frequency
         t = np.arange(max(2, int(np.log(1_000.0) / a * rate_hz))) / rate_hz
         wave: Array = np.exp(-a * t) * np.sin(b * t)
@@ -80,7 +80,7 @@ class Structure:
 
 
 def load_zone(phase: Array) -> Array:
-    """How strongly an impact at this angle (rad) from the load's direction is felt, 0..1: half the bearing carries."""
+    """Return the strength, 0..1, of impacts at this angle (rad) from the load; half of the bearing carries no load."""
     return np.clip(np.cos(phase), 0.0, None) ** 1.5
 
 
@@ -89,37 +89,38 @@ _ZONE_MEAN_SQUARE = float(np.mean(load_zone(np.linspace(0, 2 * np.pi, 3_600, end
 
 @dataclass(slots=True)
 class Shaking:
-    """What makes a machine vibrate, each (N,) or a scalar, acceleration in g."""
+    """The sources of a machine's vibration, each (N,) or a scalar, acceleration in g."""
 
     unbalance: Array | float = 0.0  # amplitude at shaft speed
     misalignment: Array | float = 0.0  # amplitude at twice shaft speed
-    outer: Array | float = 0.0  # peak of the oscillation an impact on the outer race sets off
-    inner: Array | float = 0.0  # same, inner race, within the load zone
-    ball: Array | float = 0.0  # same, ball
-    noise: Array | float = 0.0  # RMS of everything else: flow, friction, electronics
+    outer: Array | float = 0.0  # peak of the response to an impact on the outer race
+    inner: Array | float = 0.0  # same for the inner race, within the load zone
+    ball: Array | float = 0.0  # same for a ball
+    noise: Array | float = 0.0  # RMS of all other vibration: flow, friction, electronics
 
     def at(self, place: int) -> Shaking:
-        """Return the values of one moment."""
+        """Return the values at one index."""
         parts = {name: getattr(self, name) for name in Shaking.__slots__}
         return Shaking(**{name: float(part[place]) if np.ndim(part) else part for name, part in parts.items()})
 
 
 @dataclass(frozen=True)
 class Vibration:
-    """From shaking to what an accelerometer on the bearing housing reads."""
+    """The readings of an accelerometer on the bearing housing, from the sources of vibration."""
 
     bearing: Bearing = field(default_factory=Bearing)
     structure: Structure = field(default_factory=Structure)
 
     def impacts_hz(self, shaft_hz: Array | float) -> dict[str, Array | float]:
-        """How often each kind of damage is hit, a second."""
+        """Return the impacts per second of each kind of damage."""
         orders = {"outer": self.bearing.outer, "inner": self.bearing.inner, "ball": 2 * self.bearing.ball}
         return {name: order * shaft_hz for name, order in orders.items()}
 
     def mean_square(self, shaft_hz: Array | float, shaking: Shaking) -> tuple[Array | float, Array | float]:
-        """Return the expected mean square (g²) of the steady parts and of the impacts.
+        """Return the expected mean squares (g²) of the steady vibration and of the impacts.
 
-        Sines give a²/2; impacts at rate f with peak A give f·A²·∫h² dt, since their phases are independent.
+        A sine of amplitude a gives a²/2; impacts at rate f with peak A give f·A²·∫h² dt, since their phases are
+        independent.
         """
         steady = (np.square(shaking.unbalance) + np.square(shaking.misalignment)) / 2 + np.square(shaking.noise)
         felt = {"outer": 1.0, "inner": _ZONE_MEAN_SQUARE, "ball": _ZONE_MEAN_SQUARE}
@@ -131,7 +132,7 @@ class Vibration:
     def waveform(
         self, shaft_hz: float, shaking: Shaking, samples: int, rate_hz: float, rng: np.random.Generator
     ) -> Array:
-        """Synthesise `samples` of acceleration (g) at `rate_hz`, shaft speed and damage held."""
+        """Synthesise `samples` of acceleration (g) at `rate_hz`, with constant shaft speed and damage."""
         t = np.arange(samples) / rate_hz
         phase, second = rng.uniform(0, 2 * np.pi, 2)
         turning = 2 * np.pi * shaft_hz * t
@@ -139,7 +140,7 @@ class Vibration:
         wave += np.asarray(shaking.misalignment) * np.sin(2 * turning + second)
         wave += np.asarray(shaking.noise) * rng.standard_normal(samples)
         response = self.structure.response(rate_hz)
-        lead = len(response)  # impacts before the first sample still ring
+        lead = len(response)  # the response to impacts before the first sample has not decayed yet
         hits = np.zeros(samples + lead)
         for name, often in self.impacts_hz(shaft_hz).items():
             if (peak := float(getattr(shaking, name))) > 0:
@@ -153,7 +154,7 @@ class Vibration:
 
 
 def _hits(often_hz: float, modulation_hz: float, samples: int, rate_hz: float, rng: np.random.Generator) -> Array:
-    """Place impacts of mean square strength 1 (within the load zone) on a grid of samples, jittered by slip."""
+    """Return impacts on a grid of samples, times jittered by slip; mean square strength 1, before the load zone."""
     length_s = samples / rate_hz
     count = int(length_s * often_hz * 1.2) + 8
     gaps = (1 + SLIP_JITTER * rng.standard_normal(count)) / often_hz
@@ -169,21 +170,21 @@ def _hits(often_hz: float, modulation_hz: float, samples: int, rate_hz: float, r
 
 @dataclass(frozen=True, slots=True)
 class Motor:
-    """A four-pole induction motor behind a converter that keeps volts per hertz, in the linear range of slip."""
+    """A four-pole induction motor on a converter with constant volts per hertz, in the linear range of slip."""
 
     mains_hz: float = 50.0
     pole_pairs: int = 2
     rated_slip: float = 0.025
     rated_amps: float = 12.0
-    idle_share: float = 0.35  # magnetising current over rated current
+    idle_share: float = 0.35  # magnetising current, relative to rated current
 
     def shaft_hz(self, speed: Array, torque: Array, volts: Array) -> Array:
-        """Turns a second. `speed`: reference over rated; `torque`, `volts`: over rated. Slip grows as torque/volts²."""
+        """Return turns per second; speed reference, torque and volts are relative to rated. Slip ~ torque/volts²."""
         turning: Array = self.mains_hz / self.pole_pairs * (speed - self.rated_slip * torque / volts**2)
         return turning
 
     def amps(self, torque: Array, volts: Array) -> Array:
-        """RMS current: magnetising part proportional to volts, working part to torque/volts, at right angles."""
+        """Return the RMS current, A: magnetising current ~ volts, torque current ~ torque/volts, in quadrature."""
         idle = self.idle_share * volts
         working = np.sqrt(1 - self.idle_share**2) * torque / volts
         amps: Array = self.rated_amps * np.hypot(idle, working)
@@ -192,19 +193,19 @@ class Motor:
 
 @dataclass(frozen=True, slots=True)
 class Thermal:
-    """One thermal mass heated by losses and cooled to the air around it: τ dθ/dt = rise·losses - cooling·θ."""
+    """One thermal mass, heated by losses and cooled by the ambient air: τ dθ/dt = rise·losses - cooling·θ."""
 
     tau_s: float = 300.0
-    rise_k: float = 35.0  # above ambient, at rated losses and full cooling, once settled
-    iron_share: float = 0.3  # of rated losses, there at any load
+    rise_k: float = 35.0  # steady state above ambient, at rated losses and full cooling
+    iron_share: float = 0.3  # iron losses, independent of the load, relative to rated losses
 
     def losses(self, amps: Array, rated_amps: float) -> Array:
-        """Losses over rated losses: iron, and copper with the square of the current."""
+        """Return the losses relative to rated losses: iron losses, and copper losses with the square of the current."""
         lost: Array = self.iron_share + (1 - self.iron_share) * np.square(amps / rated_amps)
         return lost
 
     def rise(self, losses: Array, cooling: Array, step_s: float, start_k: float) -> Array:
-        """Return θ (K above ambient) at each step, exact for inputs that hold through a step. `cooling` 1 is full."""
+        """Return θ (K above ambient) at each step, exact for inputs constant within a step. `cooling` 1 is full."""
         target = self.rise_k * losses / cooling
         keep = np.exp(-step_s * cooling / self.tau_s)
         out = np.empty(len(target))

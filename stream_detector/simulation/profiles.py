@@ -1,4 +1,4 @@
-"""What a machine is asked to do over time: speed and torque, both over rated."""
+"""Profiles of a machine's operation: speed and torque over time, both relative to rated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-#: (random numbers, seconds since the start (N,), second of the day at the start) -> speed (N,), torque (N,).
+#: (random generator, seconds since the start (N,), second of the day at the start) -> speed (N,), torque (N,).
 Profile = Callable[[np.random.Generator, Array, float], tuple[Array, Array]]
 
 
@@ -18,9 +18,9 @@ def constant(rng: np.random.Generator, t_s: Array, day_s: float) -> tuple[Array,
 
 
 def shift(rng: np.random.Generator, t_s: Array, day_s: float) -> tuple[Array, Array]:
-    """A production cycle of four operating points, one to two minutes each, with ramps between, again and again.
+    """Repeated production cycles of four operating points, one to two minutes each, with ramps between them.
 
-    The points are the machine's own; from cycle to cycle they vary by some percent in length and torque.
+    Each machine has its own operating points; from cycle to cycle they vary by a few percent in length and torque.
     """
     points = [(0.88, 0.52), (1.0, 0.80), (1.0, 0.95), (0.94, 0.66)]
     speeds = [speed * (1 + 0.01 * rng.standard_normal()) for speed, _ in points]
@@ -28,7 +28,7 @@ def shift(rng: np.random.Generator, t_s: Array, day_s: float) -> tuple[Array, Ar
     lengths = rng.uniform(60.0, 120.0, len(points))
     length = float(t_s[-1]) + 1.0 if len(t_s) else 0.0
     at, speed, torque = [0.0], [speeds[0]], [torques[0]]
-    now, place = -float(rng.uniform(0.0, float(lengths.sum()))), 0  # somewhere within a cycle
+    now, place = -float(rng.uniform(0.0, float(lengths.sum()))), 0  # start at a random point of a cycle
     while now < length:
         goal_speed, goal_torque = speeds[place], torques[place] * (1 + 0.02 * float(rng.standard_normal()))
         ramp, hold = float(rng.uniform(8.0, 20.0)), float(lengths[place] * rng.uniform(0.9, 1.1))
@@ -40,7 +40,7 @@ def shift(rng: np.random.Generator, t_s: Array, day_s: float) -> tuple[Array, Ar
 
 
 def day(rng: np.random.Generator, t_s: Array, day_s: float) -> tuple[Array, Array]:
-    """Two shifts (06 to 14 and 14 to 22 h UTC) with a break each, production cycles in them, idling at night."""
+    """Two shifts (06 to 14 and 14 to 22 h UTC) of production cycles with one break each; idling at night."""
     speed, torque = shift(rng, t_s, day_s)
     hours = [0.0, 5.9, 6.0, 9.98, 10.0, 10.5, 10.52, 17.98, 18.0, 18.5, 18.52, 22.0, 22.1, 24.0]
     works = [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]

@@ -1,7 +1,7 @@
-"""Scenarios by what causes false alarms and missed faults: what happens to each machine of a run, and when.
+"""Scenarios, one for each cause of false alarms and missed faults: the faults and events of each machine in a run.
 
-The first 40 % of a run are always healthy and unchanged: time to learn what is normal. After it every machine has its
-own moments, and kinds of sensor faults take turns from machine to machine, so that a fleet meets all of them.
+In the first 40 % of a run there is no fault or event, so that a detector can learn the normal state. After that, the
+times differ from machine to machine; kinds of sensor faults rotate over the machines, so that a fleet has all of them.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 
 from stream_detector.simulation.faults import Duration, FaultPlan
 
-#: Share of a run, at its beginning, in which nothing happens.
+#: Share of a run, at its beginning, without faults and events.
 HEALTHY = 0.40
 
-#: (asset, its number, its own random numbers, channels) -> what happens to it.
+#: (asset, its index, its own random generator, channels) -> its faults and events.
 _Plans = Callable[[str, int, np.random.Generator, Sequence[str]], list[FaultPlan]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A named course of events."""
+    """A scenario: description, plans for each machine, and the machines' profile."""
 
     about: str
     of: _Plans
     profile: str = "shift"
 
     def plans(self, assets: Sequence[str], channels: Sequence[str], seed: int = 0) -> list[FaultPlan]:
-        """Return what happens to each of some machines. A machine's part depends on the seed and its number only."""
+        """Return the faults and events of all machines. Those of a machine depend only on the seed and its index."""
         found: list[FaultPlan] = []
         for place, asset in enumerate(assets):
             found += self.of(asset, place, np.random.default_rng([seed, place, 1]), channels)
@@ -70,7 +70,7 @@ def _replaced(asset: str, place: int, rng: np.random.Generator, channels: Sequen
 
 
 def _wear(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
-    """Wear from about the middle on, to the end of the run; full after a day and a half."""
+    """Wear for 45 % of the run, from about its middle; full severity after a day and a half."""
     return [FaultPlan("wear", _share(rng, 0.45, 0.55), Duration(share=0.45), onset_s=129_600.0, asset=asset)]
 
 
@@ -79,7 +79,7 @@ def _intermittent(asset: str, place: int, rng: np.random.Generator, channels: Se
 
 
 def _two(asset: str, place: int, rng: np.random.Generator, channels: Sequence[str]) -> list[FaultPlan]:
-    """One fault of the mechanics and one of supply or load, the second while the first is still there."""
+    """A mechanical fault, and during it a second fault of supply, load or cooling."""
     mechanical = ("bearing-outer", "unbalance", "bearing-inner", "misalignment")[place % 4]
     other = ("overload", "supply-dip", "overheating")[place % 3]
     start = _share(rng, 0.50, 0.60)
@@ -90,7 +90,7 @@ def _two(asset: str, place: int, rng: np.random.Generator, channels: Sequence[st
     ]
 
 
-#: Kinds of `sensor-faults`, in turn from machine to machine.
+#: Kinds of `sensor-faults`: machine i has kind i % 7.
 SENSOR_FAULTS = (
     "sensor-stuck",
     "sensor-dropout",

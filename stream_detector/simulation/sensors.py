@@ -1,4 +1,4 @@
-"""What a broken sensor reports instead of the true value: readings (N,), severity (N,), the sensor -> readings (N,)."""
+"""Sensor faults: true readings (N,), severity (N,), sensor -> reported readings (N,); and faults of the clock."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: A saturated amplifier's gain over its right one, at severity 1.
+#: Gain error of a saturated amplifier at severity 1: its gain is 1 + 60 times the correct one.
 _GAIN = 60.0
-#: How far a clock is off at severity 1.
+#: Error of a clock at severity 1, s.
 CLOCK_S = 3_600.0
 
 
@@ -19,12 +19,12 @@ CLOCK_S = 3_600.0
 class Sensor:
     """A sensor's scale, in its channel's unit."""
 
-    span: float  # what faults of the reading are measured by: about its range in use
-    top: float  # full scale: what it says at most
+    span: float  # about the range of readings in use; offsets are relative to it
+    top: float  # full scale, the maximum reading
 
 
 def stuck(readings: Array, severity: Array, sensor: Sensor) -> Array:
-    """Repeat the last good reading."""
+    """Repeat the last reading before the fault."""
     bad = severity > 0
     last = np.maximum.accumulate(np.where(bad, 0, np.arange(len(readings))))
     held: Array = readings[last]
@@ -32,31 +32,31 @@ def stuck(readings: Array, severity: Array, sensor: Sensor) -> Array:
 
 
 def dropout(readings: Array, severity: Array, sensor: Sensor) -> Array:
-    """Say nothing."""
+    """Report nothing (NaN)."""
     return np.where(severity > 0, np.nan, readings)
 
 
 def offset(readings: Array, severity: Array, sensor: Sensor) -> Array:
-    """Read too high."""
+    """Report readings that are too high by a constant."""
     return readings + sensor.span * severity
 
 
 def saturated(readings: Array, severity: Array, sensor: Sensor) -> Array:
-    """Amplify too much and clip at full scale: pinned to it, but for what is still below."""
+    """Amplify too much and clip at full scale, so that most readings are at full scale."""
     return np.where(severity > 0, np.minimum(readings * (1 + _GAIN * severity), sensor.top), readings)
 
 
 def out_of_range(readings: Array, severity: Array, sensor: Sensor) -> Array:
-    """Say what can't be, far below zero, as an open loop does; it flickers, so that it isn't stuck as well."""
+    """Report impossible values far below zero, as with an open current loop; they vary, unlike a stuck sensor's."""
     flicker = 1 + 0.1 * np.sin(2.4 * np.arange(len(readings)))
     return np.where(severity > 0, -2 * sensor.top * severity * flicker, readings)
 
 
 def ahead(severity: Array) -> Array:
-    """Return what a clock that is ahead adds to each time, s."""
+    """Return the error of a clock that is ahead, s, to be added to each time."""
     return np.round(CLOCK_S * severity)
 
 
 def behind(severity: Array) -> Array:
-    """Return what a clock that is behind adds to each time, s."""
+    """Return the (negative) error of a clock that is behind, s, to be added to each time."""
     return -ahead(severity)

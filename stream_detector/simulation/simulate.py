@@ -1,11 +1,11 @@
-"""Machines simulated from physics, as labelled recordings.
+"""Simulation of machines from physical models, as labelled recordings.
 
-A machine follows its speed and load profile; its supply, load and surroundings wander; faults strain it or spoil its
-sensors. Every second of it comes from the models in physics.py, so channels move together as a real machine's do: more
-torque means more slip, more current and, minutes later, more heat.
+A machine follows its speed and load profile; supply, load and ambient temperature vary slowly at random; faults act on
+the machine or on its sensors. All readings come from the models in physics.py, so channels are coupled as in a real
+machine: more torque means more slip, more current and, minutes later, more heat.
 
-Seeded: a machine depends on the seed and its own number only, and a fault changes nothing but its effects: without it
-the same machine has the same noise.
+Seeded: a machine depends only on the seed and its own index. A fault does not change the random numbers: with and
+without it, the same machine has the same noise.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from stream_detector.simulation.profiles import PROFILES
 from stream_detector.simulation.scenarios import SCENARIOS
 from stream_detector.simulation.sensors import Sensor
 
-#: 2025-01-06T14:00:00Z, when simulated time begins by default.
+#: Default start of simulated time, UNIX ms: 2025-01-06T14:00:00Z.
 DEFAULT_START_MS = 1_736_172_000_000.0
-#: Channels that can be had: unit, decimals kept (the sensor's resolution), and the sensor.
+#: Available channels: unit, decimals (the sensor's resolution), and the sensor.
 CHANNELS: dict[str, tuple[str, int, Sensor]] = {
     "vibration": ("g", 5, Sensor(span=0.3, top=2.0)),
     "temperature": ("°C", 2, Sensor(span=25.0, top=150.0)),
@@ -48,12 +48,12 @@ CHANNELS: dict[str, tuple[str, int, Sensor]] = {
 DEFAULT_CHANNELS = ("vibration", "temperature", "current")
 
 _RATED_VOLTS = 400.0
-_EXCESS_K = 1.0  # heat a fault left behind ends its label once below this
+_EXCESS_K = 1.0  # a fault stays labelled after its end until the excess heat it caused is below this
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine's constants; `drawn` varies them as machines of one type vary."""
+    """One machine's constants; `drawn` varies them within the tolerances of one type of machine."""
 
     motor: Motor = field(default_factory=Motor)
     thermal: Thermal = field(default_factory=Thermal)
@@ -65,7 +65,7 @@ class Machine:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Machine:
-        """Draw a machine: constants within some percent of the type's."""
+        """Draw a machine's constants, each within some percent of the type's."""
 
         def about(value: float, spread: float) -> float:
             return value * float(np.exp(spread * rng.standard_normal()))
@@ -83,7 +83,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Waveforms:
-    """Send vibration as blocks of samples instead of one RMS a reading."""
+    """Settings for vibration as blocks of samples instead of one RMS per reading."""
 
     every_s: float = 10.0
     samples: int = 2_048
@@ -98,9 +98,9 @@ class _Run:
     torque: Array
     volts: Array
     amps: Array
-    heat_k: Array  # above ambient
-    healthy_k: Array  # what it would be without faults
-    ambient_k: Array | float  # added to the air around
+    heat_k: Array  # temperature above ambient
+    healthy_k: Array  # the same without faults
+    ambient_k: Array | float  # added to the ambient temperature
     shaking: Shaking
 
 
@@ -118,11 +118,11 @@ def simulate(
     channels: Sequence[str] = DEFAULT_CHANNELS,
     waveforms: Waveforms | None = None,
 ) -> list[Recording]:
-    """Simulate machines `name`-1, `name`-2, … from `start_ms` (UNIX ms) for `hours`, a reading every 1/rate_hz s.
+    """Simulate machines `name`-1, `name`-2, … from `start_ms` (UNIX ms) for `hours`, one reading every 1/rate_hz s.
 
-    `faults`: `default` (see `faults.default_faults`), `none`, a text as `faults.SYNTAX` has it, or plans; `scenario`:
-    one of `scenarios.SCENARIOS` instead, with its profile unless another is named. Labels are 1 while a fault, or the
-    heat it left, is there. Raises DataError on settings that make no sense.
+    `faults`: `default` (see `faults.default_faults`), `none`, a text in `faults.SYNTAX`, or plans. `scenario`: one of
+    `scenarios.SCENARIOS`, which replaces `faults` and, unless `profile` is given, sets the profile. Labels are 1 during
+    a fault and until the excess heat it caused has dissipated. Raises DataError on invalid settings.
     """
     count = round(hours * 3_600 * rate_hz) if rate_hz > 0 and np.isfinite(hours * rate_hz) else 0
     if machines < 1 or count < 1:
@@ -150,7 +150,7 @@ def simulate(
 
 
 class _Machine:
-    """One machine and its streams of random numbers, one a purpose, so that none shifts another."""
+    """One machine with a separate random generator per purpose, so that draws for one don't change those for others."""
 
     def __init__(self, seed: np.random.SeedSequence, profile: str, start_ms: float) -> None:
         constants, self._work, self._supply, self._air, self._shake, self._sense, self._waves = map(
@@ -204,10 +204,10 @@ class _Machine:
         strained, fed = torque + stress.torque, volts * stress.volts
         amps = motor.amps(strained, fed)
 
-        # A fan on the shaft: its air flow follows the speed.
+        # The fan is on the shaft, so its air flow follows the speed.
         air = np.clip(speed, 0.1, None) ** 0.6
         usual_losses = thermal.losses(motor.amps(torque, volts), motor.rated_amps)
-        start_k = float(np.mean(thermal.rise_k * usual_losses / air))  # it has been running like this for long
+        start_k = float(np.mean(thermal.rise_k * usual_losses / air))  # in steady state at the start
         healthy_amps = motor.amps(torque + calm.torque, volts * calm.volts)
         healthy_losses = thermal.losses(healthy_amps, motor.rated_amps) + calm.friction
         healthy_k = thermal.rise(healthy_losses, air * calm.cooling, step_s, start_k)
@@ -216,10 +216,10 @@ class _Machine:
 
         shaft_hz = motor.shaft_hz(speed, strained, fed)
         hiss = np.exp(0.04 * wander(self._shake, count, step_s, 20.0))
-        pace = shaft_hz / (motor.mains_hz / motor.pole_pairs)  # over rated
+        pace = shaft_hz / (motor.mains_hz / motor.pole_pairs)  # relative to synchronous speed
         felt = 0.5 + 0.5 * strained
         shaking = Shaking(
-            unbalance=(machine.unbalance_g * stress.level + stress.unbalance) * pace**2,  # a centrifugal force
+            unbalance=(machine.unbalance_g * stress.level + stress.unbalance) * pace**2,  # centrifugal force
             misalignment=(machine.misalignment_g * stress.level + stress.misalignment) * pace**2 * felt,
             outer=stress.outer * pace * felt,
             inner=stress.inner * pace * felt,
@@ -234,7 +234,8 @@ class _Machine:
         ambient = machine.ambient_c + 2.0 * np.sin(2 * np.pi * (hour - 9.0) / 24.0)  # warmest at 15 h
         ambient = ambient + run.ambient_k + 0.15 * wander(self._air, count, step_s, 1_200.0)
         steady, impacts = map(np.asarray, machine.vibration.mean_square(run.speed_hz, run.shaking))
-        # An RMS over a second holds few impacts, unequally strong: the spread of their sum, from AMPLITUDE_SPREAD.
+        # An RMS over a second contains few impacts of different strength; `spread` is the relative deviation of their
+        # sum, from AMPLITUDE_SPREAD.
         per_second = np.clip(machine.vibration.bearing.outer * run.speed_hz, 1.0, None)
         spread = np.sqrt(np.expm1(4 * AMPLITUDE_SPREAD**2) / per_second)
         impacts = impacts * np.clip(1 + spread * rng.standard_normal(count), 0.1, None)
@@ -248,7 +249,7 @@ class _Machine:
         }
 
     def _truth(self, run: _Run, t_s: Array, faults: Sequence[Onset]) -> tuple[list[Fault], NDArray[np.int8]]:
-        """Return faults and labels: from the onset until the fault is gone and with it the heat it left behind."""
+        """Return faults and labels (N,): from a fault's start until its end and until its excess heat has gone."""
         truth, labels = [], np.zeros(len(t_s), np.int8)
         hot = np.abs(run.heat_k - run.healthy_k) > _EXCESS_K
         for fault in sorted(faults, key=lambda fault: fault.start_s):
@@ -262,7 +263,7 @@ class _Machine:
         return truth, labels
 
     def _with_waveforms(self, whole: Recording, run: _Run, waveforms: Waveforms, rate_hz: float) -> Recording:
-        """Put a block of samples where vibration was one number: rows of their own, beside the slow channels'."""
+        """Replace vibration values by blocks of samples in rows of their own, in time order with the other channels."""
         highest = 2.2 * self.machine.vibration.structure.resonance_hz
         if waveforms.rate_hz < highest or waveforms.samples < 1 or not waveforms.every_s > 0:
             raise DataError(

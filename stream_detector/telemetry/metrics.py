@@ -41,11 +41,11 @@ class Metrics:
         self.messages_total = self._counter("messages_total", "Messages taken from input topics.", "topic")
         self.readings_total = self._counter("readings_total", "Readings that reached the windows.")
         self.dead_letters_total = self._counter("dead_letters_total", "Messages sent to the dead-letter topic.", "code")
-        self.verdicts_total = self._counter("verdicts_total", "People's verdicts accepted and kept.", "verdict")
+        self.verdicts_total = self._counter("verdicts_total", "Verdicts by people that were accepted.", "verdict")
         self.windows_total = self._counter("windows_total", "Windows completed.")
         self.scores_total = self._counter("scores_total", "Windows scored.")
         self.windows_unscored_total = self._counter(
-            "windows_unscored_total", "Windows that no detector could score.", "reason"
+            "windows_unscored_total", "Windows that could not be scored.", "reason"
         )
         self.anomalies_total = self._counter("anomalies_total", "Scores judged anomalous.")
         self.alerts_total = self._counter("alerts_total", "Alerts published.", "event", "severity")
@@ -53,20 +53,21 @@ class Metrics:
         self.batch_size = self._histogram("batch_size", "Windows in a scored batch.", _SIZES)
         self.score_seconds = self._histogram("score_seconds", "Time to score a batch, transfers included.", _SECONDS)
         self.window_to_alert_seconds = self._histogram(
-            "window_to_alert_seconds", "From a window's completion to its alert's being written.", _SECONDS
+            "window_to_alert_seconds", "Time from the completion of a window until its alert is written.", _SECONDS
         )
         self.commits_total = self._counter("commits_total", "Commits of alerts, state and offsets.")
         self.commit_seconds = self._histogram("commit_seconds", "Time a commit took.", _SECONDS)
-        self.lag = self._gauge("lag", "Messages not read yet of an assigned partition.", "topic", "partition")
+        self.lag = self._gauge("lag", "Unread messages of an assigned partition.", "topic", "partition")
         self.watermark_delay_seconds = self._gauge(
-            "watermark_delay_seconds", "Wall clock less the newest event time seen, of an assigned task.", "task"
+            "watermark_delay_seconds", "Wall-clock time minus the newest event time of an assigned task.", "task"
         )
         self.store_behind_seconds = self._gauge(
-            "store_behind_seconds", "For how long the state store has missed commits; 0 when it is up to date."
+            "store_behind_seconds",
+            "Time for which commits have been missing in the state store; 0 when it is up to date.",
         )
         self.fencings_total = self._counter("fencings_total", "Tasks dropped because another worker owned them.")
         self.aborts_total = self._counter(
-            "aborts_total", "Transactions taken back (exactly_once): the tasks were loaded again."
+            "aborts_total", "Transactions aborted (exactly_once), after which their tasks were loaded again."
         )
         self.states_lost_total = self._counter(
             "states_lost_total", "Tasks that were taken over and whose committed state the store has lost."
@@ -74,18 +75,32 @@ class Metrics:
         self.restores_total = self._counter("restores_total", "Tasks whose state was loaded on assignment.")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions this worker reads.")
         self.catching_up_messages = self._gauge(
-            "catching_up_messages", "Messages still to be read again in silence, after a restart or a store's loss."
+            "catching_up_messages",
+            "Messages still to be replayed without publishing, after a restart or a loss of the store.",
         )
-        self.waiting_windows = self._gauge("waiting_windows", "Windows that wait to be scored.")
-        self.unsent_bytes = self._gauge("unsent_bytes", "Alerts and dead letters that wait for their commit.")
+        self.waiting_windows = self._gauge("waiting_windows", "Windows waiting to be scored.")
+        self.unsent_bytes = self._gauge("unsent_bytes", "Alerts and dead letters waiting for their commit.")
         self.paused_partitions = self._gauge(
-            "paused_partitions", "Partitions not read for now: the scorer, the store or another topic is behind."
+            "paused_partitions", "Partitions paused because the scorer, the store or another topic is behind."
         )
         self.budget_promised_total = self._counter(
             "budget_promised_total", "Incidents that threshold.budget allowed for the event time passed."
         )
         self.budget_opened_total = self._counter("budget_opened_total", "Incidents opened under threshold.budget.")
-        self.ready = self._gauge("ready", "1 when /readyz says so, 0 otherwise.")
+        self.assets_not_judged = self._gauge(
+            "assets_not_judged", "Assets whose readings come and give no window that is judged.", "reason"
+        )
+        self.silence_seconds = self._gauge(
+            "silence_seconds",
+            "Time since this worker last read a message of a topic, or since its start before the first.",
+            "topic",
+        )
+        self.messages_skipped_total = self._counter(
+            "messages_skipped_total",
+            "Messages never processed: deleted before they were read, or skipped by an offset set forward.",
+            "topic",
+        )
+        self.ready = self._gauge("ready", "1 if the worker is ready (/readyz), else 0.")
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:
         """Set the lag of every assigned partition; partitions not named are removed."""

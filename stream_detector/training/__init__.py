@@ -1,1 +1,1 @@
-"""From history to artifact: gathering windows, fitting, calibration, labelled faults, fleets."""
+"""From a history to an artifact: gathering windows, fitting, calibration, labelled faults, fleets."""

@@ -1,8 +1,9 @@
 """Two ways to fit a detector and to score windows that it was not trained on: hold out a tail, or cross-fit.
 
-A way is prepared first and fitted later, so that the nets of many assets are fitted together (models/stacked_fit.py).
+Preparation and fit are separate steps, so that the networks of many assets can be fitted together
+(models/stacked_fit.py).
 
-    windows ─▶ HoldOut or CrossFitted: unfitted nets, each with its training windows ─▶ fit_all ─▶ result ─▶ Fitted
+    windows ─▶ HoldOut or CrossFitted: unfitted networks with their training windows ─▶ fit_all ─▶ result ─▶ Fitted
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ class Nets:
 
 
 class Way(Protocol):
-    """A prepared fit: its nets, and how the fitted nets give a detector with calibration scores."""
+    """A prepared fit: its unfitted networks, and how to get a detector and calibration scores from the fitted ones."""
 
     preprocess: Preprocess
     nets: Nets
 
     def result(self, reports: list[FitReport]) -> Fitted:
-        """Score the calibration windows; `reports` are the nets', in order."""
+        """Score the calibration windows; `reports` has one entry per network, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """The windows of all assets, and the block of its asset's history that each belongs to."""
+    """The windows of all assets, each with its block of the asset's history."""
 
     windows: Tensor  # (N, K, C) physical units
     fold: Tensor  # (N,) int64
@@ -93,7 +94,7 @@ class Blocks:
 
 
 class HoldOut:
-    """Fit on the training windows; the held-out windows decide early stopping and are scored."""
+    """Fit to the training windows; the held-out windows are used for early stopping and are scored."""
 
     def __init__(self, config: Config, parts: Parts) -> None:
         """Fit the scaler and build the networks, with weights drawn by torch's generator."""
@@ -115,13 +116,13 @@ class HoldOut:
 
 
 class HoldOutLabelled:
-    """As HoldOut, for detectors that also learn from faulty windows; scaler and calibration use only normal windows.
+    """Like HoldOut, for detectors that also learn from faulty windows; scaler and calibration use only normal windows.
 
     Each detector is fitted separately, in `result`.
     """
 
     def __init__(self, config: Config, parts: Parts, progress: Progress | None, place: str) -> None:
-        """Fit the scaler and build the detector. Raises DataError naming `place` when no training window is faulty."""
+        """Fit the scaler and build the detector. Raises DataError, prefixed by `place`, without a faulty window."""
         self.config, self.parts = config, parts
         self._progress, self._place = progress, place
         self._faults = int(parts.faulty_train.sum())
@@ -154,7 +155,7 @@ class HoldOutLabelled:
 
 
 class CrossFitted:
-    """Fit several networks, each without some blocks; score each row by those not trained on it (cross_fit.py)."""
+    """Fit several networks, each without some blocks; score each row by networks not trained on it (cross_fit.py)."""
 
     def __init__(self, config: Config, blocks: Blocks) -> None:
         """Fit the scaler and build the members, with weights drawn by torch's generator."""

@@ -1,4 +1,4 @@
-"""From a fleet's history to one file: one detector per asset, and optionally one for all other assets."""
+"""From a fleet's history to one file: one detector per asset, and optionally a shared one for all other assets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream_detector.types import WindowBatch
 
 log = logging.getLogger(__name__)
 
-#: Most windows that the shared detector is trained on, over all assets; taken evenly from each.
+#: Maximum number of windows, over all assets, for the training of the shared detector; evenly spaced in each history.
 MOST_SHARED = 20_000
 
 
@@ -29,8 +29,8 @@ def train_fleet(
 ) -> Fleet:
     """Train one detector per asset. `progress` is called with the name of each asset that is done.
 
-    `train.short_history` decides how an asset with too short a history is treated. Raises DataError naming the asset
-    when that is `refuse`, when no asset has enough windows, or when a fit diverges.
+    `train.short_history` decides how an asset with too short a history is treated. Raises DataError with the asset's
+    name when that is `refuse` and such an asset is found, when no asset has enough windows, or when a fit diverges.
     """
     histories = gather(config, batches, None, labels)
     short: dict[str, str] = {}
@@ -49,7 +49,7 @@ def train_fleet(
         raise DataError(f"no asset has a history long enough for a detector of its own: {reason}")
     served = config.train.short_history == "shared"
     for asset, why in short.items():
-        log.warning("%s; %s", why, "the shared detector serves it" if served else f"{asset!r} has no detector")
+        log.warning("%s; %s", why, "the shared detector is used for it" if served else f"{asset!r} has no detector")
     shared = _shared(config, histories) if served else None
     return Fleet(of_each(config, long, progress), shared, short).named()
 

@@ -27,7 +27,7 @@ from stream_detector.windowing.channel_profile import ChannelProfileLearner
 
 @dataclass(slots=True)
 class History:
-    """One asset's windows, prepared up to scaling; raw windows are not kept, they may be many times as large."""
+    """One asset's windows, prepared up to scaling; raw windows are not kept because they may be many times larger."""
 
     asset: str
     profile: ChannelProfileLearner
@@ -64,7 +64,10 @@ class History:
 def gather(
     config: Config, batches: Iterable[WindowBatch], assets: Collection[str] | None, labels: Labels | None
 ) -> dict[str, History]:
-    """Return the windows of all assets, or of `assets` only, sorted by name. Raises DataError when one has none."""
+    """Return the windows of all assets, or of `assets` only, sorted by name.
+
+    Raises DataError when one of `assets` has no window, a value is not finite, or labels are missing or don't match.
+    """
     marker = _marker(config, labels)
     channels = column_channels(config.channels)
     preprocess = Preprocess(config.features, config.window.length, len(channels), channels)
@@ -106,7 +109,7 @@ def gather(
     if marker is not None:
         marker.check()
     if missing := sorted(set(assets or ()) - histories.keys()):
-        raise DataError(f"asset {missing[0]!r}: the history holds no window of it; check the name and the recordings")
+        raise DataError(f"asset {missing[0]!r} has no window in the history; check the name and the recordings")
     return dict(sorted(histories.items()))  # by name: partitions may deliver assets in any order
 
 
@@ -127,7 +130,7 @@ def _marker(config: Config, labels: Labels | None) -> Marker | None:
 
 
 def fingerprint(config: Config, histories: list[History]) -> DataFingerprint:
-    """Return the windows' fingerprint: a hash over names, times and values, and the time they span."""
+    """Return the windows' fingerprint: a hash over names, times and values, their number, and the time they span."""
     sha = hashlib.sha256()
     for history in histories:
         name = history.asset.encode()

@@ -1,7 +1,7 @@
 """Which training windows are labelled faulty: from labelled rows, or from intervals of event time.
 
-    faulty      a cell that the detector sees (`features.keep`, else the whole window) holds a faulty reading
-    left out    only an earlier cell does: smoothing still carries the fault, so the window is neither
+    faulty      a cell that the detector sees (`features.keep`, else the whole window) contains a faulty reading
+    left out    only an earlier cell does: the fault still has an effect through smoothing, so the window is neither
     normal      all other windows, including those of assets without labels
 
 In a stream of records (`window.mode: records`) each window is one record and takes the label of its row.
@@ -25,7 +25,7 @@ NORMAL, FAULTY, LEFT_OUT = 0, 1, -1
 
 
 class Rows(Protocol):
-    """A recording with N rows, as far as labels need it; `datasets.recording.Recording` implements it."""
+    """The parts of a recording with N rows that labels need; `datasets.recording.Recording` implements it."""
 
     asset: str
     ts_ms: NDArray[np.float64]  # (N,) event time, UNIX ms
@@ -40,17 +40,17 @@ class Rows(Protocol):
 class Labels:
     """The labelled faults of a history, by asset."""
 
-    stretches: Mapping[str, NDArray[np.float64]]  # (n, 2) first and last faulty moment, event time, UNIX ms
-    records: Mapping[str, NDArray[np.bool_]]  # (N,) True for faulty, complete records in order; replaces stretches
+    stretches: Mapping[str, NDArray[np.float64]]  # (n, 2) start and end of faulty intervals, event time, UNIX ms
+    records: Mapping[str, NDArray[np.bool_]]  # (N,) True if faulty, for complete records in order; replaces stretches
 
     @property
     def faults(self) -> int:
-        """Number of faulty records and stretches."""
+        """Number of faulty records and intervals."""
         return sum(map(len, self.stretches.values())) + sum(int(flags.sum()) for flags in self.records.values())
 
 
 def from_rows(recordings: Iterable[Rows], config: Config) -> Labels | None:
-    """Return the labels that the recordings carry; None when none of them has any."""
+    """Return the labels of the recordings; None when none of them has any."""
     stretches: dict[str, list[NDArray[np.float64]]] = {}
     records: dict[str, list[NDArray[np.bool_]]] = {}
     known = False
@@ -72,7 +72,7 @@ def from_rows(recordings: Iterable[Rows], config: Config) -> Labels | None:
 
 
 def from_intervals(intervals: Sequence[Interval], assets: Iterable[str]) -> Labels:
-    """Return the labels of these assets from a list of faults. Raises DataError when it names none of them."""
+    """Return the labels of these assets from a list of faults. Raises DataError when it has none of the assets."""
     stretches: dict[str, list[tuple[float, float]]] = {asset: [] for asset in assets}
     for one in intervals:
         if one.asset in stretches:
@@ -111,7 +111,7 @@ class Marker:
     """Marks windows as faulty, normal or left out, for each asset in the order they arrive."""
 
     def __init__(self, labels: Labels, config: Config) -> None:
-        """Take the labels, and the window and feature settings that decide which readings a window holds."""
+        """`config`: its window and feature settings decide which readings a window contains."""
         window, features = config.window, config.features
         self._labels = labels
         self._records = window.mode == "records"
@@ -139,18 +139,18 @@ class Marker:
         for asset, flags in self._labels.records.items():
             if (taken := self._taken.get(asset, len(flags))) != len(flags):
                 raise DataError(
-                    f"asset {asset!r}: {len(flags)} labelled records made {taken} windows, so labels can't be told "
-                    "apart; leave the records out that can't be used (the log says why)"
+                    f"asset {asset!r}: {len(flags)} labelled records gave {taken} windows, so labels can't be matched "
+                    "to windows; remove the records that can't be used (the log has the reasons)"
                 )
 
     def _touched(self, asset: str, low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return whether a faulty stretch overlaps [low, high), (W,) each."""
+        """Return whether a faulty interval overlaps [low, high), (W,) each."""
         starts, stops = self._edges.get(asset, (np.empty(0), np.empty(0)))
         return np.searchsorted(starts, high, side="left") > np.searchsorted(stops, low, side="left")
 
 
 def _stretches(one: Rows, faulty: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the first and last moment (n, 2) of each faulty row; a waveform's row extends to its last sample."""
+    """Return the start and end (n, 2) of each faulty row, UNIX ms; a waveform's row extends to its last sample."""
     places = np.flatnonzero(faulty)
     starts = one.ts_ms[places]
     stops = starts.copy()
@@ -161,7 +161,7 @@ def _stretches(one: Rows, faulty: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _complete(one: Rows, config: Config) -> NDArray[np.bool_]:
-    """Return which records have every channel; the others become dead letters and make no window."""
+    """Return which records have all channels (N,); the others become dead letters and give no window."""
     whole = np.ones(len(one.ts_ms), np.bool_)
     for name in config.channels:
         column = one.values.get(name)

@@ -1,4 +1,4 @@
-"""From history to artifact: split windows in time, fit scaler and weights on the first part, score the rest.
+"""From a history to an artifact: split the windows in time, fit scaler and weights to the first part, score the rest.
 
     │◀────────── training part ─────────▶│◀ overlap ▶│◀── calibration: early stopping, then scores ──▶│
     event time of one asset ──────────────────────────────────────────────────────────────────────────▶
@@ -36,13 +36,13 @@ from stream_detector.windowing.channel_profile import ChannelProfile, channel_pr
 
 log = logging.getLogger(__name__)
 
-#: Fewest windows to fit a scaler and weights to.
+#: Minimum number of windows for fitting the scaler and the weights.
 MIN_TRAIN = 20
-#: Fewest windows to calibrate a threshold on.
+#: Minimum number of windows for calibrating a threshold.
 MIN_CALIBRATION = 10
 #: Windows that overlap the training part are dropped if at least this many of the asset's windows remain after them.
 MIN_CLEAN = 100
-#: Assets whose detectors are trained together; larger batches are no faster.
+#: Maximum number of assets whose detectors are trained together; larger batches are not faster.
 TOGETHER = 500
 
 
@@ -54,12 +54,12 @@ def train(
     assets: Collection[str] | None = None,
     labels: Labels | None = None,
 ) -> Artifact:
-    """Train one detector on the windows of all assets, or of `assets` only, which the artifact then names.
+    """Train one detector on the windows of all assets, or of `assets` only, which are then stored in the artifact.
 
     `labels` mark faulty windows; detectors that learn from labels require them, all others ignore them.
 
-    Windows come in event-time order per asset, as the window stage emits them; how they are batched does not matter.
-    The same windows, configuration and seed give the same artifact, byte for byte, on the CPU with one thread.
+    Windows must be in event-time order per asset, as the window stage emits them; their division into batches has no
+    effect. The same windows, configuration and seed give the same artifact, byte for byte, on the CPU with one thread.
 
     The detector's warnings (`Artifact.fit.warnings`) are logged too.
     Raises DataError when there are too few windows, a value is not finite, labels are missing, or the fit diverges;
@@ -80,9 +80,9 @@ def train_many(
 ) -> dict[str, Artifact]:
     """Train one detector per asset; return them by asset. `progress` is called with the name of each asset done.
 
-    Small dense nets are trained together, in batched products. Each gets the minibatches and random draws that it
-    would get alone, so its scores equal those of `train` to about 5 digits; sums are rounded differently.
-    Raises what `train` raises, naming the asset.
+    Small dense networks are trained together, in batched products. Each gets the same minibatches and random draws as
+    in a separate training, so its scores equal those of `train` to about 5 digits; sums are rounded differently.
+    Raises the errors of `train`, with the asset's name.
     """
     histories = gather(config, batches, assets, labels)
     if not histories:
@@ -136,7 +136,7 @@ def _train_together(config: Config, histories: list[History]) -> dict[str, Artif
     places = [f"asset {history.asset!r}: " for history in histories]
     ways: list[Way] = []
     for history, place in zip(histories, places, strict=True):
-        with _reproducible(config):  # each starts from the weights that it would have alone
+        with _reproducible(config):  # each has the same initial weights as in a separate training
             ways.append(_way(config, [history], place))
     fitted: list[Fitted | None] = [None] * len(ways)
     with _reproducible(config):
@@ -151,7 +151,7 @@ def _train_together(config: Config, histories: list[History]) -> dict[str, Artif
 
 
 def _alike(ways: list[Way]) -> list[list[int]]:
-    """Group the indexes of ways by the shape of their nets; with categories the shape depends on the values."""
+    """Group the indexes of `ways` by the shape of their networks, which depends on the data if there are categories."""
     found: dict[int, list[int]] = {}
     for index, way in enumerate(ways):
         found.setdefault(way.preprocess.columns, []).append(index)
@@ -159,7 +159,7 @@ def _alike(ways: list[Way]) -> list[list[int]]:
 
 
 def _fit_together(config: Config, ways: list[Way], alike: list[int], places: list[str]) -> list[list[FitReport]]:
-    """Fit the nets of several ways; return each way's reports. Raises DataError naming the asset."""
+    """Fit the networks of several ways together; return each way's reports. Raises DataError with the asset's name."""
     owner = [index for index in alike for _ in ways[index].nets.detectors]
     nets = [ways[index].nets for index in alike]
     joint = Nets(
@@ -200,8 +200,8 @@ def _tell_coarse(config: Config, histories: list[History]) -> None:
         for found in coarse_columns(np.concatenate(history.newest), numbers):
             name = config.columns[found.column]
             log.warning(
-                "asset %r: channel %s lies near %.9g and varies by %.3g only, but windows hold float32, here in steps "
-                "of %.3g: send it less a constant (its usual value, say), or what is small in it is lost",
+                "asset %r: channel %s is near %.9g and varies by only %.3g, but windows hold float32, whose step is "
+                "%.3g there, so small changes are lost; subtract a constant, such as its usual value, before sending",
                 history.asset,
                 name,
                 found.median,
@@ -251,16 +251,16 @@ def enough(config: Config, histories: list[History], place: str) -> None:
 
 
 def _across(end_ms: NDArray[np.int64], fold: NDArray[np.int64], reach_ms: float) -> int:
-    """Return how many windows share cells with a window of another block."""
-    before = np.searchsorted(end_ms, end_ms - reach_ms, side="right")  # the first one to end after this one's start
-    after = np.searchsorted(end_ms, end_ms + reach_ms, side="left") - 1  # the last that starts before this one's end
+    """Return the number of windows that share cells with a window of another block."""
+    before = np.searchsorted(end_ms, end_ms - reach_ms, side="right")  # the first window that ends after the start
+    after = np.searchsorted(end_ms, end_ms + reach_ms, side="left") - 1  # the last window that starts before the end
     last = len(end_ms) - 1
     return int(((fold[np.minimum(before, last)] != fold) | (fold[np.maximum(after, 0)] != fold)).sum())
 
 
 def _reach_ms(config: Config) -> float:
-    """Return the least distance between the ends of two windows that share no cell, ms."""
-    # half a cell of slack: end times are whole ms, cells may be fractions
+    """Return the least distance, ms, between the ends of two windows that share no cell."""
+    # half a cell is subtracted because end times are rounded to whole ms and cells need not be whole ms;
     # a record shares nothing with the previous one
     return 0.0 if config.window.mode == "records" else (config.window.length - 0.5) * config.window.cell_ms
 
@@ -306,7 +306,7 @@ def _split(config: Config, histories: list[History], place: str) -> Parts:
 
 @contextmanager
 def _reproducible(config: Config) -> Iterator[None]:
-    """Seed torch and fix its threads (their number changes the order of sums); restore both after."""
+    """Seed torch and set its number of threads, which changes the order of sums; restore both afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.scorer.threads)
     try:

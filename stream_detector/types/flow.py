@@ -282,6 +282,7 @@ NOT_JUDGED_REASONS: Mapping[str, str] = {
     "channel-missing": "a channel of the set-up was never in its readings",
     "coarse-step": "its readings are further apart than the longest gap that is filled (max_gap_ms)",
     "gaps": "gaps in its readings are longer than max_gap_ms, too often for a whole window",
+    "too-short": "its readings span less than a window and the stride; reported of a recording, at its end",
     "already-judged": "its windows end before the time up to which it was judged: an older recording, or a new topic",
     "no-detector": "no detector of the artifact is for it",
 }

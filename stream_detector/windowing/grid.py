@@ -73,6 +73,7 @@ class Grid:
         self._waves: list[tuple[int, int, Sequence[str], int]] = []  # channel, first column, features, bands
         column = 0
         start: list[float] = []
+        self.channel_of_column: list[int] = []
         for index, channel in enumerate(channels.values()):
             width = len(channel.columns(""))
             if channel.cell == "waveform":
@@ -80,6 +81,7 @@ class Grid:
             else:
                 columns[channel.cell].append((index, column))
             start += [{"min": np.inf, "max": -np.inf}.get(channel.cell, 0.0)] * width
+            self.channel_of_column += [index] * width
             column += width
         self.width = column
         self._start = np.array(start)  # (K,) what an empty cell holds
@@ -236,6 +238,16 @@ class Grid:
         self.carry_cell[rows] = carry_cell
         self._empty(rows, (self.base[rows][:, None] + np.arange(ahead)) & self._mask)
         self.base[rows] += ahead
+
+    def newest_cells(self, row: int) -> Ints:
+        """Return the newest cell (K,) of an asset in which each column has a value; NEVER where none has."""
+        cells = self.base[row] + np.arange(self.ring)
+        there = self._count[row, cells & self._mask] > 0
+        for cell, samples in self._samples.get(row, {}).items():
+            for channel in samples:
+                there[cell - self.base[row], np.array(self.channel_of_column) == channel] = True
+        newest: Ints = np.maximum(np.where(there, cells[:, None], NEVER).max(axis=0), self.carry_cell[row])
+        return newest
 
     def oldest_offsets(self, rows: Ints) -> list[int | None]:
         """Return, of each topic, the oldest offset that a window of these assets still needs; None when none does."""

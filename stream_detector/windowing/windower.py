@@ -20,11 +20,13 @@ from itertools import repeat
 import numpy as np
 
 from stream_detector.config import ChannelConfig, WindowConfig
-from stream_detector.types import DeadLetter, ReadingBatch, WindowBatch
+from stream_detector.types import DeadLetter, NotJudged, ReadingBatch, WindowBatch
 from stream_detector.windowing.completion import Completion, by_clock
+from stream_detector.windowing.coverage import Coverage, Held
 from stream_detector.windowing.grid import NEVER, Bools, Floats, Grid, Ints
 
 _NOBODY = np.iinfo(np.int64).max // 2  # heard last in the far future: a row without an asset is never let go
+_MOST_WITHOUT = 1_000  # assets let go without a window that are remembered
 _MOST_CELLS = 2_000_000  # in one cut: bounds the memory of a batch, not its result
 
 
@@ -39,6 +41,8 @@ class Windower:
         self._task = task
         self._topics = {topic: index for index, topic in enumerate(topics)}
         self._grid = Grid(window, channels, len(topics))
+        self._coverage = Coverage(window, channels)
+        self._without: dict[str, NotJudged] = {}  # assets let go that never had a window
         self._rows: dict[str, int] = {}
         self._names: dict[int, str] = {}
         longest = float(self._grid.max_gap.max()) * window.cell_ms
@@ -92,6 +96,21 @@ class Windower:
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
         found = self._grid.oldest_offsets(rows)
         return {topic: found[index] for topic, index in self._topics.items()}
+
+    def not_judged(self, final: bool = False) -> list[NotJudged]:
+        """Return the assets that send readings which give no window, with the reason.
+
+        `final`: no more readings come, so any asset without a window is one of them.
+        """
+        rows = np.flatnonzero(self._heard != _NOBODY)
+        clocks = self._clocks[:, rows].max(axis=0)
+        waiting = self._coverage.waiting(rows, clocks, final=final)
+        return [*(self._without.values() if final else ()), *map(self._why, waiting.tolist())]
+
+    def _why(self, row: int) -> NotJudged:
+        clock_ms = float(self._clocks[:, row].max())
+        newest = self._grid.newest_cells(row)
+        return self._coverage.why(row, Held(self._names[row], clock_ms, newest, self._grid.channel_of_column))
 
     # One pass: refuse, hand out rows, insert, cut -------------------------------------------------------------------
 
@@ -173,14 +192,17 @@ class Windower:
             self._heard = np.concatenate([self._heard, np.full(more, _NOBODY)])
             self._next = np.concatenate([self._next, np.zeros(more, np.int64)])
         self._clocks[:, row] = -np.inf
+        self._coverage.admit(row, self._grid.capacity)
         self._heard[row] = self._progress
         self._next[row] = end
         self._rows[asset] = row
         self._names[row] = asset
 
     def _forget(self, asset: str) -> None:
-        row = self._rows.pop(asset)
-        del self._names[row]
+        row = self._rows[asset]
+        if self._coverage.never(row) and len(self._without) < _MOST_WITHOUT:
+            self._without[asset] = self._why(row)
+        del self._rows[asset], self._names[row]
         self._heard[row] = _NOBODY
         self._grid.remove(row)
 
@@ -314,6 +336,14 @@ class Windower:
         self._grid.insert(topic, owner, cells, ts_ms=ts, values=values, offsets=batch.offsets[readings])
         touched = np.unique(owner)
         by = self._completion(topic, touched, owner, ts=ts, readings=readings, ingest_ms=batch.ingest_ms)
+        self._coverage.heard(
+            touched,
+            owner,
+            ts_ms=ts,
+            values=values,
+            clock_ms=self._clocks[:, touched].max(axis=0),
+            ingest_ms=int(batch.ingest_ms[-1]),
+        )
         np.maximum.at(self._clocks[topic], owner, ts)
         self._cut(touched, self._closed(self._clocks[:, touched]), by, parts)
 
@@ -371,6 +401,7 @@ class Windower:
             return
         owner = np.broadcast_to(rows[:, None], valid.shape)[valid]
         end_ms = np.rint(ends[valid] * self._config.cell_ms).astype(np.int64)
+        self._coverage.windowed(owner)
         names = list(map(self._names.__getitem__, owner.tolist()))
         if valid.all():  # the usual case: windows are large, so they are not copied for it
             values, filled = values.reshape(-1, *values.shape[2:]), filled.reshape(-1, *filled.shape[2:])

@@ -12,17 +12,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
 from stream_detector.config import Config
 from stream_detector.errors import DetectorError, StoreError
-from stream_detector.ports import Sink, Source, StateStore
+from stream_detector.ports import Sink, Skipped, Source, StateStore
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import Controls, MessageBatch, ModelRef, Partition
+from stream_detector.types import Controls, MessageBatch, ModelRef, NotJudged, Partition
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.assignment import Assignment
+from stream_detector.worker.coverage import Coverage
 from stream_detector.worker.delivery import make_strategy
 from stream_detector.worker.reporting import Reporter
 from stream_detector.worker.saving import Saver
@@ -79,6 +81,7 @@ class Pipeline:
         self._saver = Saver(store, clock_ms, self._look_soon)
         self._reporter = Reporter(store, self._saver, clock_ms)
         self._assignment = Assignment(source, clock_ms)
+        self._coverage = Coverage(metrics)
         self._delivery = make_strategy(
             config, self._assignment, sink, saver=self._saver, metrics=metrics, clock_ms=clock_ms
         )
@@ -96,6 +99,7 @@ class Pipeline:
         self._lag: dict[Partition, int] = {}
         self._removals_due = False  # operators have asked for removals since the last commit
         self._controls_ms = -math.inf  # when operators' settings were last polled
+        self._heard_ms = dict.fromkeys((entry.topic for entry in config.inputs), clock_ms())
         self._show_gauges()
         self.messages = 0  # processed so far, including those read again
         self.alerts = 0
@@ -105,6 +109,8 @@ class Pipeline:
         metrics.waiting_windows.set_function(lambda: self._scoring.waiting)
         metrics.paused_partitions.set_function(lambda: len(assignment.paused))
         metrics.unsent_bytes.set_function(self._sink.waiting_bytes)
+        for topic in self._heard_ms:
+            metrics.silence_seconds.labels(topic).set_function(partial(self._silent_s, topic))
         metrics.store_behind_seconds.set_function(lambda: (saver.behind_ms or 0.0) / 1000)
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -137,6 +143,8 @@ class Pipeline:
 
     def _take(self, batches: Sequence[MessageBatch]) -> None:
         """Cut the windows that the messages complete, and queue them for scoring."""
+        for range_ in self._source.skipped():
+            self._report_skipped(range_)
         several = len(self._config.inputs) > 1
         if several:
             self._lag = self._source.lag()
@@ -145,10 +153,33 @@ class Pipeline:
             if task is None:  # its state isn't loaded, or it was fenced: its messages are read again
                 continue
             self.messages += len(batch.messages)
+            self._heard_ms[batch.partition.topic] = self._clock()
             self._accept(task, task.take(batch), len(batch.messages))
         if several:
             for task in self._tasks.values():
                 self._accept(task, task.release(self._has_more), 0)
+
+    def _report_skipped(self, range_: Skipped) -> None:
+        """Report messages that were deleted before they were read; those published already were processed once."""
+        (topic, index), start, stop = range_
+        task = self._tasks.get(index)
+        new = max(0, stop - max(start, 0 if task is None else task.published(range_.partition)))
+        self._metrics.messages_skipped_total.labels(topic).inc(new)
+        text = (
+            f"{new} of them were never processed"
+            if new
+            else "all were processed before; windows that were open then are incomplete now"
+        )
+        log.log(
+            logging.ERROR if new else logging.WARNING,
+            "task %d: messages %d to %d of %s were deleted before they were read (retention, or by hand); %s",
+            index,
+            start,
+            stop - 1,
+            topic,
+            text,
+            extra=event("messages-skipped", task=index, topic=topic, start=start, stop=stop, new=new),
+        )
 
     def close(self) -> None:
         """Commit everything processed and leave the group."""
@@ -171,10 +202,27 @@ class Pipeline:
             return False, f"catching up in silence: {left} messages are read again"
         if (behind := self._saver.behind_ms) is not None:
             return True, f"the store is behind for {behind / 1000:.0f} s"
-        return True, f"{len(self._tasks)} tasks" if self._tasks else "no task: there are enough workers for all"
+        if not self._tasks:
+            return True, "no task: there are enough workers for all"
+        return True, "; ".join(filter(None, [f"{len(self._tasks)} tasks", self._silence_text(), self._coverage.text]))
+
+    def _silent_s(self, topic: str) -> float:
+        return (self._clock() - self._heard_ms[topic]) / 1000
+
+    def _silence_text(self) -> str:
+        """Return which topics have brought nothing for long. Only a wall clock can tell; no alert depends on it."""
+        silent = {topic: self._silent_s(topic) / 60 for topic in self._heard_ms}
+        return ", ".join(
+            f"no message of {topic} for {minutes:.0f} min" for topic, minutes in silent.items() if minutes >= 5
+        )
 
     def _replayed_messages(self) -> int:
         return sum(task.replayed_messages for task in list(self._tasks.values()))
+
+    def not_judged(self, final: bool = False) -> list[NotJudged]:
+        """Return the assets whose readings come and give no window that is judged; `final`: no more readings come."""
+        found = [one for task in self._tasks.values() for one in task.not_judged(final)]
+        return found + self._scoring.without_detector
 
     @property
     def windows(self) -> int:
@@ -268,7 +316,7 @@ class Pipeline:
         self._remove_assets()
         self._note_progress()
         self._delivery.commit()
-        self._reporter.report(self._tasks.values())
+        self._reporter.report(self._tasks.values(), self._scoring.without_detector)
 
     def _note_progress(self) -> None:
         for task in self._tasks.values():
@@ -276,6 +324,7 @@ class Pipeline:
                 if count:
                     self._metrics.messages_total.labels(topic).inc(count)
                     task.messages[topic] = 0
+        self._coverage.update(self.not_judged())
         self._lag = self._source.lag()
         self._metrics.set_lag(self._lag)
         self._metrics.catching_up_messages.set(self._replayed_messages())

@@ -7,7 +7,7 @@ written beside them, seldom and in parts, and only where they changed. A store t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stream_detector.errors import StoreError
 from stream_detector.ports import StateStore
-from stream_detector.types import AssetReport
+from stream_detector.types import AssetReport, NotJudged
 from stream_detector.worker.saving import Saver
 from stream_detector.worker.task import Task
 
@@ -34,15 +34,18 @@ class Reporter:
         self._store, self._saver, self._clock = store, saver, clock_ms
         self._noted: dict[int, _Noted] = {}
 
-    def report(self, tasks: Iterable[Task]) -> None:
-        """Write at most AT_ONCE assets. Costs next to nothing when nothing is due; never raises StoreError."""
+    def report(self, tasks: Iterable[Task], without_detector: Sequence[NotJudged] = ()) -> None:
+        """Write at most AT_ONCE assets. Costs next to nothing when nothing is due; never raises StoreError.
+
+        `without_detector`: of all tasks, the assets that no detector is for.
+        """
         now, room = self._clock(), AT_ONCE
         for task in tasks:
             noted = self._noted.get(task.index)
             if noted is None or noted.task is not task:
                 noted = self._noted[task.index] = _Noted(task)
             if now - noted.looked_ms >= EVERY_MS and not len(noted.waiting):
-                noted.look()
+                noted.look(without_detector)
                 noted.looked_ms = now
             if room > 0 and len(noted.waiting) and not self._saver.rests:
                 room -= self._write(noted, room)
@@ -72,7 +75,7 @@ class _Noted:
         self._why: dict[int, tuple[str, str]] = {}  # reason and detail of the assets that are not judged
         self._why_written: dict[int, tuple[str, str]] = {}
 
-    def look(self) -> None:
+    def look(self, without_detector: Sequence[NotJudged]) -> None:
         """Find the assets that have changed since they were written."""
         task = self.task
         if task.token != self._token:  # the store had lost its data
@@ -82,6 +85,9 @@ class _Noted:
         names, read_ms = task.windower.last_readings()
         rows = self._rows_of(names)
         why = {self._rows_of([one.asset])[0]: (one.reason, one.detail) for one in task.not_judged()}
+        for one in without_detector:
+            if one.asset in self._rows:
+                why.setdefault(self._rows[one.asset], (one.reason, one.detail))
         removed = {self._rows_of([asset])[0]: read for asset, read in task.removed.read_ms.items()}
         seen = self._seen
         seen[0, rows] = np.where(np.isfinite(read_ms), np.rint(read_ms), np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stream_detector.ports import TaskState
 from stream_detector.types import Partition, Position
@@ -25,6 +25,17 @@ class Resumption:
     starts: Mapping[Partition, Start]  # of the partitions that have a committed position
     epoch: int  # of the task's last commit
     lost: bool = False  # the store should hold valid states, and holds none
+    unused: Mapping[Partition, Position] = field(default_factory=dict)  # of stored states that don't count
+
+
+def set_back(committed: Position, stored: Position, metadata: bool) -> bool:
+    """Whether a committed offset was set by somebody else, to before what the stored states have read.
+
+    A worker's offset has an epoch, except on a broker that keeps no metadata (`metadata`: this one surely does). There
+    an offset is somebody else's only if it lies before the one stored with the states, and after a crash between the
+    two commits a worker's own may do so, too; then messages are read again as if somebody had set it.
+    """
+    return not committed.epoch and committed.offset < (stored.read if metadata else stored.offset)
 
 
 def newest_epoch(loaded: TaskState, committed: Mapping[Partition, Position]) -> int:

@@ -21,7 +21,7 @@ from stream_detector.decision.driver import Decided, Driver, Trace
 from stream_detector.decision.engine import Engine
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import Alert, Audit, Controls, ModelRef, Removal, ScoreBatch, Shifts, WindowBatch
+from stream_detector.types import Alert, Audit, Controls, ModelRef, NotJudged, Removal, ScoreBatch, Shifts, WindowBatch
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.batching import Queue, merged, no_windows
 from stream_detector.worker.task import Task, WindowingResult
@@ -108,6 +108,11 @@ class Scoring:
         self._metrics.windows_total.inc(count)
         if messages:
             self._density = max(self._density + _DENSITY * (count / messages - self._density), count / messages / 2)
+
+    @property
+    def without_detector(self) -> list[NotJudged]:
+        """The assets seen that no detector is for."""
+        return [NotJudged(asset, 0, "no-detector", "no detector of the artifact is for it") for asset in self._unknown]
 
     @property
     def due_ms(self) -> float:

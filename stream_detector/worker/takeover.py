@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from stream_detector.codec import ReadingDecoder
 from stream_detector.config import Config
+from stream_detector.decision.controls import reset_pending
+from stream_detector.decision.engine import NEVER_MS
 from stream_detector.errors import StoreError
 from stream_detector.ports import Source, StateStore
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
+from stream_detector.types import AssetState, Partition, Position
+from stream_detector.types import replace as replace_state
 from stream_detector.worker.assignment import Assignment
 from stream_detector.worker.delivery import CommitStrategy
-from stream_detector.worker.resuming import Resumption
+from stream_detector.worker.resuming import Resumption, set_back
 from stream_detector.worker.saving import Saver
 from stream_detector.worker.slices import Scoring
 from stream_detector.worker.task import Task
 
 log = logging.getLogger(__name__)
+
+_HOW_AGAIN = (
+    "To have them judged again: stop the workers, run `stream-detector thresholds reset CONFIG --all`, set the offsets "
+    "back, and start the workers"
+)
 
 
 class Takeover:
@@ -77,9 +86,13 @@ class Takeover:
     def _take_over(self, index: int) -> None:
         partitions = self._assignment.assigned[index]
         token = self._store.acquire(index)  # before reading Kafka's positions: fences any other writer
-        found = self._delivery.resume(self._store, index, self._source.committed(partitions))
+        committed = self._source.committed(partitions)
+        found = self._delivery.resume(self._store, index, committed)
+        again = self._report_moved(partitions, committed, found)
         engine = self._scoring.engine
         assets = {asset: engine.adopt(state) for asset, state in found.loaded.assets.items()}
+        if again:
+            assets, found = self._judge_again(assets, found)
         task = Task(
             self._config,
             index,
@@ -97,6 +110,80 @@ class Takeover:
         self._assignment.resume(partitions)
         self._assignment.tasks[index] = task
         self._report_taken_over(task, found)
+
+    def _report_moved(
+        self, partitions: Iterable[Partition], committed: Mapping[Partition, Position], found: Resumption
+    ) -> bool:
+        """Report offsets that are not where the states were left; return whether messages are read again by that."""
+        again = False
+        for (topic, index), unused in found.unused.items():
+            log.warning(
+                "task %d: the group has no offset of %s (a topic made again, or expired offsets), so stored states, "
+                "judged up to offset %d, don't count: reading starts as for a new group, and alerts of messages read "
+                "again are published again",
+                index,
+                topic,
+                unused.read,
+                extra=event("offsets-missing", task=index, topic=topic, judged=unused.read),
+            )
+        for partition in partitions:
+            stored, at = found.loaded.positions.get(partition), committed.get(partition)
+            if stored is None or (at is not None and at.epoch):
+                continue
+            topic, index = partition
+            fields = {"task": index, "topic": topic, "judged": stored.read}
+            if at is None and stored.read:
+                again = True
+                log.warning(
+                    "task %d: the group has no offset of %s (a topic made again, or expired offsets), and the states "
+                    "are judged up to offset %d: windows that end before what their asset was judged up to are not "
+                    "judged. %s",
+                    index,
+                    topic,
+                    stored.read,
+                    _HOW_AGAIN,
+                    extra=event("offsets-missing", **fields),
+                )
+            elif at is not None and set_back(at, stored, self._config.delivery == "exactly_once"):
+                again = True
+                log.warning(
+                    "task %d: the offset of %s was set back to %d, and the states are judged up to offset %d: messages "
+                    "between are read, and not judged again. %s",
+                    index,
+                    topic,
+                    at.offset,
+                    stored.read,
+                    _HOW_AGAIN,
+                    extra=event("offsets-set-back", offset=at.offset, **fields),
+                )
+            elif at is not None and at.offset > stored.read:
+                self._metrics.messages_skipped_total.labels(topic).inc(at.offset - stored.read)
+                log.warning(
+                    "task %d: the offset of %s was set forward to %d: messages from %d on are skipped",
+                    index,
+                    topic,
+                    at.offset,
+                    stored.read,
+                    extra=event("offsets-set-forward", offset=at.offset, **fields),
+                )
+        return again
+
+    def _judge_again(
+        self, assets: Mapping[str, AssetState], found: Resumption
+    ) -> tuple[dict[str, AssetState], Resumption]:
+        """Return states that judge any window where an operator has reset the asset since its last one.
+
+        Where all were reset, no message counts as processed, either.
+        """
+        controls = self._store.controls()
+        reset = {asset for asset, state in assets.items() if reset_pending(controls, asset, state.applied.reset)}
+        again = {
+            asset: replace_state(state, judged_ms=NEVER_MS) if asset in reset else state
+            for asset, state in assets.items()
+        }
+        if len(reset) == len(assets):
+            found = replace(found, loaded=replace(found.loaded, positions={}))
+        return again, found
 
     def _report_lost(self, task: Task) -> None:
         self._metrics.states_lost_total.inc()
@@ -123,6 +210,6 @@ class Takeover:
                 assets=len(found.loaded.assets),
                 stored_epoch=found.loaded.epoch,
                 epoch=task.epoch,
-                replayed_messages=task.replayed_messages,
+                silent_messages=task.replayed_messages,
             ),
         )

@@ -31,6 +31,7 @@ from stream_detector.types import replace as replace_state
 from stream_detector.windowing.join import Join
 from stream_detector.windowing.records import RecordsWindower
 from stream_detector.windowing.windower import Windower
+from stream_detector.worker.coverage import Discarded
 from stream_detector.worker.passing import Passage, passages
 from stream_detector.worker.removed import RemovedAssets
 from stream_detector.worker.resuming import Start
@@ -122,6 +123,7 @@ class Task:
         # now. So the same windows are completed by it as then, and the same alerts stay unsaid.
         self._behind = {p for p, start in self._at.items() if start < self._published[p]} if self._several else set()
         self._later: list[ReadingBatch] = []
+        self._discarded = Discarded()
 
     @property
     def _several(self) -> bool:
@@ -132,15 +134,15 @@ class Task:
         """How many messages are still to be read again in silence."""
         return sum(max(0, published - self._at[partition]) for partition, published in self._published.items())
 
+    def published(self, partition: Partition) -> int:
+        """Return one past the last message of which everything was published before this task was taken over."""
+        return self._published.get(partition, 0)
+
     def _judged_ms(self, asset: str) -> int | None:
         if asset in self.removed.known:
             return self.removed.known[asset].judged_ms
         state = self.states.get(asset)
         return None if state is None else state.judged_ms
-
-    def not_judged(self) -> list[NotJudged]:
-        """Return the assets whose readings give no window that is judged."""
-        return []
 
     def take(self, batch: MessageBatch) -> WindowingResult:
         """Decode messages and cut the windows they complete; of several topics' not before `release`."""
@@ -213,10 +215,10 @@ class Task:
         """Return where each partition stands after all that was taken, for a commit as the next epoch."""
         oldest = self.windower.oldest_offsets()
         windows = {p: at for p in self._at if (at := oldest[p.topic]) is not None}
-        liveness = {} if self._liveness is None else self._liveness.oldest_offsets(windows)
+        processed = {partition: self._done(partition) for partition in self._at}
+        liveness = {} if self._liveness is None else self._liveness.oldest_offsets(windows, processed)
         positions: dict[Partition, Position] = {}
-        for partition in self._at:
-            done = self._done(partition)
+        for partition, done in processed.items():
             offset = min(done, windows.get(partition, done), liveness.get(partition, done))
             positions[partition] = Position(offset, max(done, self._published.get(partition, 0)), self.epoch + 1)
         return positions
@@ -236,13 +238,26 @@ class Task:
             for partition, position in self.positions().items()
         }
 
-    def _not_judged(self, windows: WindowBatch) -> WindowBatch | None:
+    def not_judged(self, final: bool = False) -> list[NotJudged]:
+        """Return the assets whose readings come and give no window that is judged.
+
+        `final`: no more readings come, so any asset without a window is one of them.
+        """
+        found = self._discarded.not_judged(self._judged_ms)
+        return found + self.windower.not_judged(final)
+
+    def _newer(self, windows: WindowBatch, replayed: bool) -> WindowBatch | None:
         """Return the windows newer than what their assets were judged up to: after a restart some come again."""
         slots = self.states.slots_of(windows.assets)  # before `judged` is read: new assets may make it grow
         fresh = windows.end_ms > self.states.judged[slots]
         if fresh.all():
+            self._discarded.judged(windows.assets)
             return windows
         keep = np.flatnonzero(fresh)
+        if not replayed:
+            gone = windows_at(windows, np.flatnonzero(~fresh))
+            self._discarded.add(gone.assets, gone.end_ms.tolist())
+        self._discarded.judged([windows.assets[place] for place in keep.tolist()])
         return windows_at(windows, keep) if keep.size else None
 
     @property
@@ -288,7 +303,9 @@ class Task:
                 result.dead += sorted([*passage.letters, *refused], key=lambda letter: letter.message.offset)
             events = self._listen(passage, refused, windows)
             if windows is not None and not self._records:
-                windows = self._not_judged(windows)
+                windows = self._newer(windows, passage.replayed)
+            elif self._records and passage.readings is not None and passage.processed and not passage.replayed:
+                self._discarded.add(passage.readings.assets, np.rint(passage.readings.ts_ms).astype(int).tolist())
             result.add(windows, events, passage.replayed)
 
     def _listen(

@@ -195,7 +195,7 @@ def test_a_file_too_short_to_train_on_spoils_no_others(tmp_path, capsys, caplog)
     found = evaluate(capsys, "yahoo-s5", "--data", str(root), "--detector", "pca", "--baselines", "none")
     assert (found["files"], found["untrained"]) == (3, ["A1Benchmark/real_2.csv", "A1Benchmark/real_3.csv"])
     assert (found["incidents"]["faults"], found["incidents"]["caught"]) == (3, 1)
-    assert "real_2.csv: its first rows are too few" in caplog.text
+    assert "real_2.csv: too few training rows" in caplog.text
     assert [row["far"] for row in found["per_file"][1:]] == [0, 0]
 
 
@@ -205,7 +205,10 @@ def test_a_column_that_the_set_up_lacks_is_named(tmp_path, capsys):
     for path in root.rglob("*.csv"):
         path.write_text(path.read_text().replace("Volume Flow RateRMS", "Flow"))
     assert main(["evaluate", "skab", "--data", str(root), "--baselines", "none", "--quiet"]) == 2
-    assert "0.csv: no column 'Volume Flow RateRMS', which channels names; it has: Acc" in capsys.readouterr().err
+    assert (
+        "0.csv: no column 'Volume Flow RateRMS', which is configured in channels; the columns are: Acc"
+        in capsys.readouterr().err
+    )
 
 
 def test_words_and_empty_columns_of_a_table_are_left_out(tmp_path, capsys, caplog):
@@ -216,7 +219,7 @@ def test_words_and_empty_columns_of_a_table_are_left_out(tmp_path, capsys, caplo
     path.write_text("\n".join([f"{head},mode,spare", *(f"{row},idle," for row in rows)]) + "\n")
     evaluate(capsys, "csv", "--data", str(root), "--baselines", "none", "--detector", "pca", "--keep", str(kept))
     assert list(settings.load(kept / "config.yaml").channels) == ["flow", "pressure"]
-    assert "column 'mode' holds words" in caplog.text
+    assert "column 'mode' has text" in caplog.text
     assert "column 'spare' is empty" in caplog.text
 
 

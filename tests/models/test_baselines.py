@@ -193,9 +193,9 @@ def test_a_window_too_wide_for_a_covariance_is_refused(config: ModelConfig):
 @pytest.mark.parametrize(
     ("config", "name", "value", "says"),
     [
-        (IsolationForestConfig(trees=5), "left", 10_000, "leads nowhere"),
-        (IsolationForestConfig(trees=5), "column", 77, "no window has"),
-        (HalfSpaceTreesConfig(trees=5, height=3), "column", 77, "no window has"),
+        (IsolationForestConfig(trees=5), "left", 10_000, "no valid child"),
+        (IsolationForestConfig(trees=5), "column", 77, "outside the window"),
+        (HalfSpaceTreesConfig(trees=5, height=3), "column", 77, "outside the window"),
         (RobustZConfig(), "spread", 0, "not positive"),
         (PCAConfig(), "variances", -1, "not positive"),
     ],

@@ -129,7 +129,7 @@ def test_a_generator_of_one_window_is_refused():
     broken = fitted()
     for p in broken.generator.parameters():
         torch.nn.init.zeros_(p)
-    with pytest.raises(DataError, match="one and the same window"):
+    with pytest.raises(DataError, match="always produces the same window"):
         troubles(broken, normal(400), normal(100, 1), 0)
 
 

@@ -48,7 +48,7 @@ def test_cwru_rate_and_label_from_names(tmp_path, path, rate_hz, faulty):
 def test_cwru_without_a_rate_asks_for_it(tmp_path):
     """A wrong rate would shift every frequency, so none is guessed."""
     file = files.cwru(tmp_path / "bearing.npz")
-    with pytest.raises(DataError, match="nothing says the sample rate; name the folder"):
+    with pytest.raises(DataError, match="the sample rate is unknown; put it in the folder's name"):
         read(file, "cwru")
     assert only(read(file, "cwru", rate_hz=2_000)).interval_ms == 0.5
 

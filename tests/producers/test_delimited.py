@@ -45,7 +45,7 @@ def test_csv_numeric_times_have_a_unit(tmp_path, unit, text):
     """Seconds or milliseconds is said, never guessed; the message guesses for the reader."""
     file = files.write(tmp_path / "a.csv", f"ts,a\n{text},1\n")
     assert only(read(file, "csv", ts_unit=unit)).ts_ms.tolist() == [1500.0]
-    with pytest.raises(DataError, match=r"line 2: the timestamp .* is a number; say its unit: --ts-unit"):
+    with pytest.raises(DataError, match=r"line 2: the timestamp .* is a number; give its unit: --ts-unit"):
         read(file, "csv")
 
 
@@ -73,7 +73,7 @@ def test_csv_columns_by_option(tmp_path):
         ("a,b\n1,2\n", {}, "line 1: none of timestamp, ts, time, datetime, date is a column.*The columns are: a, b"),
         ("ts,a\n2020-01-01,1\nsoon,2\n", {}, "line 3: the timestamp 'soon' is not ISO 8601"),
         ("ts,a\n2020-01-01,1\n\n2020-01-02,x\n", {}, "line 4: a is 'x', expected a number"),
-        ("ts,a,a\n2020-01-01,1,2\n", {}, "line 1: the column 'a' is there twice"),
+        ("ts,a,a\n2020-01-01,1,2\n", {}, "line 1: the column 'a' occurs twice"),
         ("ts,a,label\n2020-01-01,1,ok\n", {}, "line 2: label label is 'ok', expected 0 or 1"),
         ("ts,asset,a\n2020-01-01,,1\n", {}, "line 2: the asset is empty"),
         ("ts,a\n2020-01-01,1\n", {"columns": ["b"]}, "no channel 'b'; expected some of: a"),

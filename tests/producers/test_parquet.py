@@ -50,7 +50,7 @@ def test_parquet_lists_are_waveforms(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"ts": [1, 2], "a": [1.0, 2.0]}, "ts holds numbers; say their unit"),
+        ({"ts": [1, 2], "a": [1.0, 2.0]}, "ts holds numbers; give their unit"),
         ({"ts": ["2020-01-01", None], "a": [1.0, 2.0]}, "row 1: ts is empty"),
         ({"a": [1.0]}, "none of timestamp, ts, .* is a column"),
         ({"ts": ["2020-01-01"], "v": [[1.0]]}, "needs a column interval_ms"),

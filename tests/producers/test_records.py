@@ -38,7 +38,7 @@ def test_packed_files_are_unpacked(tmp_path):
         ("a,kind,b\n1,tcp,2\n3,udp,x\n", True, r"line 3: b is 'x', expected a number"),
         ("1,tcp,2\n3,udp\n", False, r"line 2: not 3 fields"),
         ("1,tcp,2\n3,udp,nan\n", False, r"line 2: b is nan, expected a number"),
-        ("", False, r"there is no row in it; expected rows of 3 fields"),
+        ("", False, r"the file has no row; expected rows of 3 fields"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, header, message):
@@ -51,5 +51,5 @@ def test_a_damaged_packed_file_says_so(tmp_path):
     """A download that broke off."""
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"1,tcp,2\n" * 1_000)[:-20])
-    with pytest.raises(DataError, match="is the file whole"):
+    with pytest.raises(DataError, match="is the file complete"):
         read_records(path, NAMES, ("kind",))

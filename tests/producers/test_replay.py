@@ -214,7 +214,7 @@ def test_nothing_to_replay_is_said(recordings):
         ({"speed": 0.0}, "speed must be more than 0"),
         ({"speed": float("inf")}, "speed must be more than 0"),
         ({"loops": 0}, "loops must be at least 1"),
-        ({"loops": None, "times": "until-now"}, "for ever has no last reading"),
+        ({"loops": None, "times": "until-now"}, "an endless replay has no last reading"),
     ],
 )
 def test_plans_that_cannot_be_met(settings, said):

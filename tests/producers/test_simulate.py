@@ -231,10 +231,10 @@ def test_waveforms_take_the_place_of_vibration():
         ("unbalance", r"is not written as \[ASSET=\]NAME"),
         ("unbalance@10x", "times as 90, 90s, 45m, 1.5h or 40%"),
         ("unbalance@10m:2", "severity of unbalance must be more than 0 and at most 1, got 2"),
-        ("unbalance/current@10m", "unbalance is no sensor fault"),
+        ("unbalance/current@10m", "unbalance can't be limited to a channel"),
         ("sensor-stuck/flow@10m", "no such channel; they are: vibration, temperature, current"),
         ("machine-9=unbalance@10m", "no machine is called 'machine-9'; they are: machine-1"),
-        ("unbalance@3h", "lies outside a run of 3600 s"),
+        ("unbalance@3h", "is outside a run of 3600 s"),
     ],
 )
 def test_faults_that_cannot_be(text, said):

@@ -26,7 +26,7 @@ def test_skab_broken_values_name_file_line_and_mend(tmp_path):
     """Somebody with an editor can go straight to the place."""
     file = files.skab(tmp_path / "0.csv")
     file.write_text(file.read_text().replace("1.2", "n.a.!"))
-    with pytest.raises(DataError, match=r"0\.csv, line 3: Current is 'n\.a\.!', expected a number; mend the row"):
+    with pytest.raises(DataError, match=r"0\.csv, line 3: Current is 'n\.a\.!', expected a number; correct the row"):
         read(file, "skab")
 
 

@@ -32,7 +32,7 @@ from stream_detector.adapters.kafka.turns import Turns
 from stream_detector.codec import decode_metadata, encode_metadata
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, FencedError
-from stream_detector.ports import RebalanceListener
+from stream_detector.ports import RebalanceListener, Skipped
 from stream_detector.types import MessageBatch, Partition, Position
 
 _CLOSE_TIMEOUT_MS = 5_000
@@ -40,6 +40,7 @@ _PARTITION_FETCH_BYTES = 4 * 2**20
 _FETCH_WAIT_MS = 100
 _ENDS_EVERY_S, _ENDS_WAIT_MS = 10.0, 500
 _DENIED_EVERY_S = 2.0  # interval of reporting a topic that may not be read: in between, the others are
+_MARKERS = 1  # offsets that a transaction's end takes: no record has them
 _SILENT_S = 3.0  # no heartbeat answered for this time: the broker is unreachable. At least one is sent per second
 
 
@@ -77,6 +78,8 @@ class KafkaSource:
         self._seen_ends: dict[TopicPartition, int] = {}
         self._looked_s = 0.0
         self._denied_s = -math.inf
+        self._next: dict[TopicPartition, int] = {}  # offset that the next record of each should have
+        self._skipped: list[Skipped] = []
         self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
 
     def open(self, listener: RebalanceListener) -> None:
@@ -155,7 +158,23 @@ class KafkaSource:
                 self._consumer.seek(partition, records[0].offset)
             raise failure
         names = self._names
+        for partition, records in polled.items():
+            if records[0].offset - self._next.get(partition, records[0].offset) > _MARKERS:
+                self._look_for_skipped(partition, records[0].offset)
+            self._next[partition] = records[-1].offset + 1
         return [MessageBatch(names[partition], records) for partition, records in polled.items()]
+
+    def _look_for_skipped(self, name: TopicPartition, first: int) -> None:
+        """Find out whether messages before `first`, the next one read, were deleted: compaction leaves gaps, too."""
+        with suppress(kafka_errors.KafkaError):
+            oldest = self._consumer.beginning_offsets([name], timeout_ms=_ENDS_WAIT_MS)[name]
+            if oldest > self._next[name]:
+                self._skipped.append(Skipped(self._names[name], self._next[name], min(oldest, first)))
+
+    def skipped(self) -> list[Skipped]:
+        """Return the ranges that retention deleted before they were read, since this was last called."""
+        found, self._skipped = self._skipped, []
+        return found
 
     def committed(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
         """Return the committed position of each partition that has one; see `ports.Source`. Raises BrokerError."""
@@ -188,8 +207,10 @@ class KafkaSource:
     def seek(self, partition: Partition, offset: int | None) -> None:
         """Read on from `offset`, or from where a new group starts (`kafka.start_from`) when it is None."""
         name = TopicPartition(*partition)
+        self._next.pop(name, None)
         with translated(self._kafka, "seeking"):
             if offset is not None:
+                self._next[name] = offset
                 self._consumer.seek(name, offset)
             elif self._kafka.start_from == "earliest":
                 self._consumer.seek_to_beginning(name)

@@ -14,7 +14,7 @@ from typing import Literal
 from stream_detector.codec import alert_headers, dead_letter_headers, encode_alert, encode_audit
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError, ConfigError, FencedError
-from stream_detector.ports import RebalanceListener
+from stream_detector.ports import RebalanceListener, Skipped
 from stream_detector.types import Alert, Audit, DeadLetter, Message, MessageBatch, Partition, PlainMessage, Position
 
 
@@ -70,6 +70,11 @@ class MemoryLog:
         start = bisect_left(messages, offset, key=lambda message: message.offset)
         return messages[start:] if limit is None else messages[start : start + limit]
 
+    def delete_before(self, partition: Partition, offset: int) -> None:
+        """Delete messages before an offset, as retention does. At least the newest one stays."""
+        messages = self._topics[partition.topic][partition.index]
+        del messages[: min(bisect_left(messages, offset, key=lambda one: one.offset), len(messages) - 1)]
+
     def end(self, partition: Partition) -> int:
         """Return one past the partition's last offset."""
         messages = self._topics[partition.topic][partition.index]
@@ -123,6 +128,7 @@ class MemorySource:
         self._owned: dict[Partition, int] = {}  # -> next offset to read
         self._paused: set[Partition] = set()
         self._fixed: set[Partition] | None = None
+        self._skipped: list[Skipped] = []
         self._turn = 0
         self._joined = False  # polled at least once since it joined
         self.joining = False
@@ -167,6 +173,8 @@ class MemorySource:
             share = -(-left // (len(ready) - place))
             messages = self._log.read(partition, self._owned[partition], share)
             if messages:
+                if (first := messages[0].offset) > self._owned[partition]:
+                    self._skipped.append(Skipped(partition, self._owned[partition], first))
                 self._owned[partition] = messages[-1].offset + 1
                 batches.append(MessageBatch(partition, messages))
                 left -= len(messages)
@@ -244,6 +252,11 @@ class MemorySource:
         """Return, of each assigned partition, how many messages lie between the read position and its end."""
         self._log.check()
         return {p: max(0, self._log.end(p) - offset) for p, offset in sorted(self._owned.items())}
+
+    def skipped(self) -> list[Skipped]:
+        """Return the ranges that polls jumped over since this was last called."""
+        found, self._skipped = self._skipped, []
+        return found
 
     def settled(self) -> bool:
         """Whether positions can be committed now."""

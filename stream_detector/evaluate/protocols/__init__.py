@@ -1,4 +1,4 @@
-"""Protocols of public data sets, one a file; `PROTOCOLS` is the list of them."""
+"""Evaluation protocols of public data sets, one per file, listed in `PROTOCOLS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a protocol is asked and what it offers."""
+"""The interface of a protocol, and what several protocols share."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from stream_detector.evaluate.series import Outcome, Run
 
 log = logging.getLogger(__name__)
 
-#: Printed beside point-adjusted figures, always.
+#: Always printed beside point-adjusted figures.
 POINT_ADJUSTED = "flatters: one alarmed row counts its whole anomaly as found; only for comparison with papers"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An evaluation asked for."""
+    """The input of an evaluation."""
 
     data: Path  # folder (or file) in the public data set's own layout
-    config: Config  # of the detector asked for
+    config: Config  # with the detector to evaluate
     read: Read
-    baselines: Mapping[str, Config] = field(default_factory=dict)  # kind -> the same set-up with that detector
+    baselines: Mapping[str, Config] = field(default_factory=dict)  # kind -> the configuration with that detector
     seeds: Sequence[int] = (0,)
-    tell: Tell = silent
-    options: Mapping[str, Any] = field(default_factory=dict)  # how to read a csv: ts_column, label_column, …
-    format: str = "csv"  # of the files, for the protocol csv
-    train: float | None = None  # rows (1 or more) or share of rows that train, where the protocol leaves it open
-    own_config: bool = False  # the set-up is the user's, not one shipped
+    tell: Tell = silent  # receives the progress
+    options: Mapping[str, Any] = field(default_factory=dict)  # for reading a csv: ts_column, label_column, …
+    format: str = "csv"  # format of the files, for the protocol csv
+    train: float | None = None  # number (1 or more) or share of training rows, if the protocol doesn't define it
+    own_config: bool = False  # whether the configuration is the user's, not one of those shipped
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """One public data set's way of being judged."""
+    """How detectors are evaluated on one public data set."""
 
     name: str
     about: str  # one line of help
-    layout: str  # what --data holds
-    config: str  # name of the shipped set-up, configs/NAME.yaml
+    layout: str  # expected content of --data
+    config: str  # name of the shipped configuration, configs/NAME.yaml
     columns: tuple[str, ...]  # figures to print, in order
     run: Callable[[Request], Outcome]
 
 
 def cut(recording: Recording, train_rows: int, name: str, config: Config, fit: Fit | None = None) -> Case:
-    """Return the case of one file whose first rows train and whose others are judged.
+    """Return a case of one file: the first `train_rows` rows are for training, the others are judged.
 
-    Raises DataError when there is nothing left to judge.
+    Raises DataError when there are no other rows.
     """
     if len(recording) <= train_rows:
         raise DataError(
-            f"{recording.source}: {len(recording)} rows, of which the first {train_rows} train: none is left to judge; "
-            "leave the file out"
+            f"{recording.source}: {len(recording)} rows, of which the first {train_rows} are for training, so none is "
+            "left to judge; leave the file out"
         )
     return Case.of(
         name, recording.rows(0, train_rows), recording.rows(train_rows), config, first_row=train_rows, fit=fit
@@ -72,9 +72,9 @@ def sweep(
     judged: Callable[[Sequence[Case], int], tuple[Run, dict[str, Any]]],
     lower_is_better: Sequence[str] = series.LOWER_IS_BETTER,
 ) -> Outcome:
-    """Judge the cases with every seed, and with each baseline under the first one; return means and all of them.
+    """Judge the cases with every seed, and with each baseline under the first seed; return all figures and their means.
 
-    `judged(cases, seed)` gives the run and its figures.
+    `judged(cases, seed)` returns the run and its figures.
     """
     steps, done = len(request.seeds) + len(request.baselines), 0
     first: Run | None = None
@@ -107,19 +107,19 @@ def sweep(
 
 
 def _untrained(run: Run) -> list[str]:
-    """Return the files whose training rows were too few for a detector."""
+    """Return the names of the files with too few training rows for a detector."""
     pairs = zip(run.cases, run.lives, strict=True)
     return [case.name for case, live in pairs if live.models.for_asset(case.asset) is None]
 
 
 def file_of(recording: Recording) -> str:
-    """Return a file's name as its data set has it: folder/file."""
+    """Return a file's name within its data set: folder/file."""
     full = Path(recording.source).resolve()
     return f"{full.parent.name}/{full.name}"
 
 
 def with_channels(config: Config, recording: Recording, every: bool = False) -> Config:
-    """Return the set-up with the recording's channels where its own are none of them; `every`: with all of them."""
+    """Return the configuration, with all of the recording's channels if it names none of them or `every` is set."""
     known = set(config.channels) & set(recording.channels)
     if known and not every:
         return config
@@ -128,28 +128,28 @@ def with_channels(config: Config, recording: Recording, every: bool = False) -> 
         words = name in recording.values and recording.values[name].dtype == object
         if words and config.features.smoothing is not None:
             log.warning(
-                "%s: column %r holds words, which can't be smoothed: it is left out; give --config to use it",
+                "%s: column %r has text, which can't be smoothed, so it is left out; give --config to use it",
                 recording.source,
                 name,
             )
         elif not len(recording.carrying([name])):
-            log.warning("%s: column %r is empty: it is left out", recording.source, name)
+            log.warning("%s: column %r is empty, so it is left out", recording.source, name)
         else:
             own = ChannelConfig(kind="category", cell="last") if words else ChannelConfig()
             channels[name] = config.channels.get(name, own)
     if not channels:
-        raise DataError(f"{recording.source}: no column of numbers beside time and labels; nothing to detect on")
+        raise DataError(f"{recording.source}: no column besides time and labels can be used; give --config")
     return config if channels == config.channels else Config.model_validate({**_plain(config), "channels": channels})
 
 
 def with_cells(config: Config, recording: Recording) -> Config:
-    """Return the set-up on a grid of the recording's own step: one cell a row."""
+    """Return the configuration with the recording's median step as the grid: one cell per row."""
     steps = np.diff(recording.ts_ms)
     steps = steps[steps > 0]
     if not len(steps):
         raise DataError(
-            f"{recording.source}: of the {len(recording)} rows that train no two have different times; a series needs "
-            "a step: leave the file out, or give --config"
+            f"{recording.source}: all {len(recording)} training rows have the same time, so there is no sampling "
+            "interval; leave the file out, or give --config"
         )
     scale = float(np.median(steps)) / config.window.cell_ms
     times = ("cell_ms", "lateness_ms", "max_gap_ms", "max_ahead_ms")
@@ -158,10 +158,11 @@ def with_cells(config: Config, recording: Recording) -> Config:
 
 
 def on_own_grid(recording: Recording, every_channel: bool = False) -> Fit:
-    """Return how a set-up is fitted to a series: a cell a row, and its channels where the set-up has none of them.
+    """Return a function that adapts a configuration to a series: one cell per row, and the series' channels.
 
-    `recording`: the rows that train, so that nothing of those to be judged is looked at. `every_channel`: all of its
-    channels, whichever the set-up has. Every other time of the window section is scaled along; lengths in cells stay.
+    `recording`: the training rows only, so that no judged row has an influence. The configuration keeps its channels if
+    the series has any of them, unless `every_channel` is set. The other times of the `window` section are scaled by the
+    same factor; lengths in cells stay the same.
     """
     return lambda config: with_channels(with_cells(config, recording), recording, every_channel)
 

@@ -1,8 +1,9 @@
-"""`cwru`: bearing vibration. Fault-free recordings train with their first half; is every window of a fault stranger?
+"""`cwru`: bearing vibration. Training on the first halves of fault-free recordings; do windows of faults score higher?
 
-Windows are judged, not rows: each fault's windows against those of the second half of the fault-free recordings. One
-detector per sample rate. The fault-free recordings are at 48 kHz; for faults recorded at 12 kHz they are decimated by 4
-(FIR low-pass, no phase shift), so a difference between the two recorders can help to distinguish them.
+Windows are judged, not rows: each fault's windows are compared with those of the second halves of the fault-free
+recordings. There is one detector per sample rate. The fault-free recordings are at 48 kHz; for comparison with faults
+recorded at 12 kHz they are decimated by 4 (FIR low-pass, no phase shift). So differences between the two recorders may
+make the faults at 12 kHz easier to detect.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def run(request: Request) -> Outcome:
 
 
 def _figures(run: Run, rates: Sequence[_Rate]) -> dict[str, Any]:
-    """Return the AUC of each fault, the lowest, and the figures at the live threshold over all windows."""
+    """Return the AUC of each fault, their mean and minimum, and the figures at the live threshold over all windows."""
     per_fault: dict[str, float] = {}
     truth: list[NDArray[np.bool_]] = []
     said: list[NDArray[np.bool_]] = []
@@ -86,7 +87,7 @@ def _figures(run: Run, rates: Sequence[_Rate]) -> dict[str, Any]:
         for track, faulty in [(one, False) for one in normal] + [(one, True) for one in faults]:
             truth.append(np.full(len(track.score), faulty))
             said.append(track.anomalous)
-            # scores of two detectors have no common unit: compare each with its own calibrated level
+            # scores of different detectors have no common unit: divide each by its own calibrated level
             score.append(strangeness(track.score) / abs(track.level[0]) if len(track.level) else track.score)
     was = np.concatenate(truth)
     counts = Counts.of(was, np.concatenate(said))
@@ -141,7 +142,7 @@ def _hz(recording: Recording) -> int:
 
 
 def _at(recording: Recording, hz: int) -> Recording:
-    """Return a recording at a rate it can be brought to by decimation, in blocks of as many samples as before."""
+    """Return a recording decimated to `hz`, in blocks of the same number of samples. Raises DataError if impossible."""
     factor, rest = divmod(_hz(recording), hz)
     if rest or factor < 1:
         raise DataError(
@@ -151,7 +152,7 @@ def _at(recording: Recording, hz: int) -> Recording:
     if factor == 1:
         return recording
     try:
-        signal = importlib.import_module("scipy.signal")  # untyped and slow to load: only where needed
+        signal = importlib.import_module("scipy.signal")  # untyped and slow to import
     except ImportError as error:
         raise ConfigError("decimation needs scipy; install stream-detector[evaluate]") from error
     taps = signal.firwin(20 * factor + 1, 1.0 / factor)
@@ -159,7 +160,7 @@ def _at(recording: Recording, hz: int) -> Recording:
 
 
 class _Grid:
-    """Fits a set-up to a sample rate: one cell per sample."""
+    """Adapts a configuration to a sample rate: one cell per sample."""
 
     def __init__(self, hz: int) -> None:
         self.hz = hz
@@ -171,7 +172,7 @@ class _Grid:
 
 PROTOCOL = Protocol(
     name="cwru",
-    about="bearing vibration: windows of every fault against fault-free ones, lowest AUC over the faults",
+    about="bearing vibration: windows of every fault compared with fault-free ones, lowest AUC over the faults",
     layout="the public *.mat files in their folders (or *.npz and files.csv)",
     config="cwru",
     columns=("auc_min", "auc", "ap", "f1", "fpr"),

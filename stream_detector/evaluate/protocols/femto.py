@@ -1,7 +1,7 @@
-"""`femto`: bearings run to failure. The first fifth of a bearing's life trains; when does a lasting alarm begin?
+"""`femto`: bearings run to failure. Training on the first fifth of a bearing's life; when does a lasting alarm begin?
 
-There are no labels. An alarm is lasting when its incident stays open for LASTING of the life, or to its end. Shares of
-life count from the first to the last reading.
+There are no labels. An alarm is lasting when its incident stays open for a share LASTING of the life, or to its end.
+The life is the time from the first to the last reading.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream_detector.evaluate.series import Outcome, Run
 
 TRAIN_SHARE = 0.2
 LASTING = 0.05
-#: An alarm in the first part of a life is taken for false, in the last part for late.
+#: A first alarm before the share EARLY of a life counts as false; a lasting alarm after the share LATE counts as late.
 EARLY, LATE = 0.30, 0.85
 
 
@@ -31,11 +31,11 @@ def run(request: Request) -> Outcome:
     for found in request.read(request.data, "femto"):
         recording = found.carrying(request.config.channels)
         if not len(recording):
-            raise DataError(f"{found.source}: holds nothing of {', '.join(request.config.channels)}")
+            raise DataError(f"{found.source}: has no readings of {', '.join(request.config.channels)}")
         ts_ms = recording.ts_ms
         rows = int(share) if share >= 1 else int(np.searchsorted(ts_ms, ts_ms[0] + share * (ts_ms[-1] - ts_ms[0])))
         if not 0 < rows < len(recording):
-            raise DataError(f"{recording.source}: {len(recording)} rows are too few to train on a part of them")
+            raise DataError(f"{recording.source}: {len(recording)} rows are too few for training and judging")
         train, test = recording.rows(0, rows), recording.rows(rows)
         cases.append(Case(recording.asset, train, test, request.config, rows))
 
@@ -65,7 +65,7 @@ def _of(lives: list[dict[str, Any]], key: str) -> list[Any]:
 
 
 def _lives(run: Run) -> list[dict[str, Any]]:
-    """Return for each bearing at which share of its life the first alarm and the first lasting one opened."""
+    """Return for each bearing the share of its life at which the first alarm and the first lasting alarm opened."""
     found = []
     for case, track, rows in zip(run.cases, run.tracks, run.rows, strict=True):
         start, end = float(case.train.ts_ms[0]), float(case.test.ts_ms[-1])

@@ -1,4 +1,4 @@
-"""`nab`: the Numenta Anomaly Benchmark. Per file, its probation (15 %, at most 750 rows) trains, the rest is judged."""
+"""`nab`: Numenta Anomaly Benchmark. Training on each file's probation (15 %, at most 750 rows); the rest is judged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(request: Request) -> Outcome:
     recordings = [one for one in request.read(request.data, "nab") if one.labels is not None]
     if not recordings:
         raise DataError(
-            f"{request.data}: no NAB file with labels; expected data/*/*.csv, and labels/combined_windows.json beside"
+            f"{request.data}: no NAB file with labels; expected data/*/*.csv and labels/combined_windows.json"
         )
     cases, windows = [], {}
     for recording in recordings:
@@ -59,9 +59,9 @@ def _profiles(request: Request) -> Mapping[str, nab.Profile]:
 
 
 def _scores(run: Run, windows: Windows, profiles: Mapping[str, nab.Profile]) -> dict[str, Any]:
-    """Return the corpus scores of the live alarms, and of the best threshold on the scores in hindsight.
+    """Return the corpus scores of the live alarms, and of the threshold on the scores that is best in hindsight.
 
-    A live detection is the row at which an incident opened: that is when the alert is published.
+    A live detection is the row at which an incident opened, because the alert is published then.
     """
     found: dict[str, Any] = {}
     files = [windows[case.name] for case in run.cases]
@@ -92,7 +92,7 @@ def _detections(run: Run, index: int) -> NDArray[np.bool_]:
 
 
 def _published(request: Request, windows: Windows, profiles: Mapping[str, nab.Profile]) -> dict[str, Any]:
-    """Recompute the per-file scores of detectors whose row scores lie in `published_scores/`."""
+    """Recompute the scores of the published detectors whose row scores are in `published_scores/`."""
     for folder in (request.data, *request.data.resolve().parents):
         if (folder / "published_scores").is_dir():
             found: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def _published(request: Request, windows: Windows, profiles: Mapping[str, nab.Pr
 def _recomputed(
     table: Path, scores: Mapping[str, NDArray[np.float64]], windows: Windows, profile: nab.Profile
 ) -> tuple[int, float | None, float]:
-    """Return how many files were recomputed, their corpus score, and the largest difference to a published score."""
+    """Return the number of files, their corpus score, and the largest difference from a published file score."""
     total = worst = 0.0
     count = files = 0
     for row in _rows(table, ("File", "Threshold", "Score")):
@@ -149,7 +149,7 @@ def _rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 PROTOCOL = Protocol(
     name="nab",
-    about="Numenta's benchmark: per file, the first 15 % train; NAB's own score beside the rest",
+    about="Numenta's benchmark: training on the first 15 % of each file; also NAB's own score",
     layout="data/*/*.csv, labels/combined_windows.json, perhaps config/profiles.json and published_scores/",
     config="kpi",
     columns=("nab_standard", "nab_reward_low_FP_rate", "nab_reward_low_FN_rate", "f1", "far", "ap", "vus_pr"),

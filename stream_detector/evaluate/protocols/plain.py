@@ -1,4 +1,4 @@
-"""Series judged by rows and incidents alone: `smap-msl`, `ucr`, `yahoo-s5`, and `csv` for anybody's own tables."""
+"""Series judged only by rows and incidents: `smap-msl`, `ucr`, `yahoo-s5`, and `csv` for a user's own tables."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from stream_detector.evaluate.series import Outcome, Run
 
 #: `ucr`: the highest score must lie within this many values of the anomaly.
 UCR_SLACK = 100
-#: `yahoo-s5`, `csv`: share of a file's rows, at its beginning, that trains, where nothing else is asked.
+#: `yahoo-s5`, `csv`: default share of training rows, at the beginning of a file.
 TRAIN_SHARE = 0.4
 
 
 def run_marked(request: Request) -> Outcome:
-    """Evaluate on series whose training rows the data set marks: SMAP and MSL."""
+    """Evaluate on SMAP and MSL, whose training rows are marked in the data set."""
     cases = [_marked(request, one) for one in _labelled(request, "smap-msl")]
     return _run(request, "smap-msl", cases)
 
 
 def run_ucr(request: Request) -> Outcome:
-    """Evaluate on the UCR archive: also the share of files whose highest score is at the anomaly."""
+    """Evaluate on the UCR archive; `accuracy` is the share of files whose highest score is at the anomaly."""
     cases = [_marked(request, one) for one in _labelled(request, "ucr")]
 
     def more(run: Run) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def run_ucr(request: Request) -> Outcome:
 
 
 def run_share(request: Request) -> Outcome:
-    """Evaluate on series of which the first rows train: Yahoo S5. Labels of training rows are not looked at."""
+    """Evaluate on Yahoo S5; the first rows of each file are for training, without using their labels."""
     return _run(request, "yahoo-s5", _shared(request, "yahoo-s5", True))
 
 
 def run_csv(request: Request) -> Outcome:
-    """Evaluate on tables with a label column. With a set-up of one's own, grid and channels are left as they are."""
+    """Evaluate on tables with a label column. A user's own configuration keeps its grid and channels."""
     return _run(request, "csv", _shared(request, "csv", not request.own_config))
 
 
@@ -66,7 +66,7 @@ def _labelled(request: Request, format: str) -> list[Recording]:
     format = request.format if format == "csv" else format
     found = [one for one in request.read(request.data, format, **request.options) if one.labels is not None]
     if not found:
-        raise DataError(f"{request.data}: no labelled file of format {format}; nothing to hold alarms against")
+        raise DataError(f"{request.data}: no labelled file of format {format} to compare alarms with")
     return found
 
 
@@ -87,7 +87,7 @@ def _shared(request: Request, format: str, own_grid: bool) -> list[Case]:
 
 
 def _hits(case: Case, score: Any) -> bool:
-    """Whether the first of the highest scores lies at the anomaly."""
+    """Return whether the (first) highest score is at the anomaly, within UCR_SLACK values."""
     anomalous = np.flatnonzero(case.labels)
     place = int(np.argmax(score))
     return bool(len(anomalous) and anomalous[0] - UCR_SLACK <= place <= anomalous[-1] + UCR_SLACK)
@@ -96,7 +96,7 @@ def _hits(case: Case, score: Any) -> bool:
 _COLUMNS = ("f1", "far", "mar", "f1_at_far10", "ap", "auc", "vus_pr")
 SMAP_MSL = Protocol(
     name="smap-msl",
-    about="spacecraft telemetry: the train part of each channel trains, its test part is judged",
+    about="spacecraft telemetry: training on the train part of each channel, its test part is judged",
     layout="train/*.npy and test/*.npy, or *.npz with both; labeled_anomalies.csv",
     config="telemetry",
     columns=_COLUMNS,
@@ -104,7 +104,7 @@ SMAP_MSL = Protocol(
 )
 UCR = Protocol(
     name="ucr",
-    about="UCR archive: the first TRAIN values of each file train; is the highest score at the one anomaly?",
+    about="UCR archive: training on the first TRAIN values of each file; is the highest score at the anomaly?",
     layout="NNN_UCR_Anomaly_NAME_TRAIN_BEGIN_END.txt",
     config="pulse",
     columns=("accuracy", *_COLUMNS),
@@ -112,7 +112,7 @@ UCR = Protocol(
 )
 YAHOO_S5 = Protocol(
     name="yahoo-s5",
-    about="Yahoo's traffic series: the first 40 % of each file train (--train), the rest is judged",
+    about="Yahoo's traffic series: training on the first 40 % of each file (--train), the rest is judged",
     layout="A1Benchmark/ to A4Benchmark/ of *.csv",
     config="kpi",
     columns=_COLUMNS,
@@ -120,7 +120,7 @@ YAHOO_S5 = Protocol(
 )
 CSV = Protocol(
     name="csv",
-    about="your own tables with a label column: the first 40 % of each asset's rows train (--train)",
+    about="your own tables with a label column: training on the first 40 % of each asset's rows (--train)",
     layout="*.csv with a header, a time column and a label column (anomaly, is_anomaly, label, or --label-column)",
     config="table",
     columns=_COLUMNS,

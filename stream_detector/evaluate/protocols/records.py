@@ -1,17 +1,17 @@
-"""Streams of single records: `nsl-kdd`, `kdd99`, `creditcard`. Each record is judged for itself.
+"""Streams of single records: `nsl-kdd`, `kdd99`, `creditcard`. Each record is judged by itself.
 
-    nsl-kdd     normal rows of KDDTrain+ (or of its 20 %) train, KDDTest+ is judged; KDDTest-21 too if present
-    kdd99       normal rows of kddcup.data_10_percent (or kddcup.data) train and `corrected` is judged; without it, the
-                first half of the normal rows trains and all other rows are judged
-    creditcard  the first half of the normal transactions trains and all other rows are judged; `later` has the figures
-                for only the rows after the last training row, as in a live run
+    nsl-kdd     training on normal rows of KDDTrain+ (or its 20 % file); KDDTest+ is judged, and KDDTest-21 if present
+    kdd99       training on normal rows of kddcup.data_10_percent (or kddcup.data); `corrected` is judged. Without that
+                file: training on the first half of the normal rows; all other rows are judged
+    creditcard  training on the first half of the normal transactions; all other rows are judged; `later` has the
+                figures of only the rows after the last training row, as in a live run
 
-Labels of training rows only exclude attacks from training, unless the detector learns from labels. Then attacks among
-the training rows are trained on as well (nsl-kdd, kdd99: all rows of the training file). Where one file is split in two
-(creditcard, kdd99 alone), all rows up to the last normal training row are trained on, and only later rows are judged,
-by baselines too: no row is judged that any detector was trained on. Test rows are not used before they are judged. The
-live threshold is set on training rows. A record counts as alarmed when its own score is above its level, regardless of
-open incidents: F1, FPR and recall count such records.
+Labels of training rows only exclude attacks from training, unless the detector learns from labels. Such a detector is
+also trained on the attacks among the training rows (nsl-kdd, kdd99: all rows of the training file). If one file is
+split in two (creditcard, kdd99 without a test file), it is trained on all rows up to the last normal training row, and
+only later rows are judged, by baselines too: no detector judges a row that any of them was trained on. Test rows are
+not used before they are judged. The live threshold is set on training rows. A record counts as alarmed when its own
+score is above its level, regardless of open incidents: F1, FPR and recall count such records.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from stream_detector.evaluate.protocols.base import Protocol, Request, file_of, 
 from stream_detector.evaluate.series import Outcome, Run
 from stream_detector.models import Labelled, detector_class
 
-#: `kdd99` without a test file, `creditcard`: share of the (normal) rows that trains.
+#: `kdd99` without a test file, `creditcard`: default share of the normal rows used for training.
 TRAIN_SHARE = 0.5
 #: Names of KDD Cup 99's files without their endings; the first training file found is used.
 _KDD99_TRAIN = (
@@ -53,7 +53,7 @@ def run_nsl_kdd(request: Request) -> Outcome:
     """Evaluate on NSL-KDD. Raises DataError when training or test file is missing."""
     found: dict[str, Recording] = {}
     for one in _read(request, "nsl-kdd"):
-        found.setdefault(_stem(Path(one.source)).lower(), one)  # mirrors hold some files twice, a folder deeper
+        found.setdefault(_stem(Path(one.source)).lower(), one)  # some mirrors have a copy in a subfolder
     train = found.get("kddtrain+") or found.get("kddtrain+_20percent")
     tests = [found[name] for name in ("kddtest+", "kddtest-21") if name in found]
     if train is None or not tests:
@@ -75,12 +75,12 @@ def run_kdd99(request: Request) -> Outcome:
 def _kdd99_files(data: Path) -> list[Path]:
     """Return the training file (the 10 percent if both exist) and the test file if any; `data` may be one file.
 
-    Unpacked, the training files' names end in `_corrected` or `.corrected` themselves: only `corrected` is the test.
+    Names of unpacked training files may also end in `_corrected` or `.corrected`; only `corrected` is the test file.
     """
     if not data.is_dir():
         return [data]
     named: dict[str, Path] = {}
-    for path in sorted(data.rglob("*"), key=lambda path: (len(path.parts), path)):  # of several copies, the outermost
+    for path in sorted(data.rglob("*"), key=lambda path: (len(path.parts), path)):  # prefer the outermost copy
         if path.is_file():
             named.setdefault(_stem(path).lower(), path)
     train = next((named[name] for name in _KDD99_TRAIN if name in named), None)
@@ -199,9 +199,9 @@ def _by_record(
     anomalous: NDArray[np.bool_],
     own: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return each record's own score and judgement; -inf and False where no window ended with it (the last record).
+    """Return each record's own score and judgement; -inf and False if no window ended with it (the last record).
 
-    `own` (N,): where each record's own window ends, UNIX ms.
+    `own` (N,): end of each record's own window, UNIX ms.
     """
     place = np.minimum(np.searchsorted(end_ms, own), max(len(end_ms) - 1, 0))
     mine = end_ms[place] == own if len(end_ms) else np.zeros(len(own), np.bool_)
@@ -210,12 +210,12 @@ def _by_record(
 
 
 def _own_ends(ts_ms: NDArray[np.float64], window: WindowConfig) -> NDArray[np.float64]:
-    """Return where the windows of records at `ts_ms` (N,), in their order, end."""
+    """Return the ends (N,), UNIX ms, of the windows of records at `ts_ms` (N,), in order."""
     if window.mode == "grid":
         return np.asarray(np.rint((np.floor(ts_ms / window.cell_ms + 1e-9) + 1) * window.cell_ms))
     ends = np.rint(ts_ms)
     steps = np.arange(len(ends))
-    return np.asarray(np.maximum.accumulate(ends - steps) + steps)  # all distinct: see windowing/records.py
+    return np.asarray(np.maximum.accumulate(ends - steps) + steps)  # made distinct as in windowing/records.py
 
 
 def _read(request: Request, format: str) -> list[Recording]:
@@ -231,7 +231,7 @@ def _part(request: Request, rows: int) -> int:
     amount = TRAIN_SHARE if request.train is None else request.train
     part = int(amount) if amount >= 1 else int(amount * rows)
     if not 0 < part < rows:
-        raise DataError(f"--train {amount:g}: of {rows} rows some must train and some be judged")
+        raise DataError(f"--train {amount:g}: with {rows} rows, some must be for training and some be judged")
     return part
 
 
@@ -242,21 +242,21 @@ def _protocol(name: str, config: str, about: str, layout: str, run: Callable[[Re
 NSL_KDD = _protocol(
     "nsl-kdd",
     "nsl-kdd",
-    "network connections: normal ones of KDDTrain+ train, KDDTest+ is judged, by attack category",
+    "network connections: training on normal ones of KDDTrain+, KDDTest+ is judged, by attack category",
     "KDDTrain+.txt (or KDDTrain+_20Percent.txt) and KDDTest+.txt",
     run_nsl_kdd,
 )
 KDD99 = _protocol(
     "kdd99",
     "nsl-kdd",
-    "network connections of KDD Cup 99: normal ones train",
+    "network connections of KDD Cup 99: training on normal ones",
     "kddcup.data_10_percent(.gz), perhaps corrected(.gz)",
     run_kdd99,
 )
 CREDITCARD = _protocol(
     "creditcard",
     "creditcard",
-    "card transactions: the first half of the normal ones trains, all others are judged",
+    "card transactions: training on the first half of the normal ones, all others are judged",
     "creditcard.csv",
     run_creditcard,
 )

@@ -1,4 +1,4 @@
-"""`skab`: a water pump on a test bench. Per file, the first 400 rows train, the rest is judged live and pooled."""
+"""`skab`: a water pump on a test bench. Training on the first 400 rows of each file; the rest is judged and pooled."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stream_detector.evaluate.protocols.base import Protocol, Request, cut, file
 from stream_detector.evaluate.series import Outcome
 
 HEALTHY = Path("anomaly-free", "anomaly-free.csv")
-#: Of the fault-free recording's live part, so long is not judged: a plant gives a new detector time to settle.
+#: Time at the start of the fault-free recording's live part that is not judged, in which the detector may settle.
 SETTLE_MS = 600_000.0
 
 
 def run(request: Request) -> Outcome:
-    """Evaluate on SKAB. Raises DataError when no labelled file is there."""
+    """Evaluate on SKAB. Raises DataError when there is no labelled file."""
     cases = _cases(request)
     healthy = _healthy(request)
 
@@ -58,7 +58,7 @@ def _healthy_far(case: Case, seed: int) -> float | None:
 
 
 def _published(request: Request, cases: list[Case]) -> dict[str, Any]:
-    """Recompute the published detectors' figures on these files, where their predictions lie beside."""
+    """Recompute the published detectors' figures on these files, if their predictions are in the data folder."""
     for folder in (request.data, request.data.resolve().parent):
         if (folder / skab.PREDICTIONS).is_file():
             return skab.published(folder / skab.PREDICTIONS, {case.name: case.labels for case in cases})
@@ -67,7 +67,7 @@ def _published(request: Request, cases: list[Case]) -> dict[str, Any]:
 
 PROTOCOL = Protocol(
     name="skab",
-    about="water pump on a test bench: per file, the first 400 rows train, the rest is pooled",
+    about="water pump on a test bench: training on the first 400 rows of each file, the rest is pooled",
     layout="valve1/, valve2/, other/ of *.csv; anomaly-free/ beside them for healthy_far",
     config="skab",
     columns=("f1", "far", "mar", "f1_at_far10", "ap", "vus_pr", "healthy_far"),

@@ -1,4 +1,4 @@
-"""A set-up tried on simulated machines before a plant does it: suites of what fails in plants, with known truth."""
+"""Suites that test a configuration on simulated machines, for problems known from plants, with known ground truth."""
 
 from stream_detector.evaluate.simulated.fleet import Simulate
 from stream_detector.evaluate.simulated.suites import SUITES, Trial

@@ -1,8 +1,8 @@
-"""Machines of one partition: trained on the beginning of their recordings, the rest judged live, all side by side.
+"""Machines that share a partition: trained on the beginning of their recordings; the rest is judged as by a worker.
 
-Windows, scores and verdicts are those of a worker: the same task cuts them, the same stages judge them, in the order
-in which the machines sent their readings. Cutting and scoring don't depend on thresholds, so they are done once and may
-be judged under several of them.
+Windows, scores and judgements equal those of a worker: the same task cuts the windows and the same stages judge them,
+in the order in which the machines sent their readings. Cutting and scoring don't depend on thresholds, so they are done
+once, and the result can be judged with several configurations.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PARTITION = Partition(TOPIC, 0)
 
 
 class Truth(Protocol):
-    """What happened to a machine, [start_ms, end_ms], UNIX ms."""
+    """A fault or an event of a machine, [start_ms, end_ms], UNIX ms."""
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class Truth(Protocol):
 
 
 class Message(data.Message, Protocol):
-    """A reading as it is sent, and when."""
+    """A reading as a message, with the time it is sent."""
 
     @property
     def sent_ms(self) -> float:
@@ -71,33 +71,33 @@ class Message(data.Message, Protocol):
 
 
 class Machine(data.Recording, Protocol):
-    """One simulated machine's readings and truth. `stream_detector.datasets.recording.Recording` is one."""
+    """One machine's readings and ground truth; `stream_detector.datasets.recording.Recording` implements it."""
 
     @property
     def faults(self) -> Sequence[Truth]:
-        """What an alarm should be raised for."""
+        """The faults, for which there should be alarms."""
 
     @property
     def events(self) -> Sequence[Truth]:
-        """What changed the readings and was no fault."""
+        """Causes of changed readings that are not faults."""
 
     def messages(self) -> Iterator[Message]:
-        """Yield one message a row that has any value."""
+        """Yield one message per row that has a value."""
 
 
-#: Makes machines NAME-1, NAME-2, … as `simulation.simulate.simulate` does: (machines, hours, seed, rate in Hz,
-#: channels=…, and `scenario` or `faults`, which say what happens to them). Raises DataError.
+#: Simulates machines NAME-1, NAME-2, … as `simulation.simulate.simulate` does: (machines, hours, seed, rate in Hz,
+#: channels=…, and `scenario` or `faults`). Raises DataError.
 Simulate = Callable[..., Sequence[Machine]]
 
 
 @dataclass(slots=True)
 class Watched:
-    """What became of one machine's windows under one set of thresholds, in event-time order."""
+    """The judgements of one machine's windows under one configuration, in event-time order, and the alerts."""
 
     end_ms: list[int] = field(default_factory=list)
-    exceeded: list[bool] = field(default_factory=list)  # the score lay above the adaptive level
+    exceeded: list[bool] = field(default_factory=list)  # the score was above the adaptive level
     anomalous: list[bool] = field(default_factory=list)  # … above the alarm level
-    alarm: list[bool] = field(default_factory=list)  # an incident is open after the window
+    alarm: list[bool] = field(default_factory=list)  # an incident was open after the window
     alerts: list[Alert] = field(default_factory=list)
 
 
@@ -118,11 +118,11 @@ class Fleet:
 
     @property
     def windows(self) -> int:
-        """Windows judged, of all machines."""
+        """Number of windows judged, over all machines."""
         return sum(len(windows) for windows, _, _ in self._parts)
 
     def judged(self, config: Config) -> Mapping[str, Watched]:
-        """Return by asset what the thresholds and incident rules of a set-up make of it, from a fresh state."""
+        """Judge from a new state with the thresholds and incident rules of `config`; return the result by asset."""
         config = offline(config)
         engine = Engine(
             config,
@@ -132,7 +132,7 @@ class Fleet:
         )
         driver, table, controls = Driver(engine, self._scorer.score), StateTable(), Controls()
         found = {one.asset: Watched() for one in self.machines}
-        for windows, scores, events in self._parts:  # of windows that nothing has moved; what is moved is scored again
+        for windows, scores, events in self._parts:  # scores without relocation; relocated windows are scored again
             for event in events:
                 found[event.asset].alerts += driver.on_liveness(table, event, controls)
             trace = Trace(len(windows))
@@ -166,14 +166,14 @@ class Fleet:
 def simulated(
     simulate: Simulate, config: Config, machines: int, days: float, seed: int, **options: Any
 ) -> Sequence[Machine]:
-    """Return machines that send one reading a cell of the set-up's grid.
+    """Return machines that send one reading per cell of the configuration's grid.
 
-    Raises DataError when the simulator has no such channels, or the set-up takes records instead of samples.
+    Raises DataError when the simulator lacks a channel, or the configuration is for records or waveforms.
     """
     if config.window.mode == "records":
-        raise DataError("window.mode is records, but simulated machines send samples; give a set-up of mode grid")
+        raise DataError("window.mode is records, but simulated machines send samples; use window.mode: grid")
     if waves := [name for name, channel in config.channels.items() if channel.cell == "waveform"]:
-        raise DataError(f"channels.{waves[0]}.cell is waveform; suites are simulated with one number a cell")
+        raise DataError(f"channels.{waves[0]}.cell is waveform; suites simulate one number per cell")
     return simulate(
         machines, 24.0 * days, seed, 1_000.0 / config.window.cell_ms, channels=list(config.channels), **options
     )
@@ -193,13 +193,13 @@ def spans(watched: Watched) -> list[tuple[float, float, Alert]]:
 
 
 def share(flags: Sequence[bool]) -> float | None:
-    """Return the share that is true; None of nothing."""
+    """Return the share of true flags; None if there are none."""
     array: NDArray[np.bool_] = np.asarray(flags, np.bool_)
     return float(array.mean()) if len(array) else None
 
 
 def _watch(found: Mapping[str, Watched], windows: WindowBatch, trace: Trace) -> None:
-    """Note by asset what became of windows."""
+    """Append the judgements of the windows to the results of their assets."""
     with np.errstate(invalid="ignore"):
         exceeded = ~np.isnan(trace.level) & ~(trace.score <= trace.level)
     for place in np.flatnonzero(trace.judged).tolist():
@@ -212,7 +212,7 @@ def _watch(found: Mapping[str, Watched], windows: WindowBatch, trace: Trace) -> 
 
 def _sent(machine: Machine, place: int) -> Iterator[tuple[float, int, Message]]:
     for message in machine.messages():
-        yield message.sent_ms, place, message  # `place` decides between messages sent at once
+        yield message.sent_ms, place, message  # `place` decides between messages sent at the same time
 
 
 def _task(config: Config, usual_gap_ms: float = 0.0) -> Task:

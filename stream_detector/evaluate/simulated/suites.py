@@ -21,13 +21,13 @@ from stream_detector.types import AlertKind
 
 #: Risks whose exceedance rate `healthy` checks.
 RISKS = (1e-3, 1e-4)
-#: The alert budget that `healthy` asks for where the set-up has none, incidents per week and machine.
+#: The alert budget that `healthy` uses if the configuration has none, incidents per week and machine.
 _BUDGET = BudgetConfig(incidents=3, per="week")
 #: Machines that share a partition.
 TOGETHER = 10
 NUISANCES = ("load-steps", "season", "maintenance", "sensor-replaced")
 FAULTS = ("slow-wear", "intermittent", "two-faults")
-#: Share of a scenario's run used for training; nothing happens in it (producers/scenarios.py).
+#: Share of a scenario's run used for training; it has no faults or events (simulation/scenarios.py).
 TRAINED = 0.4
 #: An alarm about a change that is not a fault must end within this multiple of `adaptation.flat_ms`: the scores must be
 #: flat for that time and for twice the duration of the change, counted in blocks, after its heat has settled.
@@ -48,7 +48,7 @@ class Trial:
     simulate: Simulate
     seeds: Sequence[int] = (0,)
     machines: int = 100  # `healthy`: machines per seed
-    days: float = 7.0  # `healthy`: judged days, after another 40 % of it for training; others: the whole run
+    days: float = 7.0  # `healthy`: judged days, besides another 40 % for training; others: the whole run
     tell: Tell = silent
 
 
@@ -213,7 +213,7 @@ def over_after_ms(config: Config) -> float:
 
 
 def _fleet(trial: Trial, machines: int, days: float, seed: Sequence[int], trained: float, **options: Any) -> Fleet:
-    number = int(np.random.SeedSequence(seed).generate_state(1)[0])  # one number of the seed and what it is for
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])  # combine the numbers into one seed
     return Fleet(trial.config, simulated(trial.simulate, trial.config, machines, days, number, **options), trained)
 
 
@@ -236,7 +236,7 @@ def _scenarios(trial: Trial, names: Sequence[str]) -> list[tuple[str, Machine, W
 
 
 def _with(config: Config, **sections: Mapping[str, Any]) -> Config:
-    """Return the set-up with some keys of some sections changed."""
+    """Return the configuration with keys of some sections changed."""
     update = {name: getattr(config, name).model_copy(update=keys) for name, keys in sections.items()}
     return config.model_copy(update=update)
 

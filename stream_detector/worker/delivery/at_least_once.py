@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from stream_detector.ports import StateStore
 from stream_detector.types import Partition, Position
 from stream_detector.worker.delivery.strategy import CommitStrategy
-from stream_detector.worker.resuming import Resumption, Start, newest_epoch
+from stream_detector.worker.resuming import Resumption, Start, newest_epoch, set_back
 from stream_detector.worker.task import Task
 
 
@@ -61,6 +61,9 @@ class AtLeastOnce(CommitStrategy):
         starts = {}
         for partition, position in committed.items():
             stored = loaded.positions.get(partition, position)
-            starts[partition] = Start(min(position.offset, stored.offset), max(position.read, stored.read))
+            if set_back(position, stored, metadata=False):
+                starts[partition] = Start(position.offset, position.offset)
+            else:
+                starts[partition] = Start(min(position.offset, stored.offset), max(position.read, stored.read))
         lost = loaded.lost or (not loaded.positions and any(position.read > 0 for position in committed.values()))
         return Resumption(loaded, starts, newest_epoch(loaded, committed), lost)

@@ -108,7 +108,8 @@ class ExactlyOnce(CommitStrategy):
         epoch = _committed_epoch(committed)
         loaded, lost = self.counting_state(store, index, committed)
         starts = {partition: self._start(partition, position, loaded) for partition, position in committed.items()}
-        return Resumption(loaded, starts, newest_epoch(loaded, committed) if epoch is None else epoch, lost)
+        unused = {} if committed else store.load(index).positions
+        return Resumption(loaded, starts, newest_epoch(loaded, committed) if epoch is None else epoch, lost, unused)
 
     def counting_state(
         self, store: StateStore, index: int, committed: Mapping[Partition, Position]
