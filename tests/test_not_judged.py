@@ -145,7 +145,7 @@ def test_offsets_set_back_are_reported_and_a_reset_has_them_judged(delivery, cap
     assert alerts
     for reset in (False, True):
         if reset:
-            MemoryStore(plant.server).reset("*")
+            MemoryStore(plant.server).reset(None)
         plant.log.group("detector").committed[HERE] = Position(0, 0, 0)
         caplog.clear()
         worker = plant.worker(50)
@@ -168,7 +168,7 @@ def test_a_topic_made_again_is_reported_and_a_reset_has_it_judged(caplog):
     alerts = len(plant.alerts)
     for reset in (False, True):
         if reset:
-            MemoryStore(plant.server).reset("*")
+            MemoryStore(plant.server).reset(None)
         plant.log._topics[TOPIC] = [[]]
         plant.log.group("detector").committed.clear()
         plant.write(recorded(assets=3, partitions=1))
