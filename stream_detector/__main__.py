@@ -6,11 +6,23 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from stream_detector import __version__
-from stream_detector.cli import assets, backtest, check, demo, evaluate, monitor, run, thresholds, train, verdict
-from stream_detector.errors import ArtifactError, ConfigError, DataError, DetectorError
+from stream_detector.cli import (
+    assets,
+    backtest,
+    check,
+    dead_letters,
+    demo,
+    evaluate,
+    monitor,
+    run,
+    thresholds,
+    train,
+    verdict,
+)
+from stream_detector.errors import DetectorError, exit_status
 from stream_detector.telemetry.logs import Output
 
 _EPILOG = """\
@@ -24,6 +36,7 @@ typical use:
   stream-detector assets configs/machine.yaml              every asset, its state, and why it is not judged
   stream-detector thresholds list configs/machine.yaml     the adaptive threshold of each asset
   stream-detector verdict configs/machine.yaml ALERT false-alarm --note 'hose was moved'
+  stream-detector dead-letters list configs/machine.yaml   the messages that can't be used, and why
 
 Exit status: 0 success, 2 wrong setting, file or option, 1 any other error.
 """
@@ -38,17 +51,32 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
-    )
-    parser.add_argument(
-        "--log-format", choices=["text", "json"], default="text",
+    _add_log(parser, "info", "text")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (demo, check, train, backtest, evaluate, run, monitor, assets, thresholds, verdict, dead_letters):
+        command.add_parser(commands)
+    for each in _leaves(parser):
+        _add_log(each, argparse.SUPPRESS, argparse.SUPPRESS)  # behind the command, too; what stands there counts
+    return parser
+
+
+def _add_log(parser: argparse.ArgumentParser, level: str, format: str) -> None:
+    group = parser.add_argument_group("log")
+    levels = ["debug", "info", "warning", "error"]
+    group.add_argument("--log-level", choices=levels, default=level, help="default: info")
+    group.add_argument(
+        "--log-format", choices=["text", "json"], default=format,
         help="json: one object per line (docs/operations.md); default: text",
     )  # fmt: skip
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, check, train, backtest, evaluate, run, monitor, assets, thresholds, verdict):
-        command.add_parser(commands)
-    return parser
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of the commands that have no commands of their own."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                deeper = list(_leaves(inner))
+                yield from deeper or [inner]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
     except DetectorError as error:
         args.output.fail(error)
-        return 2 if isinstance(error, ConfigError | DataError | ArtifactError) else 1
+        return exit_status(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough

@@ -17,6 +17,11 @@ DetectorError                    anything below
 """
 
 
+def exit_status(error: Exception) -> int:
+    """Return the status of a program that this error ended."""
+    return 2 if isinstance(error, ConfigError | DataError | ArtifactError) else 1
+
+
 class DetectorError(Exception):
     """Base of all errors raised on purpose. Catch it where errors are reported to the user."""
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from stream_detector.config import Config
 
-Role = Literal["worker", "monitor", "producer", "verdict"]
-ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict")
+Role = Literal["worker", "monitor", "producer", "verdict", "requeue"]
+ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict", "requeue")
 #: Roles that use Redis; `stream-detector thresholds` and `assets` use the worker's user.
-REDIS_ROLES: tuple[Role, ...] = ("worker",)
+REDIS_ROLES: tuple[Role, ...] = ("worker", "requeue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,12 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
     if role == "producer":
         return [KafkaPermission("topic", topic, ("WRITE", *create), "sends readings") for topic in inputs]
     if role == "verdict":
-        return [KafkaPermission("topic", config.verdict_topic, ("WRITE",), "sends verdicts")]
+        return [
+            KafkaPermission("topic", config.verdict_topic, ("WRITE",), "sends verdicts"),
+            KafkaPermission("topic", config.alert_topic, ("READ",), "whether there is such an alert"),
+        ]
+    if role == "requeue":
+        return _requeue_permissions(config, inputs)
     exact = config.delivery == "exactly_once"
     audit = KafkaPermission("topic", config.audit_topic, ("WRITE", *create), "changes of thresholds")
     letters = ("READ", "WRITE") if exact else ("WRITE",)
@@ -76,6 +81,16 @@ def kafka_permissions(config: Config, role: Role = "worker", create_topics: bool
             KafkaPermission("transactional-id", f"{config.group}#", ("WRITE",), "transactions", "prefixed")
         )
     return permissions
+
+
+def _requeue_permissions(config: Config, inputs: Sequence[str]) -> list[KafkaPermission]:
+    letters = KafkaPermission("topic", config.dead_letter_topic, ("READ", "WRITE"), "dead letters, and notes on them")
+    again = [KafkaPermission("topic", topic, ("WRITE",), "sends messages again") for topic in inputs]
+    again.append(KafkaPermission("topic", config.verdict_topic, ("WRITE",), "sends verdicts again"))
+    if config.delivery == "exactly_once":
+        ids = f"{config.group}#requeue"
+        again.append(KafkaPermission("transactional-id", ids, ("WRITE",), "transactions", "prefixed"))
+    return [letters, *again]
 
 
 def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, bootstrap: str) -> list[str]:

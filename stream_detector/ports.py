@@ -22,6 +22,7 @@ from stream_detector.types import (
     RecordedVerdict,
     RemovalAction,
     Removed,
+    Stay,
 )
 
 
@@ -178,6 +179,16 @@ class StateStore(Protocol):
 
     def reports(self) -> list[tuple[int, str, AssetReport]]:
         """Return task, asset and what was last reported of it, of all tasks."""
+
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
+        """Note when tasks have read assets; return what is known of those that several tasks have read, by task.
+
+        First the count of assets that several tasks have read, in all, also of other workers. What was noted before of
+        an asset and a task is merged with the new. Neither versioned nor fenced.
+        """
+
+    def shared_assets(self) -> set[str]:
+        """Return the assets that several tasks have read."""
 
     def controls(self) -> Controls:
         """Return the operators' settings."""

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -193,10 +193,17 @@ class SecuredKafka(KafkaServer):
     """One Apache Kafka broker that authenticates and authorises (StandardAuthorizer, KRaft)."""
 
     def __init__(
-        self, folder: Path, jars: Path, authority: Authority, endpoint: TokenEndpoint, identity: Identity | None = None
+        self,
+        folder: Path,
+        jars: Path,
+        authority: Authority,
+        endpoint: TokenEndpoint,
+        identity: Identity | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         """`identity`: the broker's certificate; one for 127.0.0.1 when left out."""
-        super().__init__(folder, jars)
+        super().__init__(folder, jars, settings)
         self._authority, self._endpoint = authority, endpoint
         self._identity = identity or authority.issue("broker", "127.0.0.1")
         self.sasl_port, self.tls_port = free_port(), free_port()

@@ -242,6 +242,27 @@ class RedisServer(Server):
             return False
 
 
+class SentinelServer(RedisServer):
+    """A sentinel that watches one master, called `plant`; the first failed pings of half a second start a failover."""
+
+    def __init__(self, folder: Path, master: RedisServer, quorum: int, password: str = "") -> None:
+        """`quorum`: how many sentinels must agree; `password`: what clients and other sentinels need."""
+        super().__init__(folder, {})
+        self._lines = [
+            f"sentinel monitor plant 127.0.0.1 {master.port} {quorum}",
+            "sentinel down-after-milliseconds plant 500",
+            "sentinel failover-timeout plant 3000",
+            *([f"requirepass {password}", f"sentinel sentinel-pass {password}"] if password else []),
+        ]
+
+    def command(self) -> list[str]:
+        """Write its file, which it changes, and return the command line."""
+        file = self.folder / "sentinel.conf"
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {self.folder}", *self._lines]
+        file.write_text("\n".join(lines) + "\n")
+        return [self._binary, str(file), "--sentinel"]
+
+
 class Forwarder:
     """An address whose connections lead to whichever port is `target` when they are made, as a name in a DNS does.
 

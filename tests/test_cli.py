@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -312,3 +314,49 @@ def parsers(parser):
         if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
                 yield from parsers(inner)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity", "nan", "1.#QNAN"])
+def test_a_sensor_that_sends_nan_is_a_sensor_fault(folder, command, tmp_path, literal):
+    """As a literal, which is no JSON, or as a text: the same alerts, the same counts."""
+    rows = [
+        {"asset": "machine-1", "ts": row * 1_000, "values": {"vibration": 0.1, "temperature": 50.0, "current": 9.0}}
+        for row in range(200)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    printed = []
+    for shown in (literal, json.dumps(literal)):
+        broken = [line.replace("0.1", shown) if 80 <= row < 160 else line for row, line in enumerate(lines)]
+        (tmp_path / "messages.jsonl").write_text("\n".join(broken) + "\n")
+        printed.append(command("backtest", "CONFIG", "--messages", tmp_path / "messages.jsonl", "--json"))
+    assert printed[0] == printed[1]
+    status, out, err = printed[0]
+    faults = [alert["sensor"] for line in out.splitlines() if (alert := json.loads(line))["kind"] == "sensor-fault"]
+    assert {"fault": "out-of-range", "channel": "vibration"} in faults
+    assert (0, True) == (status, "80 dead letters (80 not-a-number)" in err)
+
+
+def test_a_port_in_use_is_told_before_anything_slow(folder, tmp_path):
+    """Before torch is loaded, a detector read or a broker looked for."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = (
+            "import sys\nfrom stream_detector.__main__ import main\n"
+            f"status = main(['run', {str(folder / 'plant.yaml')!r}])\n"
+            "print(status, 'torch' in sys.modules)"
+        )
+        env = {**os.environ, "STREAM_DETECTOR__METRICS__PORT": str(port)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+    assert "2 False\n" == done.stdout
+    assert f"metrics: can't listen on host 127.0.0.1, port {port}: Address already in use" in done.stderr
+
+
+def test_the_log_options_stand_before_or_behind_the_command(command):
+    """Wherever a person looks for them."""
+    parser = build_parser()
+    assert ("info", "text") == (parser.parse_args(["run", "C"]).log_level, parser.parse_args(["run", "C"]).log_format)
+    for words in (["--log-format", "json", "run", "C"], ["run", "C", "--log-format", "json"]):
+        assert "json" == parser.parse_args(words).log_format
+    assert "error" == parser.parse_args(["thresholds", "list", "C", "--log-level", "error"]).log_level

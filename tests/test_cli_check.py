@@ -1,5 +1,6 @@
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from stream_detector.config import loading as settings
 from stream_detector.telemetry.logs import Output
 
 ROOT = Path(__file__).parents[1]
+ARTIFACTS = ROOT / "tests" / "compat" / "artifacts"
 
 
 @pytest.fixture
@@ -31,11 +33,21 @@ def command(capsys):
 
 @pytest.fixture
 def set_up(tmp_path):
-    """A small valid set-up with an artifact that exists."""
-    (tmp_path / "pump.safetensors").touch()
+    """A small valid set-up with an artifact that fits it."""
+    shutil.copy(ARTIFACTS / "mahalanobis.safetensors", tmp_path / "pump.safetensors")
     path = tmp_path / "pump.yaml"
-    path.write_text("stream: pump\nchannels: {vibration: {unit: °C}}\nartifact: pump.safetensors\n")
+    path.write_text(
+        "stream: pump\nartifact: pump.safetensors\n"
+        "channels: {vibration: {unit: °C}, temperature: {}, current: {}}\n"
+        "model: {kind: mahalanobis}\nfeatures: {smoothing: 0.3, keep: 2}\n"
+    )
     return path
+
+
+@pytest.fixture(autouse=True)
+def _window(monkeypatch):
+    """The window the artifact was trained with."""
+    monkeypatch.setenv("STREAM_DETECTOR__WINDOW__LENGTH", "8")
 
 
 def test_effective_settings_are_printed_as_yaml(command, set_up):
@@ -45,7 +57,7 @@ def test_effective_settings_are_printed_as_yaml(command, set_up):
     assert (status, err) == (0, "")
     assert (plain["kafka"]["alert_topic"], plain["window"]["length"], plain["channels"]["vibration"]["unit"]) == (
         "pump.alerts",
-        60,
+        8,
         "°C",
     )
     assert str(set_up.parent / "pump.safetensors") == plain["artifact"]
@@ -79,7 +91,7 @@ def test_problems_go_to_standard_error_with_status_2(command, set_up):
     set_up.write_text(set_up.read_text() + "window: {stride: 0}\n")
     status, out, err = command(set_up)
     assert (status, out) == (2, "")
-    assert "window.stride: got 0, expected greater than or equal to 1 (line 4)" in err
+    assert "window.stride: got 0, expected greater than or equal to 1 (line 6)" in err
 
 
 def test_the_environment_counts(command, set_up, monkeypatch):
@@ -133,3 +145,61 @@ def test_the_documentation_has_every_key():
     keys = {key for part in [settings.schema(), *settings.schema()["$defs"].values()] for key in part["properties"]}
     text = reference.markdown()
     assert set() == {key for key in keys - {"env", "file"} if f"| `{key}` |" not in text}
+
+
+def test_an_artifact_that_does_not_fit_is_an_error(command, set_up, monkeypatch):
+    """A worker would end at its start: every key is named, and the settings are printed all the same."""
+    monkeypatch.setenv("STREAM_DETECTOR__WINDOW__LENGTH", "9")
+    set_up.write_text(set_up.read_text().replace("smoothing: 0.3", "smoothing: 0.4"))
+    status, out, err = command(set_up)
+    assert (2, 9) == (status, yaml.safe_load(out)["window"]["length"])
+    assert "window.length is 9 in the configuration, but the detector was trained with 8" in err
+    assert "features.smoothing is 0.4" in err
+
+
+def test_other_channels_are_an_error(command, set_up):
+    """The detector's columns and the set-up's, by name."""
+    set_up.write_text(set_up.read_text().replace("current: {}", "pressure: {}"))
+    status, _, err = command(set_up)
+    assert 2 == status
+    assert "channels is vibration, temperature, pressure in the configuration" in err
+
+
+def test_a_damaged_artifact_is_an_error(command, set_up):
+    """One that can't be read, and one that isn't the one pinned."""
+    set_up.write_text(set_up.read_text() + f"artifact_sha256: {'a' * 64}\n")
+    status, _, err = command(set_up)
+    assert (2, True) == (status, "artifact_sha256 pins" in err)
+    (set_up.parent / "pump.safetensors").write_bytes(b"nothing")
+    status, _, err = command(set_up)
+    assert (2, True) == (status, "can't be used" in err)
+
+
+def test_of_a_folder_all_files_that_do_not_fit_are_named(command, set_up):
+    """Not only the first one."""
+    folder = set_up.parent / "models"
+    folder.mkdir()
+    shutil.copy(ARTIFACTS / "mahalanobis.safetensors", folder / "a.safetensors")
+    shutil.copy(ARTIFACTS / "records.safetensors", folder / "b.safetensors")
+    (folder / "c.safetensors").write_bytes(b"nothing")
+    set_up.write_text(set_up.read_text().replace("artifact: pump.safetensors", "artifact: models"))
+    status, _, err = command(set_up)
+    assert 2 == status
+    assert ["b.safetensors", "c.safetensors"] == [
+        name for name in ("a.safetensors", "b.safetensors", "c.safetensors") if name in err
+    ]
+
+
+def test_another_detector_than_the_set_up_says_is_warned_of(command, set_up):
+    """The artifact's runs, whatever model.kind says; the next training makes the other."""
+    set_up.write_text(set_up.read_text().replace("kind: mahalanobis", "kind: pca"))
+    status, _, err = command(set_up)
+    assert (0, True) == (status, "warning: model.kind is pca, but" in err)
+
+
+def test_an_artifact_of_a_newer_version_is_warned_of(command, set_up, monkeypatch):
+    """Older ones are read for good; newer ones nobody has tried here."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.9" if name == "stream-detector" else "99.0")
+    status, _, err = command(set_up)
+    assert 0 == status
+    assert "was trained with stream-detector 0.1.0, and 0.0.9 is installed here" in err

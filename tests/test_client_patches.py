@@ -12,11 +12,15 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.net.sasl import get_sasl_mechanism
+from kafka.net.sasl.plain import SaslMechanismPlain
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
@@ -65,11 +69,23 @@ def test_a_program_ends_at_once_on_another_version():
     assert re.fullmatch(r".*kafka-python 3\.1\.0 is installed.*\n", done.stderr)
 
 
+def _dependencies() -> list[str]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+
+
 def test_the_package_requires_the_version_it_knows():
     """What pip installs is what `require_version` takes."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     known = ".".join(map(str, client_patches.VERSION))
-    assert [f"kafka-python~={known}"] == [one for one in wanted if one.startswith("kafka-python")]
+    assert [f"kafka-python~={known}"] == [one for one in _dependencies() if one.startswith("kafka-python")]
+
+
+def test_a_plain_install_brings_every_codec():
+    """What the client's extras name for its codecs: it can use no other packages."""
+    wanted = {re.split(r"[<>=~ ]", one)[0] for one in _dependencies()}
+    extras = [one.split("; extra == ") for one in metadata.requires("kafka-python") or []]
+    codecs = {name for name, *extra in extras if extra and extra[0].strip("'\"") in ("lz4", "snappy", "zstd")}
+    assert {"lz4", "python-snappy", "zstandard"} == codecs
+    assert codecs <= wanted
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
@@ -146,6 +162,33 @@ def test_a_header_name_of_any_bytes():
     assert [("abc", b"x")] == next(iter(batch_with_header(b"abc"))).headers
 
 
+class Broken(DefaultRecordBatch):
+    """A batch that a codec's library fails on."""
+
+    __slots__ = ()
+
+    def _maybe_uncompress(self):
+        raise RuntimeError("table overflow")
+
+
+def test_a_poll_after_an_undecodable_batch_returns():
+    """The client keeps what it fetched, and asks it for records without end; patched, the place is named and free."""
+
+    def fetched():
+        batches = iter([Broken(bytes(batch_with_header(b"abc")._buffer))])
+        records = SimpleNamespace(next_batch=lambda: next(batches, None))
+        return Fetcher.PartitionRecords(7, TopicPartition("in", 3), records)
+
+    part = fetched()
+    with pytest.raises(RuntimeError, match="table overflow"):
+        client_patches._take(part, 10)
+    assert (True, []) == (bool(part), client_patches._take(part, 10))  # a poll goes on while it is true
+    part = fetched()
+    with pytest.raises(client_patches.UndecodableError, match=r"in\[3\] at offset 7: table overflow"):
+        part.take(10)
+    assert not part
+
+
 def test_refused_offsets_are_kept():
     """The client keeps them when a transaction ends; patched, the next one begins without."""
     manager = TransactionManager("id")
@@ -157,6 +200,15 @@ def test_refused_offsets_are_kept():
         SimpleNamespace(_transaction_manager=manager, begin_transaction=manager.begin_transaction)
     )
     assert ({}, TransactionState.IN_TRANSACTION) == (manager._pending_txn_offset_commits, manager._current_state)
+
+
+def test_a_password_is_a_text():
+    """The client uses what it is given as it is; patched, it calls it at each login."""
+    settings = {"sasl_plain_username": "u", "sasl_plain_password": lambda: "secret"}
+    with pytest.raises(TypeError):
+        SaslMechanismPlain(**settings).auth_bytes()
+    assert get_sasl_mechanism("PLAIN")(**settings).auth_bytes() == b"u\0u\0secret"
+    assert get_sasl_mechanism("PLAIN")(**(settings | {"sasl_plain_password": "text"})).auth_bytes() == b"u\0u\0text"
 
 
 def test_transactions_have_no_time_limit():

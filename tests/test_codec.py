@@ -129,6 +129,23 @@ def test_the_key_names_the_asset_when_the_value_does_not(value: object) -> None:
         ("2020-03-09T12:14:33.250+02:00", TS + 250),
         ("2020-03-09 10:14:33.000125+00:00", TS + 0.125),
         ("20200309T101433Z", TS),
+        ("2020-03-09T10:14:33z", TS),
+        ("2020-03-09t10:14:33Z", TS),
+        ("2020-03-09 10:14:33 +00:00", TS),
+        ("2020-03-09 10:14:33 UTC", TS),
+        ("2020-03-09 10:14:33 +0000 UTC", TS),
+        ("2020-03-09T10:14:33,25Z", TS + 250),
+        ("2020-03-09T10:14:33.2501239Z", TS + 250.123),
+        ("2020-03-09T10:14.55Z", TS),
+        ("2020-03-09T10:14Z", TS - 33_000),
+        ("2020-03-09T12+02", TS - 33_000 - 14 * 60_000),
+        ("2020-03-09T12,5+02", TS - 33_000 + 16 * 60_000),
+        ("20200309T121433+0200", TS),
+        ("2020-W11-1T10:14:33Z", TS),
+        ("2020-03-08T24:00:00Z", TS - 33_000 - 14 * 60_000 - 36_000_000),
+        ("2020-03-09T05:14:33\N{MINUS SIGN}05:00", TS),
+        ("2020-03-09T11:14:33+01:00[Europe/Berlin]", TS),
+        (" 2020-03-09T10:14:33Z\n", TS),
     ],
 )
 @pytest.mark.parametrize("count", [1, 20])
@@ -141,7 +158,23 @@ def test_timestamps(ts: object, ms: float, count: int) -> None:
     ("ts", "told"),
     [
         ("2020-03-09T10:14:33", "append Z or ±hh:mm"),
-        ("2020-03-09", "append Z or ±hh:mm"),
+        ("2020-03-09", "append T00:00:00 and Z or ±hh:mm"),
+        ("20200309", "as a number"),
+        ("1512010100000", "as a number"),
+        ("1583748873.5", "as a number"),
+        ("20200309101433Z", "is not ISO 8601"),
+        ("2020-03-09T10:14:33 CET", "a zone's name has several"),
+        ("2020-03-09T10:14:33Z soon", "'soon' follows the offset"),
+        ("2020-03-09T25:00:00Z", "hour must be in 0..23"),
+        ("2020-03-09T24:00:01Z", "hour must be in 0..23"),
+        ("2020-03-09T23:59:60Z", "second must be in 0..59"),
+        ("2020-02-30T10:00Z", "day is out of range"),
+        ("2020-03-09T10:14:33+24:00", "not below 24 h"),
+        ("0001-01-01T00:00:00+01:00", "outside 1970..2199"),
+        ("09.03.2020 10:14:33Z", "is not ISO 8601"),
+        ("2020/03/09 10:14:33Z", "is not ISO 8601"),
+        ("", "is not ISO 8601"),
+        ("NaN", "is not ISO 8601"),
         ("1583748873000", "as a number"),
         ("soon", "'soon' is not ISO 8601"),
         (TS * 1000, "divide microseconds by 1000"),
@@ -165,7 +198,22 @@ def test_a_bad_timestamp_tells_the_mend(ts: object, told: str) -> None:
         (None, "empty", "tombstone"),
         (b"", "empty", "zero bytes"),
         (b"{", "not-json", "line 1"),
-        (b'{"ts": NaN}', "not-json", "line 1"),
+        (b"NaN", "not-json", "line 1"),
+        (b'{"ts": NaN, "asset": "a", "vibration": 1}', "bad-timestamp", "nan lies outside"),
+        (b'{"ts": 1, "asset": NaN, "vibration": 1}', "bad-asset", "nan"),
+        (b'{"ts": 1, "asset": "a", NaN: 1}', "not-json", "line 1"),
+        (b'{"ts": 1, "asset": "a", "vibration": nano}', "not-json", "line 1"),
+        (b'{"ts": 1, "asset": "a", "vibration": NaN', "not-json", "line 1"),
+        (b'{"ts": 1, "asset": "a", "x": "\\ud800", "vibration": NaN}', "not-json", "surrogate"),
+        (b'{"ts": 1, "asset": "a\xff", "vibration": NaN}', "not-json", "UTF-8"),
+        (b"[" * 5000 + b"NaN" + b"]" * 5000, "not-json", "depth"),
+        (b'{"ts": 1, "asset": "a", "vibration": NaN, "x": 1' + b"0" * 5000 + b"}", "not-json", "infinity"),
+        (
+            b'{"ts": 1, "asset": "a", "vibration": NaN, "current": 1' + b"0" * 200 + b"}",
+            "not-a-number",
+            "'vibration' is nan",
+        ),
+        (message(values={"vibration": [1, "NaN"]}, interval_ms=1), "not-a-number", "sample 1 of 'vibration' is 'NaN'"),
         ([1], "not-an-object", "a list"),
         (message(asset=""), "bad-asset", "1 to 256"),
         (message(asset="x" * 257), "bad-asset", "1 to 256"),
@@ -276,6 +324,42 @@ def test_the_content_type_header_chooses_the_format(name: bytes, count: int) -> 
     same([0.5] * count, found.values[:, 0])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"application/json",
+        b'"application/json"',
+        b"'application/json'",
+        b' "application/json;charset=UTF-8" ',
+        b"text/json",
+        b"Application/CloudEvents+JSON; charset=utf-8",
+        b"application/vnd.kafka.json.v2+json",
+        b"",
+        b'""',
+        b" ",
+        b"; charset=utf-8",
+        None,
+    ],
+)
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_producers_call_json_is_json(name: bytes | None, count: int) -> None:
+    """Quoted, as frameworks leave it that encode headers as JSON; with a suffix; or nothing at all."""
+    found = reading(*[message()] * count, headers=(("content-type", name),))
+    same([0.5] * count, found.values[:, 0])
+
+
+def test_a_msgpack_suffix_counts() -> None:
+    """As the one of JSON does."""
+    headers = (("content-type", b'"application/vnd.plant+msgpack"'),)
+    same([0.5], reading(msgpack.packb(message()), headers=headers).values[:, 0])
+
+
+@pytest.mark.parametrize("name", [b"text/plain", b"json", b"+json", b"application/json2", b"application/+xml"])
+def test_other_content_types_stay_unknown(name: bytes) -> None:
+    """Nothing is guessed from the value."""
+    assert "unknown-content-type" == reason(message(), headers=(("content-type", name),))[0]
+
+
 def test_an_unknown_content_type_is_a_dead_letter_only_in_auto() -> None:
     """A configured format doesn't look at the header."""
     headers = (("content-type", b"application/avro"),)
@@ -341,3 +425,41 @@ def test_encode_reading_refuses_what_no_reader_takes(value: Any) -> None:
         encode_reading("a", TS, {"vibration": value}, interval_ms=1)
     with pytest.raises(ValueError, match="interval_ms"):
         encode_reading("a", TS, {"vibration": [1.0]})
+
+
+NOT_NUMBERS = ["NaN", "-NaN", "nan", "-nan(ind)", "nan(0x8000)", "Infinity", "-Infinity", "inf", "+inf", "-INF"]
+NOT_NUMBERS += ["1.#QNAN", "-1.#IND00", "1.#INF"]
+
+
+@pytest.mark.parametrize("literal", NOT_NUMBERS)
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_literal_that_is_no_number_is_refused_like_its_name(literal: str, count: int) -> None:
+    """Python, C and others write it without quotation marks: asset, time and channel are known all the same."""
+    document = '{"asset": "a", "ts": %d, "values": {"current": 1.5, "vibration": %s}, "note": "NaN, nan, \\"NaN"}'
+    as_literal, as_text = (document % (TS, one) for one in (literal, json.dumps(literal)))
+    for value in (as_literal, as_text):
+        batch, letters = decode(*[value.encode()] * count)
+        assert batch is None
+        assert [("not-a-number", "a", "vibration")] * count == [(one.code, one.asset, one.channel) for one in letters]
+
+
+@pytest.mark.parametrize("literal", NOT_NUMBERS)
+def test_in_a_block_too(literal: str) -> None:
+    """The sample is named, and the channel counts as broken."""
+    document = '{"asset": "a", "ts": 1, "interval_ms": 1, "values": {"current": 1, "vibration": [1, %s ,2]}}'
+    for one in (literal, json.dumps(literal)):
+        (letter,) = decode((document % one).encode())[1]
+        assert ("not-a-number", "a", "vibration") == (letter.code, letter.asset, letter.channel)
+        assert "sample 1 of 'vibration'" in letter.detail
+
+
+def test_a_literal_in_a_field_that_nobody_reads_is_no_matter() -> None:
+    """As any value there."""
+    same([[1.0, NAN, NAN]], reading(b'{"asset": "a", "ts": 1, "note": [NaN], "vibration": 1}').values)
+
+
+def test_a_category_is_never_such_a_literal() -> None:
+    """A missing category, as pandas has it, isn't the category "NaN"."""
+    channels = {"protocol": ChannelConfig(kind="category", cell="last")}
+    value = b'{"asset": "a", "ts": 1, "protocol": NaN}'
+    assert "not-a-number" == reason(value, channels=channels)[0]

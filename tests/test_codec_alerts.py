@@ -89,6 +89,20 @@ def test_alerts_fit_their_schema() -> None:
         assert not validator.is_valid({**alert, key: {"odd": 1}})
 
 
+def test_a_reason_is_written_where_there_is_one() -> None:
+    """Of a close that no window brought; other alerts have the bytes that they had."""
+    text = importlib.resources.files("stream_detector").joinpath("schemas/alert.schema.json").read_text("utf-8")
+    schema = json.loads(text)
+    moved = replace(ALERT, event="close", channels=(), reason="moved")
+    value = json.loads(encode_alert(moved))
+    jsonschema.validate(value, schema)
+    assert "moved" == value["reason"]
+    assert "reason" in schema["properties"]
+    assert not jsonschema.Draft202012Validator(schema).is_valid({**value, "reason": 1})
+    assert "moved" == decode_alert(encode_alert(moved)).reason
+    assert b"reason" not in encode_alert(ALERT)
+
+
 def test_an_alert_is_read_back() -> None:
     """decode_alert returns what was encoded, rounded as written, header times unknown; unknown fields are ignored."""
     expected = replace(ALERT, score=8.31235, ingest_ms=-1, scored_ms=-1)

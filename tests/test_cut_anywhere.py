@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from stream_detector.artifacts.model_set import ModelSet
+from stream_detector.codec import decode_state
 from stream_detector.config import Config
 from stream_detector.evaluate.offline import Encoded, windows
 from stream_detector.training.train import train
@@ -184,6 +185,47 @@ def test_a_clock_set_back_is_one():
     assert 1 == clock_faults([*once, *once[60:], 100.0, 101.0, 102.0, 103.0, 104.0, 105.0], jitter=1e-3)
 
 
+# A time in the future ------------------------------------------------------------------------------------------------
+
+
+def test_one_reading_from_the_future_moves_no_clock():
+    """It is a dead letter; its asset and its neighbour are judged on, and who falls silent later is reported."""
+    config, models = trained()
+    chance = np.random.default_rng(5)
+    sent = []
+    for second in range(200):
+        for name in ("pump-A", "pump-B"):
+            if name == "pump-A" or second < 100:
+                leap = 10 * 365 * 86_400.0 if (name, second) == ("pump-A", 50) else 0.0
+                sent.append((name, body(name, second + leap, values(chance)), -1))
+    log = one_partition(config, models, sent)
+    whole = read_log(log, WHOLE)
+    letters = [letter for name, kept in whole.items() if name.startswith("dead letters") for letter in kept]
+    assert [True] == [b"error=too-far-ahead" in letter for letter in letters]
+    assert b"ahead of all other readings" in letters[0]
+    assert any(b'"silent"' in alert for alert in whole["alerts of pump-B"])
+    assert not any(b'"clock"' in alert for alert in whole.get("alerts of pump-A", []))
+    assert decode_state(whole["state of pump-A"][0])[1].judged_ms >= START_MS + 195_000
+    for seed in range(3):
+        assert_cut_anywhere(log, Cuts(random.Random(seed), [1, 7, 40], commit=0.1, restart=0.05, crash=0.02), whole)
+
+
+def test_a_pause_of_the_whole_plant_loses_nothing():
+    """The first readings after a weekend are confirmed by the next ones."""
+    config, models = trained()
+    chance = np.random.default_rng(6)
+    sent = [
+        (name, body(name, second, values(chance)), -1)
+        for second in [*range(60), *range(200_000, 200_060)]
+        for name in ("pump-A", "pump-B", "pump-C")
+    ]
+    log = one_partition(config, models, sent)
+    whole = read_log(log, WHOLE)
+    assert not [name for name in whole if name.startswith("dead letters")]
+    assert not [alert for name, kept in whole.items() if name.startswith("alerts") for alert in kept]
+    assert_cut_anywhere(log, Cuts(random.Random(1), [1, 7], commit=0.1, restart=0.05), whole)
+
+
 # Chaos --------------------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +316,7 @@ class _Pump:
         self._jitter = chance.choice([0.0, 0.0, 0.3]) if topics == 1 else 0.0
         self._late = chance.choice([0.0, 0.0, 0.1]) if topics == 1 else 0.0
         kinds = ["silent"] * 6 + ["dropout", "dropout", "refused", "off", "bad", "apart"]
-        kinds += ["behind", "ahead", "far-ahead", "again", "again", "backwards"] if topics == 1 else []
+        kinds += ["behind", "ahead", "far-ahead", "again", "again", "backwards", "lone", "lone"] if topics == 1 else []
         self._sent: list[bytes] = []
         self._faults = []
         for _ in range(chance.randint(0, 4)):
@@ -300,16 +342,17 @@ class _Pump:
         at += -40.0 * ("behind" in kinds) + 15.0 * ("ahead" in kinds) + 7_000.0 * ("far-ahead" in kinds)
         if self._chance.random() < self._late:
             at -= 1.0
+        at += 86_400.0 * any(kind == "lone" and start == second for start, _, kind, _ in self._faults)
         if "bad" in kinds:
             yield 0, b"{"
         if "backwards" in kinds:  # kept, and sent newest first when it is over
             self._sent.insert(0, body(self.name, at, measured))
             return
-        if any(kind == "backwards" and stop == second for _, stop, kind, _ in self._faults):
+        ended = {kind for _, stop, kind, _ in self._faults if stop == second}
+        if ended & {"backwards", "again"}:
             yield from ((0, each) for each in self._sent)
+        if "backwards" in ended:
             self._sent = []
-        if any(kind == "again" and stop == second for _, stop, kind, _ in self._faults):
-            yield from ((0, each) for each in self._sent)
         self._sent = [*self._sent, body(self.name, at, measured)][-20:] if self._topics == 1 else []
         for topic in range(self._topics):
             mine = {name: value for name, value in measured.items() if CHANNELS.index(name) % self._topics == topic}

@@ -16,7 +16,8 @@ from stream_detector.decision import engine as module
 from stream_detector.decision.adaptation import EVERY, AdaptationRules, Seen
 from stream_detector.decision.engine import Engine
 from stream_detector.decision.policy import Draft, extra_part
-from stream_detector.decision.threshold import gpd, learn_together, make_method
+from stream_detector.decision.threshold import gpd, make_method
+from stream_detector.decision.threshold.columns import columns_for
 from stream_detector.decision.window import ScoredWindow
 from stream_detector.types import (
     Adaptation,
@@ -145,23 +146,31 @@ def test_fits_made_together_are_those_made_one_by_one():
     assert gpd.fit_all(tails) == [gpd.fit(*one) for one in tails]
 
 
+@pytest.mark.parametrize("assets", [3, 60])
 @pytest.mark.parametrize("method", ["spot", "dspot", "quantile", "mad"])
-def test_scores_learnt_together_are_learnt_as_one_by_one(method: str):
-    """Of many assets at once, some with new peaks, some with none."""
+@pytest.mark.parametrize("history", [60, 300])
+def test_scores_learnt_together_are_learnt_as_one_by_one(method: str, assets: int, history: int):
+    """In columns, of few assets or many, some with new peaks, some with none; a short history's tail is narrowed."""
     rng = np.random.default_rng(2)
-    rules = make_method(ThresholdConfig(method=method, max_peaks=30, memory=60, risk=1e-3))
-    states = [rules.calibrate(rng.exponential(size=300)) for _ in range(30)]
-    scores = rng.exponential(size=(30, 16)).astype(np.float32).astype(np.float64)
-    scores[::3] *= 0.1
-    for _ in range(8):
-        together = learn_together(rules, states, scores)
+    rules = make_method(ThresholdConfig(method=method, max_peaks=30, memory=60, risk=1e-3, tail=0.05))
+    states = [rules.calibrate(rng.exponential(size=history)) for _ in range(assets)]
+    columns, slots = columns_for(rules), np.arange(1, assets + 1)
+    columns.grow(assets + 1)
+    for slot, state in zip(slots.tolist(), states, strict=True):
+        assert columns.hold(slot, state)
+    for _ in range(30):
+        scores = rng.exponential(size=(assets, 16)).astype(np.float32).astype(np.float64)
+        scores[::3] *= 0.1
+        columns.learn(slots, scores)
+        together = columns.states(slots)
         for place, state in enumerate(states):
             for score in scores[place].tolist():
                 state = rules.update(state, score)
+            states[place] = state
             alone = (state.level, state.seen, state.numbers, state.sample.tolist())
             found = together[place]
             assert alone == (found.level, found.seen, found.numbers, found.sample.tolist())
-        states = together
+            assert columns.level[place + 1] == state.level
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf])

@@ -115,7 +115,7 @@ def outcome(
         return scored(windows.values[:, -1].astype(np.float64), shifts.values)
 
     driver, table = Driver(Engine(config, [calibration]), rescore), StateTable()
-    driver.quiet.on = quiet
+    driver.quiet.on = driver.quiet.on and quiet  # there is none under a budget of DSPOT
     alerts, audits, now = [], [], Controls()
     for start, end in zip([0, *cuts], [*cuts, len(inputs)], strict=True):
         some, count = inputs[start:end], end - start

@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from stream_detector.adapters.redis import RedisStore
-from stream_detector.config import RedisConfig
+from stream_detector.config import RedisConfig, Secret
 from stream_detector.errors import StoreError
 from tests.conftest import missing
 from tests.rig import Plant, make_config, recorded
-from tests.servers import Forwarder, RedisServer, UnavailableError
+from tests.servers import Forwarder, RedisServer, SentinelServer, UnavailableError
 
 MESSAGES = recorded(assets=4, rows=120, partitions=2)
 
@@ -153,3 +153,82 @@ def test_a_server_that_loads_its_data_is_away(tmp_path: Path):
         thread.join()
         store.pin("a", 2.0)
         assert {"a": 2.0} == store.controls().pins
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A master with a replica, and three sentinels with a password that watch them."""
+    monkeypatch.setenv("SENTINEL_PASSWORD", "the-sentinels-own")
+    with ExitStack() as closing:
+        first = started(tmp_path / "first", closing, **{"repl-diskless-sync-delay": "0"})
+        second = started(tmp_path / "second", closing, replicaof=f"127.0.0.1 {first.port}")
+        sentinels = []
+        for number in range(3):
+            sentinels.append(SentinelServer(tmp_path / f"sentinel-{number}", first, 2, "the-sentinels-own"))
+            sentinels[-1].start()
+            closing.callback(sentinels[-1].stop)
+        servers = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
+        config = RedisConfig(
+            url=f"redis+sentinel://{servers}/plant/1", sentinel_password=Secret(env="SENTINEL_PASSWORD")
+        )
+
+        def known() -> dict[str, Any]:
+            with redis.Redis(port=sentinels[0].port, password="the-sentinels-own") as client:
+                return client.sentinel_masters()["plant"]
+
+        _until(lambda: known()["num-slaves"] == 1 and known()["num-other-sentinels"] == 2)
+        yield SimpleNamespace(first=first, second=second, sentinels=sentinels, config=config, known=known)
+
+
+def _until(done: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sentinels_say_which_server_is_the_master(watched: SimpleNamespace, caplog: pytest.LogCaptureFixture):
+    """A worker goes on when the master dies: away until another is chosen, told once, and nothing is lost."""
+    caplog.set_level(logging.INFO, logger="stream_detector")
+    plant = Plant(make_config(commit_interval_ms=100), partitions=2)
+    plant.write(MESSAGES)
+    store = RedisStore(watched.config, "pump")
+    worker = plant.worker(16, store)
+    for _ in range(5):
+        worker.pipeline.step(0)
+        plant.clock.now += 100
+    key = "stream-detector:{pump}:task:0"
+    with redis.Redis(port=watched.first.port, db=1) as client:
+        assert client.exists(key)
+    call(watched.first, "WAIT", "1", "5000")
+    watched.first.kill()
+
+    def back() -> bool:
+        worker.pipeline.step(0)
+        plant.clock.now += 100
+        return "store-back" in events(caplog)
+
+    _until(back)
+    plant.run(worker)
+    assert watched.known()["port"] == watched.second.port
+    assert ["store-away", "store-behind", "store-back"] == events(caplog)
+    assert {f"pump-{index}" for index in range(4)} == {asset for _, asset, _ in store.assets()}
+    with redis.Redis(port=watched.second.port, db=1) as client:
+        assert client.exists(key)
+    store.close()
+
+
+def test_a_sentinel_that_is_away_is_passed_over(watched: SimpleNamespace):
+    """The others are asked, within redis.timeout_ms; with none, the error says so, as it does for a wrong password."""
+    watched.sentinels[0].kill()
+    watched.sentinels[1].pause()
+    store = RedisStore(watched.config, "pump")
+    store.pin("a", 1.0)
+    watched.sentinels[1].resume()
+    store.close()
+    wrong = RedisConfig(url=watched.config.url)
+    with pytest.raises(StoreError, match=r"names a master of that service; one refused the login.*sentinel_password"):
+        RedisStore(wrong, "pump").pin("a", 1.0)
+    another = watched.config.model_copy(update={"url": watched.config.url.replace("/plant/", "/another/")})
+    with pytest.raises(StoreError, match=r"/another/1: no sentinel .* names a master of that service$"):
+        RedisStore(another, "pump").pin("a", 1.0)

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from stream_detector.errors import BatchError, BrokerError, BrokerRightsError
-from stream_detector.worker.outage import CALM_MS, Outage
+from stream_detector.worker.outage import CALM_MS, TROUBLE_MS, Outage
 from tests.rig import Clock
 
 
@@ -64,5 +64,25 @@ def test_an_error_that_comes_with_commits_only_is_waited_for(said):
     outage.passed(None, 0)
     assert ["broker-away"] == said()
     clock.now += 20_000
+    outage.passed(None, 0)
+    assert ["broker-away", "broker-back"] == said()
+
+
+def test_trouble_that_lasts_is_an_outage(said):
+    """A worker that has nothing to commit meets no error; a join, or a broker's restart, is none."""
+    clock = Clock()
+    outage = Outage(clock)
+    for _ in range(5):
+        for _ in range(10):
+            outage.passed("its group is being joined", 0)
+            clock.now += 1_000
+        outage.passed(None, 0)
+    assert [] == said()
+    for _ in range(40):
+        outage.passed("no broker has answered for 9 s", 0)
+        clock.now += 1_000
+    assert ["broker-away"] == said()
+    assert str(outage.error) == "no broker has answered for 9 s"
+    clock.now += TROUBLE_MS
     outage.passed(None, 0)
     assert ["broker-away", "broker-back"] == said()

@@ -92,6 +92,7 @@ def test_a_retired_asset_is_closed_once_and_nothing_of_it_stays(delivery: str):
     plant.clock.now += 500
     plant.run(worker)
     [close] = alerts(plant)[len(before) :]
+    assert close["reason"] == "retired"
     assert (close["event"], close["incident"], close["channels"]) == ("close", before[0]["incident"], [])
     assert close["end"] == "2020-09-13T12:29:08Z"
     assert state.judged_ms == 1_600_000_148_000

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
-from stream_detector.config import Config
+from stream_detector.config import Config, RedisConfig, Secret
 from stream_detector.config import loading as settings
+from stream_detector.config.redis import Sentinels, parse_sentinels
 from stream_detector.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -355,3 +357,35 @@ def test_the_schema_describes_every_key():
         if not member.get("description")
     ]
     assert nameless == []
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis+sentinel://a:26379,b:26379/plant", None),
+        ("rediss+sentinel://a:26379,[::1]:26379/plant/3", None),
+        ("redis+sentinel://a,b:26379/plant", "HOST:PORT"),
+        ("redis+sentinel://a:26379", "SERVICE"),
+        ("redis+sentinel://a:26379/plant/x", "DATABASE"),
+        ("redis+sentinel://u:secret@a:26379/plant", "credentials"),
+        ("redis+cluster://a:6379", "must start with"),
+    ],
+)
+def test_a_url_names_the_sentinels_and_the_service(url, told):
+    """What can't be meant is an error that shows the form, without a secret."""
+    if told is None:
+        assert RedisConfig(url=url).tls == url.startswith("rediss")
+        assert parse_sentinels(url).service == "plant"
+        assert parse_sentinels("rediss+sentinel://[::1]:1/plant/3") == Sentinels((("::1", 1),), "plant", 3)
+        return
+    with pytest.raises(ValidationError, match=told) as caught:
+        RedisConfig(url=url)
+    assert "secret@" not in caught.value.errors()[0]["msg"]
+
+
+def test_a_password_of_sentinels_needs_sentinels():
+    """A setting that would have no effect is an error."""
+    with pytest.raises(ValidationError, match="sentinel_password needs a url"):
+        RedisConfig(sentinel_password=Secret(env="X"))
+    with pytest.raises(ValidationError, match="sentinel_username needs sentinel_password"):
+        RedisConfig(url="redis+sentinel://a:1/plant", sentinel_username="x")

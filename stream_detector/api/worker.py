@@ -81,6 +81,7 @@ class Worker:
             profiles=[one.profile for one in scorer.models.artifacts],
             model_of=scorer.models.ref_of,
         )
+        self._renewable = False  # whether a refused login may succeed later
         self._outage = Outage(clock_ms, config.commit_interval_ms)
         self._opened = False
         self.health.watch(self.pipeline)
@@ -101,7 +102,7 @@ class Worker:
         `kafka.start_timeout_ms`, or until `stop` is set; then it raises BrokerError. Raises ConfigError or
         ArtifactError when a setting, a permission or a detector is wrong.
         """
-        from stream_detector.adapters.kafka import make_source
+        from stream_detector.adapters.kafka import make_source, renewable
         from stream_detector.adapters.redis import RedisStore
 
         scorer = _scorer(config, ModelSet.load(config) if models is None else models)
@@ -121,6 +122,7 @@ class Worker:
             sink = start.reach(lambda: _connected(config, create_topics, source, store))
             worker = cls(config, source, sink, store, scorer, metrics=metrics, health=health)
             worker._start = start
+            worker._renewable = renewable(config.kafka.security)
             verdicts = VerdictWorker(config, store, metrics)
             verdicts.start()
             closing.callback(verdicts.stop)
@@ -161,8 +163,8 @@ class Worker:
     def run(self, stop: Event | None = None) -> None:
         """Open, then step until `stop` is set (None: for good), then commit and close.
 
-        While Kafka is away it tries on. Raises BrokerLoginError when Kafka no longer lets this user in, and what a
-        first step raises when a permission is missing.
+        While Kafka is away it tries on. Raises BrokerLoginError when Kafka no longer lets this user in and nothing of
+        its login is in a file, which could be replaced; and what a first step raises when a permission is missing.
         """
         if not self._opened:
             self.open()
@@ -193,20 +195,26 @@ class Worker:
         while not stop.is_set():
             try:
                 self.step()
-            except BrokerLoginError:
-                raise  # a secret that was replaced is read at the start only
+            except BrokerLoginError as error:
+                if not self._renewable:
+                    raise  # an environment variable can't be replaced while the process runs
+                self._fail(error, stop)
             except FencedError as error:  # the pipeline has dropped its tasks and takes them over again
                 log.warning("another worker has taken over: %s", error, extra=event("fenced"))
             except BrokerError as error:
                 if isinstance(error, BrokerRightsError) and not worked:
                     raise
-                self._outage.failed(error, self.pipeline.commits)
-                self.health.kafka(error)
-                stop.wait(_RETRY_S)
+                self._fail(error, stop)
             else:
                 self._outage.passed(self.pipeline.trouble, self.pipeline.commits)
                 worked = worked or self.pipeline.task_count > 0
                 self.health.kafka(self._outage.error)
+
+    def _fail(self, error: BrokerError, stop: Event) -> None:
+        """Report an error that may pass, and wait before the next try."""
+        self._outage.failed(error, self.pipeline.commits)
+        self.health.kafka(error)
+        stop.wait(_RETRY_S)
 
 
 def _scorer(config: Config, models: ModelSet | Artifact) -> Scorer:

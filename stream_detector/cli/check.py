@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream_detector.cli.options import add_json
 from stream_detector.cli.printing import print_json
-from stream_detector.errors import ConfigError
+from stream_detector.errors import ConfigError, exit_status
 from stream_detector.permissions import REDIS_ROLES, ROLES, Role, kafka_commands, kafka_permissions, redis_command
 from stream_detector.telemetry.logs import Output
 
@@ -28,8 +29,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "check",
         help="validate a set-up and print its effective settings",
         description="Validate a set-up: its file, the STREAM_DETECTOR__… environment and the defaults together. Print "
-        "the settings that a worker would use, without secrets. If something is wrong, print every problem on standard "
-        "error and end with status 2.",
+        "the settings that a worker would use, without secrets, and look into the artifact, if there is one: whether "
+        "it can be used and fits. If something is wrong, print every problem on standard error and end with status 2.",
     )
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of the set-up")
     what = parser.add_mutually_exclusive_group()
@@ -46,6 +47,11 @@ def add_parser(subparsers: Subparsers) -> None:
         help="for --rights: who gets the permissions (default: User:detector)",
     )
     parser.add_argument("--role", choices=ROLES, default="worker", help="for --rights: which program (default: worker)")
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="look at brokers, topics, permissions and Redis, as a worker does when it starts; status 1 if one is away",
+    )
     parser.set_defaults(run=run)
 
 
@@ -79,7 +85,25 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(as_yaml(plain))
     for warning in warnings(config):
         output.warn(warning)
-    return 0
+    return _look(args, config)
+
+
+def _look(args: argparse.Namespace, config: Config) -> int:
+    """Look at what the settings name; return the exit status."""
+    from stream_detector.cli import look
+
+    output: Output = args.output
+    status = 0
+    there = config.artifact is not None and config.artifact.exists()
+    for found in chain(look.at_artifact(config) if there else (), look.online(config) if args.online else ()):
+        if found.error is not None:
+            output.refuse(found.error)
+            status = max(status, exit_status(found.error))
+        elif found.warning:
+            output.warn(found.warning)
+        else:
+            output.tell(f"ok: {found.good}")
+    return status
 
 
 def schema_text() -> str:

@@ -7,7 +7,10 @@ of the commands import what computes, or talks to a server, inside their functio
 from __future__ import annotations
 
 import argparse
+import re
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +75,16 @@ def at_least_1(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def moment(text: str) -> float:
+    """Return a time as UNIX ms: ISO 8601 with an offset, or how long before now (90m). Raises ArgumentTypeError."""
+    if before := re.fullmatch(r"([0-9]+)([smhd])", text.strip()):
+        return (time.time() - int(before[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[before[2]]) * 1_000
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"expected a time such as 2020-03-09T10:14:33Z, or 90m, 6h, 3d; got {text!r}")
+    return found.timestamp() * 1_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -35,14 +34,21 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry it out; return the exit status."""
+    from stream_detector.cli.stopping import stopping
+
+    with stopping() as stop:
+        return _run(args, stop)
+
+
+def _run(args: argparse.Namespace, stop: Event) -> int:
     from stream_detector.config import loading as settings
+    from stream_detector.telemetry.metrics import require_port
     from stream_detector.worker.gc_settings import tune_gc
 
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     overrides = {"artifact": args.artifact.resolve()} if args.artifact else None
     config = settings.load(args.config, overrides=overrides)
+    if config.metrics.port is not None:
+        require_port(config.metrics.host, config.metrics.port)
     from stream_detector.api.worker import Worker  # torch comes with it: only once the settings are right
 
     output: Output = args.output

@@ -56,7 +56,7 @@ def letter_line(letter: PlainMessage) -> str:
 def not_judged_line(one: NotJudged) -> str:
     """Return one line about an asset that is not judged, and why."""
     what = "windows" if one.reason == "already-judged" else "readings"
-    return f"asset {one.asset!a}: {one.readings} {what}, {one.reason}: {one.detail}"
+    return printable(f"asset {one.asset!r}: {one.readings} {what}, {one.reason}: {one.detail}")
 
 
 def _duration(ms: float) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stream_detector.codec import audit_id, decode_audit
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError, DecodeError
 from stream_detector.telemetry.printable import printable
 from stream_detector.types import Audit, Point
-
-if TYPE_CHECKING:
-    from stream_detector.adapters.kafka import TopicReader
 
 #: What each cause means to people.
 MEANING = {
@@ -39,35 +36,22 @@ def entries(config: Config) -> Iterator[Audit]:
 
     Unreadable entries are reported on stderr. Raises BrokerError.
     """
-    from stream_detector.adapters.kafka import TopicReader, end_offsets  # the client is slow to import
+    from stream_detector.adapters.kafka import read_to_end  # the client is slow to import
 
     if not config.audit:
         raise ConfigError("audit is false in this set-up: nothing is written to the audit topic")
-    ends = {place: end for place, end in end_offsets(config.kafka, [config.audit_topic]).items() if end}
     seen: set[str] = set()
-    with TopicReader(config.kafka, config.audit_topic, from_beginning=True) as reader:
-        yield from _until(reader, ends, seen)
-
-
-def _until(reader: TopicReader, ends: dict[Any, int], seen: set[str]) -> Iterator[Audit]:
-    idle = 0
-    while ends and idle < 3:  # transactions' markers stand after the last entry, so the very end may never be read
-        batches = reader.read(timeout_ms=500)
-        idle = 0 if batches else idle + 1
-        for batch in batches:
-            for message in batch.messages:
-                try:
-                    entry = decode_audit(message.value or b"")
-                except DecodeError as error:
-                    sys.stderr.write(
-                        printable(f"offset {message.offset} of partition {batch.partition.index}: {error}") + "\n"
-                    )
-                    continue
-                if audit_id(entry) not in seen:  # at least once, an entry may stand there twice
-                    seen.add(audit_id(entry))
-                    yield entry
-            if batch.messages[-1].offset + 1 >= ends.get(batch.partition, 0):
-                ends.pop(batch.partition, None)
+    for batch in read_to_end(config.kafka, config.audit_topic):
+        for message in batch.messages:
+            try:
+                entry = decode_audit(message.value or b"")
+            except DecodeError as error:
+                where = f"offset {message.offset} of partition {batch.partition.index}"
+                sys.stderr.write(f"{printable(f'{where}: {error}')}\n")
+                continue
+            if audit_id(entry) not in seen:  # at least once, an entry may stand there twice
+                seen.add(audit_id(entry))
+                yield entry
 
 
 def history(config: Config, asset: str) -> list[Audit]:

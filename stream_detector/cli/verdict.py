@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from stream_detector.cli.options import add_config, add_json
 from stream_detector.cli.printing import print_json, print_line, print_table, utc
-from stream_detector.errors import ConfigError, DecodeError
+from stream_detector.errors import BrokerRightsError, ConfigError, DecodeError
+from stream_detector.telemetry.logs import Output
 
 if TYPE_CHECKING:  # argparse names the type of its subparsers only privately
     from stream_detector.config import Config
@@ -26,14 +27,16 @@ def add_parser(subparsers: Subparsers) -> None:
     send = subparsers.add_parser(
         "verdict",
         help="send a verdict on an alert",
-        description="Send a verdict on an alert to the verdict topic, from which workers store it in Redis. A missing "
-        "topic is created.",
+        description="Send a verdict on an alert to the verdict topic, from which workers store it in Redis. An id "
+        "that no alert has is refused, if the alert topic still holds all alerts. A missing verdict topic is created.",
     )
     add_config(send)
     send.add_argument("alert", metavar="ALERT", help="the alert's id, as `monitor --json` shows it")
     send.add_argument("verdict", metavar="VERDICT", choices=KINDS, help=" or ".join(KINDS))
     send.add_argument("--by", metavar="NAME", help="who gives the verdict (default: your login name)")
     send.add_argument("--note", default="", metavar="TEXT", help="reason for the verdict")
+    send.add_argument("--force", action="store_true", help="send it even if the alert topic has no such alert")
+    add_json(send)
     send.set_defaults(run=run)
     show = subparsers.add_parser(
         "verdicts",
@@ -57,14 +60,58 @@ def run(args: argparse.Namespace) -> int:
         value = encode_verdict(alert, args.verdict, getpass.getuser() if args.by is None else args.by, args.note)
     except DecodeError as error:
         raise ConfigError(error.detail) from None
-    from stream_detector.adapters.kafka import MessageWriter, ensure_topics  # the client is slow to import
+    from stream_detector.adapters.kafka import MessageWriter, ensure_topics
+
+    if not args.force:
+        _require_alert(args, config, alert)
 
     # The limits are per minute of message time, so it must be the broker's and not the sender's to set.
     ensure_topics(config.kafka, {config.verdict_topic: 1}, message_timestamp_type="LogAppendTime")
     with MessageWriter(config.kafka, client_id="stream-detector-verdict") as writer:
         writer.send(config.verdict_topic, alert.encode(), value, [("content-type", b"application/json")])
-    print_line(f"sent to {config.verdict_topic}: {args.verdict} on {alert}")
+    if args.json:
+        print_json({"topic": config.verdict_topic, "alert": alert, "verdict": args.verdict})
+    else:
+        print_line(f"sent to {config.verdict_topic}: {args.verdict} on {alert}")
     return 0
+
+
+def _require_alert(args: argparse.Namespace, config: Config, wanted: str) -> None:
+    """Raise ConfigError when no alert has this id; where that can't be known, warn."""
+    from stream_detector.adapters.kafka import first_offsets, read_to_end
+
+    output: Output = args.output
+    mine: list[str] = []
+    try:
+        for batch in read_to_end(config.kafka, config.alert_topic):
+            for message in batch.messages:
+                ids = _ids(message.value)
+                if ids is None:
+                    continue
+                if ids[0] == wanted:
+                    return
+                if ids[1] == wanted:
+                    mine.append(ids[0])
+        whole = not any(first_offsets(config.kafka, config.alert_topic).values())
+    except BrokerRightsError:
+        output.warn(f"this user may not read {config.alert_topic}: whether there is such an alert is not known")
+        return
+    if mine:
+        raise ConfigError(
+            f"{wanted} is an incident; a verdict is on one of its alerts, of which the last is {mine[-1]}"
+        )
+    if whole:
+        raise ConfigError(f"{config.alert_topic} has no alert {wanted}; `monitor --json` shows ids; --force sends it")
+    output.warn(f"{config.alert_topic} has no alert {wanted} any more: retention has taken the oldest")
+
+
+def _ids(value: bytes | None) -> tuple[str, str] | None:
+    """Return an alert's id and its incident's."""
+    try:
+        alert = json.loads(value or b"")
+        return alert["id"], alert["incident"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def run_list(args: argparse.Namespace) -> int:

@@ -75,7 +75,8 @@ def encode_alert(alert: Alert) -> bytes:
     Floats keep 6 significant digits. Raises ValueError when one is not finite or a time can't be written,
     which is an error in this program, not in its input.
     """
-    sensor = {} if alert.sensor is None else {"sensor": _sensor(alert.sensor)}
+    sensor: dict[str, Any] = {} if alert.sensor is None else {"sensor": _sensor(alert.sensor)}
+    reason = {} if alert.reason is None else {"reason": alert.reason}
     return orjson.dumps(
         {
             "schema": ALERT_SCHEMA,
@@ -102,6 +103,7 @@ def encode_alert(alert: Alert) -> bytes:
             "model": {"kind": alert.model.kind, "version": alert.model.version},
             "state": {"method": alert.method, "risk": _rounded("risk", alert.risk), "seen": int(alert.seen)},
             **sensor,
+            **reason,
         }
     )
 
@@ -144,6 +146,7 @@ def decode_alert(value: bytes) -> Alert:
         risk=_number(state, "risk"),
         seen=_field(state, "seen", int),
         sensor=_sensor_of(fields),
+        reason=None if fields.get("reason") is None else _field(fields, "reason", str),
     )
 
 

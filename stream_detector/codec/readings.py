@@ -84,7 +84,7 @@ class ReadingDecoder:
                 if asset is not None:
                     continue
                 try:
-                    self._take_one(out, blocks, i, messages[i], docs[i])
+                    self._take_one(out, blocks, i, messages[i], docs)
                 except DecodeError as error:
                     asset = self._strict.asset(docs[i], messages[i].key) if error.channel else ""
                     letters.append(
@@ -100,10 +100,26 @@ class ReadingDecoder:
             return None, []
         return _assemble(batch, out, blocks, None), letters
 
-    def _take_one(self, out: _Columns, blocks: dict[int, OneReading], i: int, message: Message, doc: object) -> None:
-        if doc is _UNREADABLE:
-            doc = self._strict.document(message)
-        one = self._strict.reading(doc, message.key)
+    def asset(self, message: Message) -> str:
+        """Return the asset of a message that may not be a reading, by its key where its value can't be parsed.
+
+        "" where it can't be determined.
+        """
+        try:
+            return self._strict.asset(self._strict.document(message), message.key)
+        except DecodeError:
+            pass
+        try:
+            return "" if message.key is None else key_asset(message.key)
+        except DecodeError:
+            return ""
+
+    def _take_one(
+        self, out: _Columns, blocks: dict[int, OneReading], i: int, message: Message, docs: list[object]
+    ) -> None:
+        if docs[i] is _UNREADABLE:
+            docs[i] = self._strict.document(message)  # kept: a refusal asks it for the asset
+        one = self._strict.reading(docs[i], message.key)
         out.assets[i], out.ts_ms[i] = one.asset, one.ts_ms
         if one.row is not None:
             out.values[i] = one.row

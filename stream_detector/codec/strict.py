@@ -10,14 +10,15 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from stream_detector.codec import nonfinite
 from stream_detector.codec.packing import unpack
+from stream_detector.codec.times import iso_ms
 from stream_detector.config import ChannelConfig, InputConfig
 from stream_detector.errors import DecodeError
 from stream_detector.types import Message
@@ -31,13 +32,13 @@ NUMBERS = frozenset({int, float})  # bool is not among them: `type(True)` is boo
 
 CONTENT_TYPES: Mapping[bytes, str] = {
     b"application/json": "json",
+    b"text/json": "json",
     b"application/msgpack": "msgpack",
     b"application/x-msgpack": "msgpack",
     b"application/vnd.msgpack": "msgpack",
 }
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
+_SUFFIXES: Mapping[bytes, str] = {b"json": "json", b"msgpack": "msgpack"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +124,9 @@ def event_ms(value: object) -> float:
 
 def _iso_ms(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        digits = text.strip().isdecimal()
-        mend = "send UNIX milliseconds as a number" if digits else "expected e.g. 2020-03-09T10:14:33Z"
-        raise DecodeError("bad-timestamp", f"{describe(text)} is not ISO 8601; {mend}") from None
-    if moment.utcoffset() is None:
-        raise DecodeError("bad-timestamp", f"{describe(text)} has no offset from UTC; append Z or ±hh:mm")
-    return (moment - _EPOCH) / _MILLISECOND
+        return iso_ms(text)
+    except ValueError as error:
+        raise DecodeError("bad-timestamp", f"{describe(text)} {error}") from None
 
 
 def describe(value: object) -> str:
@@ -146,9 +142,10 @@ def describe(value: object) -> str:
 
 
 def content_format(headers: Sequence[tuple[str, bytes]]) -> str:
-    """Return "json" or "msgpack" by the content-type header, JSON without one.
+    """Return "json" or "msgpack" by the content-type header, JSON without one or with an empty one.
 
-    Raises DecodeError(unknown-content-type).
+    Quotes around it are dropped: frameworks that encode headers as JSON leave them. A structured suffix (RFC 6839)
+    counts: `application/cloudevents+json` is JSON. Raises DecodeError(unknown-content-type).
     """
     found: bytes | None = None
     for name, value in headers:
@@ -158,8 +155,12 @@ def content_format(headers: Sequence[tuple[str, bytes]]) -> str:
         return "json"
     if (form := CONTENT_TYPES.get(found)) is not None:
         return form
-    bare = found.split(b";", 1)[0].strip().lower()
+    bare = found.strip(b" \t\"'").split(b";", 1)[0].strip().lower()
+    if not bare:
+        return "json"
     if (form := CONTENT_TYPES.get(bare)) is not None:
+        return form
+    if (form := _SUFFIXES.get(bare.rpartition(b"+")[2])) is not None and b"/" in bare and b"+" in bare:
         return form
     raise DecodeError(
         "unknown-content-type",
@@ -170,7 +171,7 @@ def content_format(headers: Sequence[tuple[str, bytes]]) -> str:
 def parse(value: bytes, form: str) -> object:
     """Parse bytes of a known format. Raises DecodeError(not-json, not-msgpack)."""
     try:
-        return orjson.loads(value) if form == "json" else unpack(value)
+        return nonfinite.loads(value) if form == "json" else unpack(value)
     except Exception as error:  # MemoryError and RecursionError too: no message may stop the stream
         raise DecodeError(f"not-{form}", str(error)[:200] or type(error).__name__) from None
 
@@ -317,6 +318,8 @@ def _samples(channel: Channel, value: object) -> NDArray[np.float64]:
         assert isinstance(value, list)
         if not set(map(type, value)) <= NUMBERS:
             index, odd = next((i, item) for i, item in enumerate(value) if type(item) not in NUMBERS)
+            if isinstance(odd, str) and nonfinite.is_name(odd):
+                raise DecodeError("not-a-number", f"sample {index} of {channel.field!r} is {odd!r}", channel.name)
             raise DecodeError("bad-block", f"sample {index} of {channel.field!r} is {describe(odd)}; expected a number")
         samples = np.array(value, dtype=np.float64)
     if not len(samples):

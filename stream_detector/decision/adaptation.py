@@ -160,6 +160,20 @@ class AdaptationRules:
         )
         return after, "refit" if moved else None
 
+    def calm(self, away: NDArray[np.float64], normal: NDArray[np.int64], low: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return of which full quiet blocks (n,) the machine is calm, as in `concluded`."""
+        if self.roams:
+            return np.ones(len(away), np.bool_)
+        mostly = np.where(away <= self._by_anchor, np.maximum(normal, low), low)
+        found: NDArray[np.bool_] = 2 * mostly >= self.samples
+        return found
+
+    def moves(self, waiting: Floats, anchor: Floats, shift: Floats) -> NDArray[np.bool_]:
+        """Return which shifts move (n,) where the blocks `waiting` (n, N) are learnt, as in `concluded`."""
+        target = np.clip(waiting, anchor - self._follow, anchor + self._follow) if self._follow else anchor
+        found: NDArray[np.bool_] = np.abs(target - shift).max(axis=1, initial=0.0).astype(np.float64) > LEAST_STEP
+        return found
+
     def turned(self, state: Adaptation, end_ms: int) -> Adaptation:
         """Return the state at the window that opens or closes an incident: blocks not learnt yet may hold its begin."""
         return Adaptation(
@@ -256,11 +270,6 @@ def skipped(state: Adaptation) -> Adaptation:
     """Return the state without the full block, whose mean is not finite."""
     nothing = state.sums[:0]
     return replace(state, waiting=nothing, sums=nothing, count=0, logs=0.0, normal=0, low=0)
-
-
-def log_of(score: float) -> float:
-    """Return the logarithm of a score's size, as summed over blocks; NaN counts as 0."""
-    return math.log(max(abs(score), LEAST_SIZE)) if score == score else 0.0
 
 
 def _filled(state: Adaptation, seen: Seen, normal: bool = False, low: bool = False) -> Adaptation:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from stream_detector.decision.policy import Draft
 from stream_detector.types import (
+    Adaptation,
     AssetState,
     Audit,
     AuditCause,
@@ -61,18 +62,50 @@ class Auditor:
             adaptation=after.adaptation,
         )
 
+    def level_entry(
+        self,
+        asset: str,
+        model: ModelRef,
+        at_ms: int,
+        *,
+        was: tuple[float, int],
+        threshold: ThresholdState,
+        adaptation: Adaptation,
+    ) -> Audit:
+        """Return what `entry` does for a level that moved where nothing is pinned.
+
+        `was`: the level as the topic has it, NaN for none, and the scores learnt from before.
+        """
+        level, seen = was
+        shift = self._shift(adaptation)
+        return Audit(
+            stream=self._stream,
+            asset=asset,
+            at_ms=at_ms,
+            cause="level",
+            before=Point(level=level if level == level else None, pinned=None, seen=seen, shift=shift),
+            after=Point(level=threshold.level, pinned=None, seen=threshold.seen, shift=shift),
+            method=threshold.method,
+            risk=risk_in(threshold, self._risk),
+            model=model,
+            threshold=threshold,
+            adaptation=adaptation,
+        )
+
     def _point(self, state: AssetState, as_written: bool = False) -> Point:
         """Return what scores are compared with; `as_written`: with the level as the topic has it."""
-        shift: dict[str, float] = {}
-        if state.adaptation.serial:
-            moved = zip(self._columns, state.adaptation.shift.tolist(), strict=False)
-            shift = {name: distance for name, distance in moved if distance}
         return Point(
             level=state.audited.level if as_written else state.threshold.level,
             pinned=state.applied.pinned,
             seen=state.threshold.seen,
-            shift=shift,
+            shift=self._shift(state.adaptation),
         )
+
+    def _shift(self, adaptation: Adaptation) -> dict[str, float]:
+        if not adaptation.serial:
+            return {}
+        moved = zip(self._columns, adaptation.shift.tolist(), strict=False)
+        return {name: distance for name, distance in moved if distance}
 
     def note(self, draft: Draft, cause: AuditCause, before: AssetState | None) -> None:
         """Add an entry for the change from `before` to the draft, and record the written level in its state."""

@@ -6,8 +6,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.decision.blocks import Blocks
 from stream_detector.decision.table import StateTable
-from stream_detector.types import Adaptation, AssetState, Controls, ModelRef, ThresholdState, replace
+from stream_detector.decision.threshold.columns import ThresholdColumns
+from stream_detector.types import AssetState, AuditedLevel, Controls, ModelRef, ThresholdState, replace
 
 Ints = NDArray[np.intp]
 
@@ -24,32 +26,56 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     plain: NDArray[np.bool_]  # (W,) no sensor check says anything of it
     model: NDArray[np.int32]  # (W,)
     models: tuple[ModelRef, ...]
+    in_order: bool  # sorted by slot
+
+    def at(self, places: Ints | NDArray[np.bool_]) -> Rows:
+        """Return some of the windows, sorted by slot."""
+        return Rows(
+            slots=self.slots[places],
+            end_ms=self.end_ms[places],
+            score=self.score[places],
+            serial=self.serial[places],
+            offset=None if self.offset is None else self.offset[places],
+            due=self.due[places],
+            plain=self.plain[places],
+            model=self.model[places],
+            models=self.models,
+            in_order=True,
+        )
 
 
 class QuietColumns:
-    """What quiet windows change of the states of one task, an entry a slot of its table."""
+    """What quiet windows change of the states of one task, an entry a slot of its table.
 
-    _ARRAYS = ("held", "limit", "level", "low", "queue", "queued", "sums", "logs", "counts", "written",
-               "written_ms", "audit_ms", "until_ms")  # fmt: skip
+    All else of a state that is held here is as the table's objects have it.
+    """
 
-    def __init__(self, table: StateTable, capacity: int, columns: int) -> None:
-        """`capacity`: scores that wait at most; `columns`: N, numeric ones."""
+    _ARRAYS = (
+        "held",
+        "limit",
+        "low",
+        "queue",
+        "oldest",
+        "queued",
+        "has_learnt",
+        "written",
+        "written_ms",
+        "audit_ms",
+        "until_ms",
+    )
+
+    def __init__(self, table: StateTable, threshold: ThresholdColumns, blocks: Blocks, capacity: int) -> None:
+        """`threshold` and `blocks` hold no asset yet; `capacity`: scores that wait at most."""
         self._table = table
-        self.threshold: list[ThresholdState | None] = []
-        """Without the scores that wait."""
-        self.adaptation: list[Adaptation | None] = []
-        """Without the block that is being filled."""
-        self.base: list[AssetState | None] = []
-        """What quiet windows leave as it is."""
+        self.threshold = threshold
+        self.blocks = blocks
         self.held = np.zeros(0, np.bool_)
         self.limit = np.zeros(0)  # scores up to it are quiet
-        self.level = np.zeros(0)  # the adaptive level
         self.low = np.zeros(0)  # scores up to it would end an incident
-        self.queue = np.zeros((0, capacity), np.float32)  # scores that wait to be learnt, oldest first
-        self.queued = np.zeros(0, np.intp)
-        self.sums = np.zeros((0, columns), np.float32)  # of the block's offsets; -0.0 is the sum of none
-        self.logs = np.zeros(0)
-        self.counts = np.zeros((0, 3), np.int64)  # windows in the block, normal ones, low ones
+        self.queue = np.zeros((0, capacity), np.float32)  # scores that wait to be learnt, a ring for each asset
+        self.oldest = np.zeros(0, np.intp)  # place of the oldest one
+        self.queued = np.zeros(0, np.intp)  # number of them
+        self.has_learnt = np.zeros(0, np.bool_)  # whether the threshold is newer than that of the table's object
         self.written = np.zeros(0)  # the level as the audit topic has it; NaN for none
         self.written_ms = np.zeros(0, np.int64)  # and since when
         self.audit_ms = np.zeros(0, np.int64)  # from when on a moved level is written again
@@ -64,34 +90,52 @@ class QuietColumns:
         for name in self._ARRAYS:
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros((more, *old.shape[1:]), old.dtype)]))
-        self.threshold += [None] * more
-        self.adaptation += [None] * more
-        self.base += [None] * more
+        self.threshold.grow(slots)
+        self.blocks.grow(slots)
 
-    def state(self, slot: int) -> AssetState:
-        """Return the state of an asset that is held."""
-        base, threshold, adaptation = self.base[slot], self.threshold[slot], self.adaptation[slot]
-        assert base is not None
-        assert threshold is not None
-        assert adaptation is not None
-        return replace(
-            base,
-            judged_ms=int(self._table.judged[slot]),
-            threshold=replace(threshold, pending=self.pending(slot)),
-            adaptation=self.block(slot, adaptation),
-        )
+    def states(self, slots: Ints) -> list[AssetState]:
+        """Return the states of assets that are held."""
+        bases = [base for slot in slots.tolist() if (base := self._table.objects[slot]) is not None]
+        audits = zip(self.written[slots].tolist(), self.written_ms[slots].tolist(), strict=True)
+        audited = [AuditedLevel(level=level if level == level else None, at_ms=at_ms) for level, at_ms in audits]
+        judged, parts = self._table.judged[slots].tolist(), (self.thresholds(slots), self.blocks.states(slots))
+        return [
+            replace(base, judged_ms=judged_ms, threshold=threshold, adaptation=adaptation, audited=written)
+            for base, judged_ms, threshold, adaptation, written in zip(bases, judged, *parts, audited, strict=True)
+        ]
 
-    def block(self, slot: int, adaptation: Adaptation) -> Adaptation:
-        """Return an adaptation with the block that is being filled."""
-        count, normal, low = self.counts[slot].tolist()
-        if not count:
-            return adaptation
-        sums, logs = self.sums[slot].copy(), float(self.logs[slot])
-        return replace(adaptation, sums=sums, count=count, logs=logs, normal=normal, low=low)
+    def thresholds(self, slots: Ints) -> list[ThresholdState]:
+        """Return the thresholds of assets that are held."""
+        rings, size = self.queue[slots].tobytes(), 4 * self.queue.shape[1]
+        waiting = []
+        for at, (oldest, count) in enumerate(
+            zip(self.oldest[slots].tolist(), self.queued[slots].tolist(), strict=True)
+        ):
+            ring = rings[at * size : (at + 1) * size]
+            waiting.append((ring[4 * oldest :] + ring[: 4 * oldest])[: 4 * count])
+        self._refresh(slots[self.has_learnt[slots]])
+        bases = [base for slot in slots.tolist() if (base := self._table.objects[slot]) is not None]
+        return [replace(base.threshold, pending=its) for base, its in zip(bases, waiting, strict=True)]
 
-    def pending(self, slot: int) -> bytes:
-        """Return the scores that wait to be learnt, as states have them."""
-        return self.queue[slot, : self.queued[slot]].tobytes()
+    def _refresh(self, slots: Ints) -> None:
+        """Note in the table's objects what thresholds have learnt, so that it is put into structs once."""
+        objects = self._table.objects
+        for slot, threshold in zip(slots.tolist(), self.threshold.states(slots), strict=True):
+            base = objects[slot]
+            assert base is not None
+            objects[slot] = replace(base, threshold=threshold)
+        self.has_learnt[slots] = False
+
+    def places(self, slots: Ints, count: int) -> Ints:
+        """Return where in their queues the `count` oldest scores of assets lie, (n, count)."""
+        found: Ints = (self.oldest[slots, None] + np.arange(count)) % self.queue.shape[1]
+        return found
+
+
+def run_of(slots: Ints) -> Ints | slice:
+    """Return distinct slots in rising order, as a slice where they have no gap: looked up without copies."""
+    first, last = int(slots[0]), int(slots[-1])
+    return slice(first, last + 1) if last - first + 1 == len(slots) else slots
 
 
 class Groups:
@@ -137,10 +181,13 @@ class Groups:
         """Return the places of some windows in their runs; None when all are the first."""
         return None if self.single else self._rank[chosen]
 
-    def blocked(self, stop: Ints, good: NDArray[np.bool_]) -> set[int]:
+    def blocked(self, stop: Ints, good: NDArray[np.bool_]) -> Ints:
         """Return the slots of the runs that end before their end, at a window that is not good or at once."""
         if self.single:
-            return set(self.keys[stop == 0].tolist())
-        open_ = np.flatnonzero(stop < self._sizes)
-        at = self.starts[open_] + stop[open_]
-        return set(self.keys[at[~good[at] | (stop[open_] == 0)]].tolist())
+            at = np.flatnonzero(stop == 0)
+        else:
+            runs = np.flatnonzero(stop < self._sizes)
+            at = self.starts[runs] + stop[runs]
+            at = at[~good[at] | (stop[runs] == 0)]
+        found: Ints = self.keys[at]
+        return found

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stream_detector.decision.columns import Ints, Rows
 from stream_detector.decision.engine import Engine, Step
 from stream_detector.decision.quiet import QuietPath
+from stream_detector.decision.sensor_checks import Codes
 from stream_detector.decision.table import StateTable
 from stream_detector.decision.window import Floats, ScoredWindow
 from stream_detector.types import (
@@ -37,7 +38,6 @@ from stream_detector.types import (
 T = TypeVar("T")
 #: Scores windows under the shifts given. A pure function.
 Rescore = Callable[[WindowBatch, Shifts], ScoreBatch]
-_FEW = 16  # windows for which columns are not turned into lists
 _AGAIN = 64  # most windows scored again at once: another change may come
 
 
@@ -154,8 +154,9 @@ class _Batch:
         due = np.zeros(count, np.bool_)
         if driver.follows and scores.offset is not None:
             due = rules.adaptation.due(windows.end_ms)
+        slots = table.slots_of(windows.assets)
         self.rows = Rows(
-            slots=table.slots_of(windows.assets),
+            slots=slots,
             end_ms=windows.end_ms,
             score=scores.score[mine],
             serial=np.zeros(count, np.int64) if shifts is None else np.array(shifts.serials[mine], np.int64),
@@ -164,13 +165,8 @@ class _Batch:
             plain=np.ones(count, np.bool_) if self.flags is None else np.asarray(~self.flags.any(axis=1)),
             model=model,
             models=scores.models,
+            in_order=bool((slots[1:] >= slots[:-1]).all()),
         )
-        self.ends: list[int] = []
-        self.score: list[float] = []
-        self.models: list[int] = []
-        self.ingests: list[int] = []
-        self.due: list[bool] = []
-        self.listed = False
         self.rescores = driver.rescore is not None
         self.decided = Decided()
         self.alerts: list[tuple[int, Sequence[Alert]]] = []
@@ -180,16 +176,14 @@ class _Batch:
         """Judge all windows."""
         slots = self.rows.slots
         left = np.flatnonzero(self.rows.model >= 0)
-        if len(left):
+        if not self.rows.in_order:
             left = left[np.argsort(slots[left], kind="stable")]
         quiet = self.driver.quiet
         if quiet.on:
             quiet.obey(self.table, self.controls)
         while len(left):
-            chained: set[int] | None = None
-            if quiet.on:
-                left, chained = self._take(quiet, left)
-            if len(left):
+            left, chained = self._take(quiet, left) if quiet.on else (left, slots[left])
+            if len(chained):
                 left = self._chain(left, chained)
         for alerts in in_order(self.alerts):
             self.decided.alerts += alerts
@@ -197,11 +191,11 @@ class _Batch:
             self.decided.audits += audits
         return self.decided
 
-    def _take(self, quiet: QuietPath, left: Ints) -> tuple[Ints, set[int]]:
-        """Decide quiet windows; return those left, and the assets of which the first one is the chain's."""
+    def _take(self, quiet: QuietPath, left: Ints) -> tuple[Ints, Ints]:
+        """Decide quiet windows; return those left, and the slots of which the first one is the chain's."""
         slots = self.rows.slots[left]
         if not quiet.columns(self.table).held[slots].any():
-            return left, set(slots.tolist())
+            return left, slots
         taken = quiet.take(self.table, self.rows, left)
         self.audits += [(place, (audit,)) for place, audit in taken.audits]
         of_taken = self.rows.slots[taken.rows]  # of several windows of an asset the last one stays
@@ -212,31 +206,35 @@ class _Batch:
             self.trace.level[taken.rows] = taken.level
         return taken.left, taken.chained
 
-    def _chain(self, left: Ints, chained: set[int] | None) -> Ints:
-        """Step the chain through the first windows of assets, until they are quiet; return the windows left.
+    def _chain(self, left: Ints, chained: Ints) -> Ints:
+        """Step the chain through the first windows of some assets, until they are quiet; return the windows left.
 
-        `chained`: the slots of those assets; None: all windows of all assets.
+        `chained`: the slots of those assets.
         """
-        self.listed = len(left) > _FEW
-        if self.listed and not self.ends:
-            self._list()
         table, objects, decided, controls = self.table, self.table.objects, self.decided, self.controls
-        engine_step = self.driver.engine.step
-        table.release_all(self.rows.slots[left] if chained is None else np.fromiter(chained, np.intp, len(chained)))
-        places, slots = left.tolist(), self.rows.slots[left].tolist()
-        stepped: list[int] = []
+        engine_step, holds = self.driver.engine.step, self.driver.quiet.on
+        mine = self._of(left, chained)
+        places = left[mine]
+        table.release_all(self.rows.slots[places])
+        windows, slots, places = self._scored(places), self.rows.slots[places].tolist(), places.tolist()
+        waits: set[int] = set()  # assets with more windows: whether they are quiet is seen in a while
+        skipped: list[int] = []
         levels: list[float | None] = []
         ready: list[int] = []  # assets whose next windows may be quiet
-        rest: list[int] = []
-        for at, (place, slot) in enumerate(zip(places, slots, strict=True)):
-            if chained is not None and slot not in chained:
-                rest.append(place)
+        for at, slot in enumerate(slots):
+            if waits and slot in waits:
+                skipped.append(at)
                 continue
-            step = engine_step(objects[slot], self._window(place), controls)
+            before, place = objects[slot], places[at]
+            step = engine_step(before, windows[at], controls)
             if step.rescore:
-                step = self._stepped_again(place, slot, step)
+                self.audits.append((place, step.audits))
+                self._score_again(place, slot, step)
+                windows[at:] = self._scored(np.array(places[at:], np.intp))
+                step = engine_step(step.state, windows[at], controls)
             state = objects[slot] = step.state
-            stepped.append(place)
+            if before is None or state.adaptation is not before.adaptation:
+                table.serial[slot] = state.adaptation.serial
             levels.append(step.level)
             if step.alerts:
                 self.alerts.append((place, step.alerts))
@@ -250,14 +248,21 @@ class _Batch:
             if self.trace is not None:
                 self._trace(self.trace, place, step)
             incident = state.incident
-            if chained is not None and incident.opened_ms is None and incident.recent == 0 and incident.rearm is None:
+            if holds and incident.opened_ms is None and incident.recent == 0 and incident.rearm is None:
                 ready.append(slot)
-                if slots[at + 1 : at + 2] == [slot]:  # it has more windows: whether they are quiet is seen in a while
-                    chained.discard(slot)
-        self._note(np.array(stepped, np.intp), levels)
+                if slots[at + 1 : at + 2] == [slot]:
+                    waits.add(slot)
+        done = np.delete(mine, skipped) if skipped else mine
+        self._note(left[done], levels)
         for slot in ready:
             self.driver.quiet.hold(table, slot, self.controls)
-        return np.array(rest, np.intp)
+        return np.delete(left, done)
+
+    def _of(self, left: Ints, chosen: Ints) -> Ints:
+        """Return which of the windows `left` are of some assets' slots."""
+        flags = np.zeros(len(self.table.judged), np.bool_)
+        flags[chosen] = True
+        return np.flatnonzero(flags[self.rows.slots[left]])
 
     def _note(self, places: Ints, levels: Sequence[float | None]) -> None:
         """Note in the table's columns that windows were stepped through; `levels`: those before each."""
@@ -265,38 +270,37 @@ class _Batch:
         table.judged[slots] = self.rows.end_ms[places]  # of several windows of an asset the last one stays
         table.score[slots], table.level[slots] = self.rows.score[places], np.array(levels, np.float64)
         table.dirty[slots] = True
-        serials = [0 if (state := table.objects[slot]) is None else state.adaptation.serial for slot in slots.tolist()]
-        table.serial[slots] = serials
 
-    def _list(self) -> None:
-        """Turn the columns that the chain reads into lists: once for a batch."""
-        self.ends, self.models = self.rows.end_ms.tolist(), self.rows.model.tolist()
-        self.ingests, self.due = self.windows.ingest_ms.tolist(), self.rows.due.tolist()
-        self.score = self.rows.score.tolist()
-
-    def _stepped_again(self, place: int, slot: int, step: Step) -> Step:
-        """Score a window under the shift that its asset has by now, and judge it."""
-        self.audits.append((place, step.audits))
-        self._score_again(place, slot, step)
-        return self.driver.engine.step(step.state, self._window(place), self.controls)
-
-    def _window(self, place: int) -> ScoredWindow:
-        rows, flags, rescores = self.rows, self.flags, self.rescores
-        return ScoredWindow(
-            asset=self.windows.assets[place],
-            end_ms=self.ends[place] if self.listed else int(rows.end_ms[place]),
-            score=self.score[place] if self.listed else float(rows.score[place]),
-            scores=self.scores,
-            row=self.row + place,
-            model=self.models[place] if self.listed else int(rows.model[place]),
-            ingest_ms=self.ingests[place] if self.listed else int(self.windows.ingest_ms[place]),
-            due=self.due[place] if self.listed else bool(rows.due[place]),
-            serial=int(rows.serial[place]) if rescores else None,
-            flags=None if flags is None or rows.plain[place] else flags[place],
-            windows=self.windows,
-            place=place,
-            probe=self._probe if rescores else None,
-        )
+    def _scored(self, places: Ints) -> list[ScoredWindow]:
+        """Return windows as the engine takes them, with their scores as they are by now."""
+        rows, scores, windows, row, rescores = self.rows, self.scores, self.windows, self.row, self.rescores
+        flags: Sequence[Codes | None] = [None] * len(places)
+        if self.flags is not None:
+            flags = [
+                None if plain else self.flags[place] for place, plain in zip(places, rows.plain[places], strict=True)
+            ]
+        serials: Sequence[int | None] = rows.serial[places].tolist() if rescores else [None] * len(places)
+        columns = (rows.end_ms, rows.score, rows.model, windows.ingest_ms, rows.due)
+        numbers = zip(places.tolist(), *(one[places].tolist() for one in columns), serials, flags, strict=True)
+        assets, probe = windows.assets, self._probe if rescores else None
+        return [
+            ScoredWindow(
+                asset=assets[place],
+                end_ms=end_ms,
+                score=score,
+                scores=scores,
+                row=row + place,
+                model=model,
+                ingest_ms=ingest_ms,
+                due=due,
+                serial=serial,
+                flags=its,
+                windows=windows,
+                place=place,
+                probe=probe,
+            )
+            for place, end_ms, score, model, ingest_ms, due, serial, its in numbers
+        ]
 
     def _probe(self, window: ScoredWindow, shifts: NDArray[np.float64]) -> tuple[NDArray[np.float64], Floats]:
         assert self.driver.rescore is not None
@@ -319,8 +323,6 @@ class _Batch:
         if scores.offset is not None and fresh.offset is not None:
             scores.offset[at] = fresh.offset
         rows.serial[places] = adaptation.serial
-        if self.score:
-            self.score = rows.score.tolist()
 
     def _trace(self, trace: Trace, place: int, step: Step) -> None:
         level = step.level

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from stream_detector.config import Config
 from stream_detector.decision.audit import Auditor, AuditPolicy
 from stream_detector.decision.controls import ControlsPolicy
+from stream_detector.decision.incident import Limit
 from stream_detector.decision.policies import (
     AdaptationPolicy,
     BudgetPolicy,
@@ -44,6 +45,7 @@ from stream_detector.types import (
     AssetState,
     Audit,
     Controls,
+    IncidentState,
     LivenessEvent,
     ModelRef,
     RemovalAction,
@@ -51,6 +53,8 @@ from stream_detector.types import (
 )
 from stream_detector.windowing.channel_profile import ChannelProfile
 
+MOVED = "moved"
+"""The fault of a liveness event that says that an asset has left the task: its messages come in another one now."""
 NEVER_MS = -(2**62)
 """`judged_ms` of an asset of which no window has been judged."""
 
@@ -160,7 +164,17 @@ class Engine:
             if apply(draft):
                 break
         return Step(
-            state=draft.current(),
+            state=AssetState(  # `draft.current`, without the call
+                judged_ms=window.end_ms,
+                threshold=draft.threshold,
+                incident=draft.incident,
+                sensors=draft.sensors,
+                adaptation=draft.adaptation,
+                applied=draft.applied,
+                audited=draft.audited,
+                budget=draft.budget,
+                extra=draft.extra,
+            ),
             alerts=draft.alerts,
             audits=draft.audits,
             judgement=draft.judgement,
@@ -184,6 +198,8 @@ class Engine:
             return None
         rules = self.rules
         limit = rules.limit(state, controls.pins.get(event.asset))
+        if event.fault == MOVED:
+            return self._moved(state, event, model, limit)
         sensors, incident, alert = rules.sensors.on_liveness(state, event, model, limit)
         if sensors is state.sensors:
             return None
@@ -192,3 +208,28 @@ class Engine:
             adaptation = rules.adaptation.turned(adaptation, event.at_ms)
         after = replace(state, sensors=sensors, incident=incident, adaptation=adaptation)
         return Step(state=after, alerts=() if alert is None else (alert,))
+
+    def _moved(self, state: AssetState, event: LivenessEvent, model: ModelRef, limit: Limit) -> Step | None:
+        """Close what is open of an asset that has left the task. None where nothing is.
+
+        At the event time at which it would have fallen silent: as far after its last window, or since when it was
+        silent. That depends on the task's own log only, however the move was found out.
+        """
+        rules, incident, faults = self.rules, state.incident, state.sensors.faults
+        reported = [fault for fault in faults if fault.incident is not None]
+        if incident.opened_ms is None and not reported:
+            return None
+        last_ms = max([state.judged_ms, *(fault.since_ms for fault in reported if fault.by_log)])
+        event = event._replace(at_ms=last_ms + round(event.limit * 1_000))
+        alerts = [rules.sensors.left(fault, event, model, limit) for fault in reported]
+        adaptation = state.adaptation
+        if incident.opened_ms is not None:
+            alerts.insert(0, rules.incidents.left(incident, event, model, limit))
+            adaptation = rules.adaptation.turned(adaptation, event.at_ms)
+        after = replace(
+            state,
+            incident=IncidentState(),
+            sensors=replace(state.sensors, faults=()),
+            adaptation=adaptation,
+        )
+        return Step(state=after, alerts=alerts)

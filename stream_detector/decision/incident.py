@@ -48,6 +48,8 @@ from stream_detector.types import (
     AlertKind,
     ChannelShare,
     IncidentState,
+    LivenessEvent,
+    ModelRef,
     Severity,
     replace,
 )
@@ -66,6 +68,15 @@ class Basis(msgspec.Struct, frozen=True, gc=False):
     judgement: Judgement
     risk: float  # of the threshold
     seen: int  # number of normal scores that the threshold has learnt from
+
+
+class Limit(msgspec.Struct, frozen=True, gc=False):
+    """The limit for an asset's scores, for alerts that no window brings."""
+
+    level: float | None  # alarm level
+    method: str
+    risk: float
+    seen: int  # number of normal scores learnt
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -289,6 +300,31 @@ class Incidents:
             risk=basis.risk,
             seen=basis.seen,
             ingest_ms=window.ingest_ms,
+        )
+
+    def left(self, state: IncidentState, event: LivenessEvent, model: ModelRef, limit: Limit) -> Alert:
+        """Return the close of an incident whose asset has left the task; its score is the incident's highest."""
+        assert state.incident is not None
+        assert state.first_ms is not None
+        score = finite(state.peak)
+        return Alert(
+            id=alert_id(self.stream, event.asset, event.at_ms, model.version, "close"),
+            incident=state.incident,
+            event="close",
+            stream=self.stream,
+            asset=event.asset,
+            start_ms=state.first_ms,
+            end_ms=event.at_ms,
+            score=score,
+            threshold=score if limit.level is None else limit.level,
+            severity=state.severity,
+            kind=self._kind("close", state),
+            channels=(),
+            model=model,
+            method=limit.method,
+            risk=limit.risk,
+            seen=limit.seen,
+            reason="moved",
         )
 
 

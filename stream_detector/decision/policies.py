@@ -11,7 +11,7 @@ from stream_detector.decision.adaptation import Seen
 from stream_detector.decision.controls import OTHER_METHOD
 from stream_detector.decision.policy import Draft
 from stream_detector.decision.rules import Rules
-from stream_detector.decision.threshold import judge
+from stream_detector.decision.threshold import Judgement, judge
 from stream_detector.types import AlertEvent, AssetState, replace
 
 
@@ -35,14 +35,19 @@ class ThresholdPolicy:
 
     def apply(self, draft: Draft) -> bool:
         """Judge the score, and learn it where it is normal and no incident is open."""
+        score, level, pinned = draft.window.score, draft.threshold.level, draft.applied.pinned
+        if level is not None and score > level and pinned is None:  # as `judge`, without the call: nothing to learn
+            above = level if self._margin == 1.0 else level + (self._margin - 1.0) * abs(level)
+            draft.judgement = Judgement(above, not score <= above)
+            return False
         learns = self._adapt
         if draft.state.incident.opened_ms is not None:
             learns = learns and self._adaptation.creeps(draft.incident)
         draft.judgement, draft.threshold = judge(
             self._method,
             draft.threshold,
-            draft.window.score,
-            pinned=draft.applied.pinned,
+            score,
+            pinned=pinned,
             margin=self._margin,
             learn_after=self._learn_after,
             adapt=learns,

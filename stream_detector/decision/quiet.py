@@ -18,34 +18,25 @@ stopped it, and turns again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from math import log
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config.judging import spare
-from stream_detector.decision.adaptation import LEAST_SIZE, log_of
 from stream_detector.decision.audit import LEVEL_MS, LEVEL_STEP
-from stream_detector.decision.columns import Groups, Ints, QuietColumns, Rows
+from stream_detector.decision.blocks import Blocks
+from stream_detector.decision.columns import Groups, Ints, QuietColumns, Rows, run_of
 from stream_detector.decision.controls import obeyed
 from stream_detector.decision.engine import Engine
 from stream_detector.decision.table import StateTable
-from stream_detector.decision.threshold import learn_together
+from stream_detector.decision.threshold.columns import columns_for
 from stream_detector.decision.threshold.sample import LARGEST
 from stream_detector.decision.threshold.spot import Spot
-from stream_detector.types import (
-    Adaptation,
-    AssetState,
-    Audit,
-    AuditedLevel,
-    Controls,
-    ThresholdState,
-    replace,
-)
+from stream_detector.types import AssetState, Audit, Controls
 
 _LATEST = 2**62
+Flags = NDArray[np.bool_]
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +46,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     level: NDArray[np.float64]  # the adaptive level before each
     audits: list[tuple[int, Audit]]  # with the place of their window in the batch
     left: Ints  # places of the others, likewise
-    chained: set[int]  # slots of which the first window left is the chain's to decide
+    chained: Ints  # slots of which the first window left is the chain's to decide
 
 
 class QuietPath:
@@ -64,7 +55,7 @@ class QuietPath:
     def __init__(self, engine: Engine) -> None:
         """Decide as this engine does."""
         rules, config = engine.rules, engine.rules.config.threshold
-        self._engine, self._rules, self._auditor = engine, rules, engine.auditor
+        self._rules, self._auditor = rules, engine.auditor
         self._learn_after = config.learn_after
         self._learns = config.adapt
         self._capacity = config.learn_after + spare(config.learn_after) + 1
@@ -78,7 +69,8 @@ class QuietPath:
     def columns(self, table: StateTable) -> QuietColumns:
         """Return a task's columns, made at first use."""
         if table.columns is None:
-            table.columns = QuietColumns(table, self._capacity, self._columns)
+            blocks = Blocks(self._rules.adaptation, self._columns)
+            table.columns = QuietColumns(table, columns_for(self._rules.method), blocks, self._capacity)
         assert isinstance(table.columns, QuietColumns)
         return table.columns
 
@@ -93,25 +85,19 @@ class QuietPath:
         waiting = np.frombuffer(state.threshold.pending, "<f4")
         if len(waiting) >= self._capacity:  # learn_after was lowered: the chain learns what is too much
             return False
+        if not columns.threshold.hold(slot, state.threshold):
+            return False
+        columns.blocks.hold(slot, state.adaptation)
         columns.queue[slot, : len(waiting)] = waiting
-        columns.queued[slot] = len(waiting)
-        columns.base[slot], columns.adaptation[slot] = state, state.adaptation
-        adaptation = state.adaptation
-        if adaptation.count:
-            columns.sums[slot] = adaptation.sums
-            columns.logs[slot] = adaptation.logs
-            columns.counts[slot] = adaptation.count, adaptation.normal, adaptation.low
-        else:
-            columns.sums[slot] = -0.0
-            columns.logs[slot] = 0.0
-            columns.counts[slot] = 0
+        columns.oldest[slot], columns.queued[slot] = 0, len(waiting)
+        columns.has_learnt[slot] = False
         columns.held[slot] = True
         columns.written[slot] = np.nan if state.audited.level is None else state.audited.level
         columns.written_ms[slot] = state.audited.at_ms
         columns.until_ms[slot] = _LATEST
         if state.budget is not None and self._rules.budget is not None:
             columns.until_ms[slot] = math.ceil(state.budget.set_ms + self._rules.budget.turn_ms)
-        self._set_levels(columns, np.array([slot]), [state.threshold])
+        self._set_limits(columns, np.array([slot]))
         return True
 
     def _may_be_quiet(self, state: AssetState, controls: Controls, asset: str) -> bool:
@@ -135,21 +121,15 @@ class QuietPath:
             accepts and accepts.get(asset, "") > state.applied.accepted
         )
 
-    def _set_levels(self, columns: QuietColumns, slots: Ints, thresholds: Sequence[ThresholdState]) -> None:
-        """Note assets' thresholds, and what follows of their levels."""
-        rules = self._rules
-        for slot, threshold in zip(slots.tolist(), thresholds, strict=True):
-            columns.threshold[slot] = threshold
-        level = np.array([one.level for one in thresholds], np.float64)  # NaN for none: above nothing
-        columns.level[slots] = columns.limit[slots] = level
+    def _set_limits(self, columns: QuietColumns, slots: Ints) -> None:
+        """Note what follows of assets' levels."""
+        rules, level = self._rules, columns.threshold.level[slots]
         columns.low[slots] = rules.incidents.quiet_below(level + (rules.margin - 1.0) * np.abs(level))
-        if rules.budget is not None:
-            assert isinstance(rules.method, Spot)
-            columns.limit[slots] = np.minimum(level, [rules.method.tail_from(one) for one in thresholds])
+        columns.limit[slots] = level if rules.budget is None else np.minimum(level, columns.threshold.tails(slots))
         self._set_audit(columns, slots)
 
     def _set_audit(self, columns: QuietColumns, slots: Ints) -> None:
-        moved = columns.level[slots] != columns.written[slots]
+        moved = columns.threshold.level[slots] != columns.written[slots]
         columns.audit_ms[slots] = np.where(moved, columns.written_ms[slots] + LEVEL_MS, _LATEST)
 
     def obey(self, table: StateTable, controls: Controls) -> None:
@@ -159,8 +139,8 @@ class QuietPath:
             return
         columns.controls = controls
         for slot in np.flatnonzero(columns.held).tolist():
-            base = columns.base[slot]
-            if base is not None and not self._follows_orders(base, controls, table.names[slot]):
+            state = table.objects[slot]  # the columns leave what operators have set as it is
+            if state is not None and not self._follows_orders(state, controls, table.names[slot]):
                 table.release(slot)
 
     # One turn -------------------------------------------------------------------------------------------------------
@@ -170,44 +150,42 @@ class QuietPath:
 
         `left`: places of windows in the batch, sorted by slot, in the order they came.
         """
-        columns, groups = self.columns(table), Groups(rows.slots[left])
-        good = self._good(table, rows, left)
-        full, audited = self._consequences(columns, rows, left, groups)
+        if not (rows.in_order and len(left) == len(rows.slots)):
+            rows = rows.at(left)
+        columns, groups = self.columns(table), Groups(rows.slots)
+        slots = run_of(rows.slots) if groups.single else rows.slots
+        good = self._good(table, rows, slots)
+        full = rows.due
+        if full.any():
+            full = full & (columns.blocks.count[slots] + groups.cumulated(full) == self._samples)
+        audited = rows.end_ms >= columns.audit_ms[slots]
         stop = self._stops(columns, groups, good, full | audited)
-        fronts = (stop > 0) & full[groups.starts]
-        blocks = self._blocks(columns, rows, left[groups.starts[fronts]])
-        if len(blocks) < int(fronts.sum()):  # a shift moves, or a mean is no number: the chain's to decide
-            stop[fronts & ~np.isin(groups.keys[groups.starts], list(blocks))] = 0
+        seen = self._conclude(columns, rows, groups, stop, full)
         taken = groups.before(stop)
-        chosen = left[taken]
-        level = columns.level[rows.slots[chosen]]
-        audits = self._apply(table, rows, chosen, groups.ranks(taken), blocks)
-        return Taken(rows=chosen, level=level, audits=audits, left=left[~taken], chained=groups.blocked(stop, good))
+        ranks, places = groups.ranks(taken), left
+        if not taken.all():
+            rows, seen, places, slots = rows.at(taken), seen[taken], left[taken], rows.slots[taken]
+        level = np.array(columns.threshold.level[slots])  # learning moves it
+        audits = self._apply(table, rows, slots, ranks, seen)
+        return Taken(
+            rows=places,
+            level=level,
+            audits=[(int(places[at]), audit) for at, audit in audits],
+            left=left[~taken],
+            chained=groups.blocked(stop, good),
+        )
 
-    def _good(self, table: StateTable, rows: Rows, left: Ints) -> NDArray[np.bool_]:
+    def _good(self, table: StateTable, rows: Rows, slots: Ints | slice) -> Flags:
         """Return which windows are quiet as far as one comparison can say."""
         columns = self.columns(table)
-        slots = rows.slots[left]
-        good: NDArray[np.bool_] = columns.held[slots] & (rows.score[left] <= columns.limit[slots])
-        good &= rows.serial[left] == table.serial[slots]
-        good &= rows.plain[left]
+        good: Flags = columns.held[slots] & (rows.score <= columns.limit[slots])
+        good &= rows.serial == table.serial[slots]
+        good &= rows.plain
         if self._rules.budget is not None:
-            good &= rows.end_ms[left] < columns.until_ms[slots]
+            good &= rows.end_ms < columns.until_ms[slots]
         return good
 
-    def _consequences(
-        self, columns: QuietColumns, rows: Rows, left: Ints, groups: Groups
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which windows fill a block, and from which on a level is due to be written."""
-        due = rows.due[left]
-        audited = rows.end_ms[left] >= columns.audit_ms[groups.keys]
-        if not due.any():
-            return due, audited
-        return due & (columns.counts[groups.keys, 0] + groups.cumulated(due) == self._samples), audited
-
-    def _stops(
-        self, columns: QuietColumns, groups: Groups, good: NDArray[np.bool_], special: NDArray[np.bool_]
-    ) -> Ints:
+    def _stops(self, columns: QuietColumns, groups: Groups, good: Flags, special: Flags) -> Ints:
         """Return how many windows of each asset are decided in this turn.
 
         A full block and a level to be written are worked off for the first window of an asset only: windows stop
@@ -221,136 +199,108 @@ class QuietPath:
                 stop = np.minimum(stop, self._capacity - columns.queued[groups.keys[groups.starts]])
         return stop
 
-    def _blocks(self, columns: QuietColumns, rows: Rows, ends: Ints) -> dict[int, Adaptation]:
-        """Return by slot what full blocks leave of an asset's adaptation, of those whose shift stays where it is."""
-        found: dict[int, Adaptation] = {}
-        if not len(ends):
-            return found
-        assert rows.offset is not None
-        slots = rows.slots[ends]
-        means = (columns.sums[slots] + rows.offset[ends]) / np.float32(self._samples)
-        old = [one for slot in slots.tolist() if (one := columns.adaptation[slot]) is not None]
-        anchors = np.stack([one.anchor for one in old])
-        with np.errstate(invalid="ignore"):
-            away = np.abs(means - anchors).max(axis=1, initial=0.0).tolist()
-        finite = np.isfinite(means).all(axis=1).tolist()
-        counts, logs = columns.counts[slots].tolist(), columns.logs[slots].tolist()
-        scores, ends_ms = rows.score[ends], rows.end_ms[ends].tolist()
-        lows = (scores <= columns.low[slots]).tolist()
-        for place, (slot, score) in enumerate(zip(slots.tolist(), scores.tolist(), strict=True)):
-            if not finite[place]:
-                continue
-            state = replace(
-                old[place],
-                count=self._samples,
-                logs=logs[place] + log_of(score),
-                normal=counts[place][1] + 1,
-                low=counts[place][2] + lows[place],
-            )
-            mean = means[place].copy()
-            after, change = self._rules.adaptation.concluded(state, mean, away[place], ends_ms[place])
-            if change is None:
-                found[slot] = after
-        return found
+    def _conclude(self, columns: QuietColumns, rows: Rows, groups: Groups, stop: Ints, full: Flags) -> Flags:
+        """Work off the blocks that assets' first windows fill; return the windows that are left to be counted in one.
+
+        `stop` becomes 0 where a full block is the chain's.
+        """
+        seen = rows.due
+        fronts = np.flatnonzero((stop > 0) & full[groups.starts])
+        if len(fronts):
+            assert rows.offset is not None
+            its = groups.starts[fronts]
+            slots, score = rows.slots[its], rows.score[its]
+            low = score <= columns.low[slots]
+            chained = columns.blocks.conclude(slots, rows.offset[its], score, low, end_ms=rows.end_ms[its])
+            stop[fronts[chained]] = 0
+            seen = seen.copy()
+            seen[its] = False
+        return seen
 
     def _apply(
-        self, table: StateTable, rows: Rows, chosen: Ints, rank: Ints | None, blocks: dict[int, Adaptation]
+        self, table: StateTable, rows: Rows, slots: Ints | slice, ranks: Ints | None, seen: Flags
     ) -> list[tuple[int, Audit]]:
-        """Change the columns by quiet windows; return the audit entries of their consequences."""
-        if not len(chosen):
-            return []
-        columns, slots = self.columns(table), rows.slots[chosen]
-        table.judged[slots] = rows.end_ms[chosen]  # of several windows of an asset the last one stays
-        table.dirty[slots] = True
-        self._fill(columns, rows, chosen, blocks, single=rank is None)
-        last = chosen if rank is None else chosen[np.append(slots[1:] != slots[:-1], True)]
-        ends = slots if rank is None else rows.slots[last]
-        learnt = np.zeros(len(last), np.bool_)
-        before: dict[int, ThresholdState] = {}
-        if self._learns:
-            queued = columns.queued[slots] if rank is None else columns.queued[slots] + rank
-            columns.queue[slots, queued] = np.clip(rows.score[chosen], -LARGEST, LARGEST)
-            columns.queued[slots] = queued + 1
-            learnt = columns.queued[ends] == self._capacity
-            before = self._learn(columns, rows, last[learnt])
-        return self._audited(table, rows, last[learnt | (rows.end_ms[last] >= columns.audit_ms[ends])], before)
+        """Change the columns by quiet windows; return the audit entries of their consequences, by place in `rows`.
 
-    def _fill(
-        self, columns: QuietColumns, rows: Rows, chosen: Ints, blocks: dict[int, Adaptation], *, single: bool
-    ) -> None:
-        """Add windows that are due to their assets' blocks, and begin others in the place of full ones.
-
-        `single`: no asset has two.
+        `ranks`: each window's place among its asset's; None where none has two. `seen`: whether it counts in a block.
         """
-        seen = chosen[rows.due[chosen]]
-        if blocks:
-            filled = np.array(list(blocks), np.intp)
-            columns.sums[filled], columns.logs[filled], columns.counts[filled] = -0.0, 0.0, 0
-            for slot, adaptation in blocks.items():
-                columns.adaptation[slot] = adaptation
-            seen = seen[~np.isin(rows.slots[seen], filled)]
-        if not len(seen):
-            return
-        assert rows.offset is not None
-        slots, score = rows.slots[seen], rows.score[seen]
-        logs = [log(size) for size in np.maximum(np.abs(score), LEAST_SIZE).tolist()]
-        counts = np.ones((len(seen), 3), np.int64)
-        counts[:, 2] = score <= columns.low[slots]
-        if single:
-            columns.sums[slots] += rows.offset[seen]
-            columns.logs[slots] += logs
-            columns.counts[slots] += counts
-            return
-        # one after the other, as the chain does: other sums could end in other bits
-        np.add.at(columns.sums, slots, rows.offset[seen])
-        np.add.at(columns.logs, slots, logs)
-        np.add.at(columns.counts, slots, counts)
-
-    def _learn(self, columns: QuietColumns, rows: Rows, ends: Ints) -> dict[int, ThresholdState]:
-        """Learn what has waited for long enough, after windows that filled the queue; return the states before."""
-        if not len(ends):
-            return {}
-        slots = rows.slots[ends]
-        wait, due = self._learn_after, self._capacity - self._learn_after
-        before = [one for slot in slots.tolist() if (one := columns.threshold[slot]) is not None]
-        queues = columns.queue[slots]
-        # with no wait a score is learnt as it came, whatever float32 would make of it
-        scores = queues[:, :due].astype(np.float64) if wait else rows.score[ends, None]
-        self._set_levels(columns, slots, learn_together(self._rules.method, before, scores))
-        columns.queue[slots, :wait] = queues[:, due:]
-        columns.queued[slots] = wait
-        return dict(zip(slots.tolist(), before, strict=True))
-
-    def _audited(
-        self, table: StateTable, rows: Rows, ends: Ints, before: dict[int, ThresholdState]
-    ) -> list[tuple[int, Audit]]:
-        """Return entries for the levels that have moved, of windows that learnt or that are due by the hour."""
-        if not len(ends):
+        if not len(rows.slots):
             return []
+        columns = self.columns(table)
+        table.judged[slots] = rows.end_ms  # of several windows of an asset the last one stays
+        table.dirty[slots] = True
+        self._fill(columns, rows, slots, seen, single=ranks is None)
+        last = np.ones(len(rows.slots), np.bool_)
+        if ranks is not None:
+            np.not_equal(rows.slots[1:], rows.slots[:-1], out=last[:-1])
+        learnt = np.zeros(len(last), np.bool_)
+        if self._learns:
+            self._queue(columns, rows, slots, ranks)
+            learnt = last & (columns.queued[slots] == self._capacity)
+            if learnt.any():
+                self._learn(columns, rows.slots[learnt], rows.score[learnt])
+        looked = np.flatnonzero(learnt | (last & (rows.end_ms >= columns.audit_ms[slots])))
+        return self._audited(table, rows, looked, learnt[looked]) if len(looked) else []
+
+    def _fill(self, columns: QuietColumns, rows: Rows, slots: Ints | slice, seen: Flags, *, single: bool) -> None:
+        """Add windows to their assets' blocks. `single`: no asset has two."""
+        if not seen.any():
+            return
+        if not seen.all():
+            rows = rows.at(seen)
+            slots = rows.slots
+        assert rows.offset is not None
+        low = rows.score <= columns.low[slots]
+        if single:
+            columns.blocks.fill(slots, rows.offset, rows.score, low)
+        else:
+            columns.blocks.fill_in_turn(rows.slots, rows.offset, rows.score, low)
+
+    def _queue(self, columns: QuietColumns, rows: Rows, slots: Ints | slice, ranks: Ints | None) -> None:
+        """Let scores wait to be learnt."""
+        queued = columns.queued[slots] if ranks is None else columns.queued[slots] + ranks
+        places = columns.oldest[slots] + queued
+        places = np.where(places < self._capacity, places, places - self._capacity)
+        columns.queue[rows.slots, places] = np.clip(rows.score, -LARGEST, LARGEST)
+        columns.queued[slots] = queued + 1
+
+    def _learn(self, columns: QuietColumns, slots: Ints, score: NDArray[np.float64]) -> None:
+        """Learn what has waited for long enough, after windows (of these scores) that filled the queue."""
+        wait, due = self._learn_after, self._capacity - self._learn_after
+        places = columns.places(slots, due)
+        # with no wait a score is learnt as it came, whatever float32 would make of it
+        scores = columns.queue[slots[:, None], places].astype(np.float64) if wait else score[:, None]
+        columns.threshold.learn(slots, scores)
+        columns.has_learnt[slots] = True
+        self._set_limits(columns, slots)
+        columns.oldest[slots] = (places[:, -1] + 1) % self._capacity
+        columns.queued[slots] = wait
+
+    def _audited(self, table: StateTable, rows: Rows, ends: Ints, learnt: Flags) -> list[tuple[int, Audit]]:
+        """Return entries for the levels that have moved, of windows that learnt or that are due by the hour."""
         columns, slots = self.columns(table), rows.slots[ends]
-        level, written = columns.level[slots], columns.written[slots]
+        level, written = columns.threshold.level[slots], columns.written[slots]
         moved = np.abs(level - written)
         hour = rows.end_ms[ends] - columns.written_ms[slots] >= LEVEL_MS
         due = np.isnan(written) | (moved > LEVEL_STEP * np.abs(written)) | (hour & (moved > 0.0))
+        ends, slots, learnt = ends[due], slots[due], learnt[due]
         found = []
-        for row in ends[due].tolist():
-            slot = int(rows.slots[row])
-            base, threshold, adaptation = columns.base[slot], columns.threshold[slot], columns.adaptation[slot]
-            assert base is not None
-            assert threshold is not None
-            assert adaptation is not None
-            end_ms = int(rows.end_ms[row])
-            after = replace(
-                base,
-                judged_ms=end_ms,
-                threshold=replace(threshold, pending=columns.pending(slot)),
-                adaptation=adaptation,
-            )
-            was = replace(after, threshold=before.get(slot, threshold))
-            if self._auditor.on:
-                ref = rows.models[rows.model[row]]
-                found.append((row, self._auditor.entry(table.names[slot], ref, "level", was, after)))
-            columns.base[slot] = replace(base, audited=AuditedLevel(level=threshold.level, at_ms=end_ms))
-            columns.written[slot], columns.written_ms[slot] = columns.level[slot], end_ms
+        if self._auditor.on and len(ends):
+            few = np.where(learnt, self._capacity - self._learn_after, 0).tolist()
+            places, written, models = slots.tolist(), written[due].tolist(), rows.model[ends].tolist()
+            thresholds, ends_ms = columns.thresholds(slots), rows.end_ms[ends].tolist()
+            adaptations = columns.blocks.learnt(slots)
+            for at, slot in enumerate(places):
+                found.append(
+                    self._auditor.level_entry(
+                        table.names[slot],
+                        rows.models[models[at]],
+                        ends_ms[at],
+                        was=(written[at], thresholds[at].seen - few[at]),
+                        threshold=thresholds[at],
+                        adaptation=adaptations[at],
+                    )
+                )
+        columns.written[slots], columns.written_ms[slots] = level[due], rows.end_ms[ends]
         self._set_audit(columns, slots)
-        return found
+        return list(zip(ends.tolist(), found, strict=False))

@@ -6,11 +6,12 @@ end of the last window judged. No window is scored for them, so no channel is na
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stream_detector.codec import alert_id, sensor_alert_id
 from stream_detector.decision.audit import Auditor
-from stream_detector.decision.incident import finite
+from stream_detector.decision.incident import Limit, finite
 from stream_detector.decision.rules import Rules
-from stream_detector.decision.sensor_faults import Limit
 from stream_detector.types import (
     Alert,
     AssetState,
@@ -21,6 +22,9 @@ from stream_detector.types import (
     SensorRef,
     ThresholdState,
 )
+
+#: What the closes of a removal give as their reason.
+_REASONS: Mapping[RemovalAction, str] = {"retire": "retired", "forget": "forgotten"}
 
 
 class Remover:
@@ -35,9 +39,10 @@ class Remover:
     ) -> tuple[list[Alert], list[Audit]]:
         """Return the alerts and audit entries with which an asset ends; its state is to be deleted."""
         limit = self._rules.limit(state, state.applied.pinned)
-        alerts = [] if state.incident.opened_ms is None else [self._close(asset, state, model, limit)]
+        reason = _REASONS[action]
+        alerts = [] if state.incident.opened_ms is None else [self._close(asset, state, model, limit, reason)]
         alerts += [
-            self._close_fault(asset, state, fault, model, limit)
+            self._close_fault(asset, state, fault, model, limit=limit, reason=reason)
             for fault in state.sensors.faults
             if fault.incident is not None
         ]
@@ -48,7 +53,7 @@ class Remover:
         after = AssetState(judged_ms=state.judged_ms, threshold=nothing)
         return alerts, [self._auditor.entry(asset, model, action, before, after)]
 
-    def _close(self, asset: str, state: AssetState, model: ModelRef, limit: Limit) -> Alert:
+    def _close(self, asset: str, state: AssetState, model: ModelRef, limit: Limit, reason: str) -> Alert:
         """Close the machine's incident. Its score is the incident's highest one: the last one is not known."""
         incident, stream = state.incident, self._rules.config.stream
         assert incident.incident is not None
@@ -71,9 +76,12 @@ class Remover:
             method=limit.method,
             risk=limit.risk,
             seen=limit.seen,
+            reason=reason,
         )
 
-    def _close_fault(self, asset: str, state: AssetState, fault: SensorFault, model: ModelRef, limit: Limit) -> Alert:
+    def _close_fault(
+        self, asset: str, state: AssetState, fault: SensorFault, model: ModelRef, *, limit: Limit, reason: str
+    ) -> Alert:
         """Close a sensor's incident. Its score is how long the fault has lasted, in s."""
         stream, end_ms = self._rules.config.stream, max(state.judged_ms, fault.since_ms)
         assert fault.incident is not None
@@ -98,4 +106,5 @@ class Remover:
             risk=limit.risk,
             seen=limit.seen,
             sensor=SensorRef(fault.fault, fault.channel or None),
+            reason=reason,
         )

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from stream_detector.config import Config
 from stream_detector.decision.adaptation import AdaptationRules
-from stream_detector.decision.incident import Basis, Incidents
+from stream_detector.decision.incident import Basis, Incidents, Limit
 from stream_detector.decision.policy import Draft
-from stream_detector.decision.sensor_faults import Limit, SensorFaults
+from stream_detector.decision.sensor_faults import SensorFaults
 from stream_detector.decision.threshold import ThresholdMethod, alarm_level, make_method
 from stream_detector.decision.threshold.budget import Budget
 from stream_detector.decision.threshold.spot import Spot

@@ -14,16 +14,16 @@ level by `incident.warning_ratio`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from stream_detector.codec import sensor_alert_id, sensor_incident_id
 from stream_detector.config import Config
 from stream_detector.decision.adaptation import AdaptationRules
-from stream_detector.decision.incident import Incidents, alarm_ratio, finite
+from stream_detector.decision.incident import Incidents, Limit, alarm_ratio, finite
 from stream_detector.decision.policy import Draft
 from stream_detector.decision.sensor_checks import FLAT, OUT, RUN, TIES, Codes, SensorChecks
 from stream_detector.decision.threshold import Judgement
@@ -49,15 +49,6 @@ _OPEN_OUT = 2  # windows in a row out of range, for an incident
 SOUND = 0.8
 #: Maximum number of open faults per asset, because its state is limited to 4 kB; enough if all sensors freeze at once.
 MOST_FAULTS = 4
-
-
-class Limit(msgspec.Struct, frozen=True, gc=False):
-    """The limit for an asset's scores, for alerts about its sensors."""
-
-    level: float | None  # alarm level
-    method: str
-    risk: float
-    seen: int  # number of normal scores learnt
 
 
 class SensorFaults:
@@ -188,6 +179,11 @@ class SensorFaults:
             seen=limit.seen,
             sensor=SensorRef(fault.fault, fault.channel or None),
         )
+
+    def left(self, fault: SensorFault, event: LivenessEvent, model: ModelRef, limit: Limit) -> Alert:
+        """Return the close of a fault whose asset has left the task; its score is how long it lasted, s."""
+        event = event._replace(amount=(event.at_ms - fault.since_ms) / 1_000)
+        return dataclasses.replace(self._reported_alert("close", fault, event, model, limit), reason="moved")
 
     def _named(self, flags: int, column: int, window: ScoredWindow) -> str | None:
         """Return the name of the fault that the flags mean; None if there is none or it is not reported."""

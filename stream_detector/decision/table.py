@@ -19,8 +19,8 @@ class Columns(Protocol):
     held: NDArray[np.bool_]
     """(slots,) of which assets the state lies in the columns, and not in the table's objects."""
 
-    def state(self, slot: int) -> AssetState:
-        """Return the state of an asset that is held."""
+    def states(self, slots: NDArray[np.intp]) -> list[AssetState]:
+        """Return the states of assets that are held."""
 
     def grow(self, slots: int) -> None:
         """Allocate rows for this number of assets."""
@@ -45,6 +45,8 @@ class StateTable(MutableMapping[str, AssetState]):
         """(slots,) the adaptive level before that window; NaN for none."""
         self.dirty = np.zeros(_FIRST, np.bool_)
         """(slots,) whether the state has changed since `forget_changes`."""
+        self._asked: Sequence[str] = []
+        self._answer = np.zeros(0, np.intp)
         for asset, state in (states or {}).items():
             self.put(self.slot(asset), state)
         self.dirty[:] = False
@@ -68,16 +70,19 @@ class StateTable(MutableMapping[str, AssetState]):
 
     def slots_of(self, assets: Sequence[str]) -> NDArray[np.intp]:
         """Return the slots of assets, (n,)."""
-        get = self.slots.get
-        found = [get(asset) for asset in assets]
-        if None in found:
-            found = [self.slot(asset) for asset in assets]
-        return np.array(found, np.intp)
+        if assets != self._asked:  # machines that report in step come in the same order again
+            try:
+                found = np.fromiter(map(self.slots.__getitem__, assets), np.intp, len(assets))
+            except KeyError:
+                found = np.fromiter(map(self.slot, assets), np.intp, len(assets))
+            found.flags.writeable = False
+            self._asked, self._answer = list(assets), found
+        return self._answer
 
     def state(self, slot: int) -> AssetState | None:
         """Return the state in a slot, None while nothing is known of its asset."""
         if self.columns is not None and self.columns.held[slot]:
-            return self.columns.state(slot)
+            return self.columns.states(np.array([slot]))[0]
         return self.objects[slot]
 
     def shift(self, slot: int) -> NDArray[np.float32]:
@@ -88,15 +93,18 @@ class StateTable(MutableMapping[str, AssetState]):
 
     def release(self, slot: int) -> None:
         """Take a state out of the columns, into the table's objects."""
-        if self.columns is not None and self.columns.held[slot]:
-            self.objects[slot] = self.columns.state(slot)
-            self.columns.held[slot] = False
+        self.release_all(np.array([slot]))
 
     def release_all(self, slots: NDArray[np.intp]) -> None:
         """Take the states in some slots out of the columns."""
         if self.columns is not None:
-            for slot in slots[self.columns.held[slots]].tolist():
-                self.release(slot)
+            held = slots[self.columns.held[slots]]
+            if not len(held):
+                return
+            held = np.unique(held)
+            for slot, state in zip(held.tolist(), self.columns.states(held), strict=True):
+                self.objects[slot] = state
+            self.columns.held[held] = False
 
     def put(self, slot: int, state: AssetState) -> None:
         """Replace the state in a slot."""
@@ -153,12 +161,16 @@ class StateTable(MutableMapping[str, AssetState]):
 
     def changes(self) -> dict[str, AssetState]:
         """Return the states changed since `forget_changes`."""
-        found = {}
-        for slot in np.flatnonzero(self.dirty).tolist():
-            state = self.state(slot)
-            if state is not None:
-                found[self.names[slot]] = state
-        return found
+        slots = np.flatnonzero(self.dirty)
+        states: dict[int, AssetState] = {}
+        if self.columns is not None:
+            held = slots[self.columns.held[slots]]
+            states = dict(zip(held.tolist(), self.columns.states(held), strict=True))
+        return {
+            self.names[slot]: state
+            for slot in slots.tolist()
+            if (state := states.get(slot, self.objects[slot])) is not None
+        }
 
     def forget_changes(self) -> None:
         """Count all states as unchanged: they are saved."""

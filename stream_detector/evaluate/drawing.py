@@ -112,7 +112,7 @@ class Canvas:
 def moment(ms: float, short: bool = False) -> str:
     """Format a time, UTC, for display."""
     when = datetime.fromtimestamp(ms / 1_000.0, UTC)
-    return when.strftime("%H:%M:%S" if short else "%Y-%m-%d %H:%M:%S")
+    return when.strftime("%H:%M:%S" if short else "%Y-%m-%d %H:%M:%SZ")
 
 
 def _polylines(canvas: Canvas, ts_ms: Floats, y: Floats, css: str) -> list[str]:

@@ -27,9 +27,12 @@ from stream_detector.types import (
     NotJudged,
     Partition,
     PlainMessage,
+    ReadingBatch,
     WindowBatch,
 )
 from stream_detector.windowing.channel_profile import ChannelProfile
+from stream_detector.windowing.leaps import Leaps
+from stream_detector.windowing.records import RecordsWindower
 from stream_detector.worker.batching import no_windows
 from stream_detector.worker.pipeline import Pipeline
 from stream_detector.worker.slices import Scores, Watch
@@ -70,15 +73,22 @@ def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch
     config, unusable = offline(config), _Unusable()
     decoder = ReadingDecoder(config.inputs[0], config.channels)
     windower = make_windower(config, 0)
+    leaps = None if isinstance(windower, RecordsWindower) else Leaps(config.window, windower.hold_ms)
     for chunk in _chunks(messages):
         readings, dead = decoder.decode(MessageBatch(Partition(TOPIC, 0), chunk))
-        found = None
-        if readings is not None:
-            found, late = windower.push(readings)
+        if readings is None:
+            pieces: list[ReadingBatch | DeadLetter] = []
+        else:
+            pieces = [readings] if leaps is None else [piece.what for piece in leaps.push(readings)]
+        for piece in pieces:
+            if isinstance(piece, DeadLetter):
+                dead.append(piece)
+                continue
+            found, late = windower.push(piece)
             dead += late
+            if found is not None:
+                yield found
         unusable.count(dead, len(chunk))
-        if found is not None:
-            yield found
     unusable.report()
 
 

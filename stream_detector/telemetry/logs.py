@@ -113,6 +113,13 @@ class Output:
         else:
             log.info("%s", text, extra=event(name, **fields))
 
+    def tell(self, text: str) -> None:
+        """Print a remark beside what a command prints: as text the bare line; as JSON a log line."""
+        if self._json is None:
+            sys.stderr.write(f"{printable(text)}\n")
+        else:
+            logging.getLogger("stream_detector").info("%s", text)
+
     def fail(self, error: Exception) -> None:
         """Report the error that ended the program."""
         if self._json is None:

@@ -72,6 +72,9 @@ class Metrics:
         self.states_lost_total = self._counter(
             "states_lost_total", "Tasks that were taken over and whose committed state the store has lost."
         )
+        self.assets_in_several_tasks = self._gauge(
+            "assets_in_several_tasks", "Assets whose messages come on several partitions at once."
+        )
         self.restores_total = self._counter("restores_total", "Tasks whose state was loaded on assignment.")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions this worker reads.")
         self.catching_up_messages = self._gauge(
@@ -147,13 +150,7 @@ class HealthServer:
     def start(self) -> None:
         """Listen and answer from a thread; `port` is then the actual port. Raises ConfigError when it can't listen."""
         handler = type("Handler", (_Handler,), {"pages": self._pages, "metrics": self._metrics})
-        try:
-            self._server = (_Server6 if ":" in self.host else _Server)((self.host, self.port), handler)
-        except OSError as error:
-            raise ConfigError(
-                f"metrics: can't listen on host {self.host}, port {self.port}: {error.strerror}; "
-                "expected an address of this machine and a free port (or port: 0)"
-            ) from error
+        self._server = _listening(self.host, self.port, handler)
         self.port = self._server.server_address[1]
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
@@ -165,6 +162,21 @@ class HealthServer:
             self._server.server_close()
             self._thread.join()
             self._server = self._thread = None
+
+
+def require_port(host: str, port: int) -> None:
+    """Raise ConfigError when nobody could listen there now: said before anything slow begins."""
+    _listening(host, port, _Handler).server_close()
+
+
+def _listening(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+    try:
+        return (_Server6 if ":" in host else _Server)((host, port), handler)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics: can't listen on host {host}, port {port}: {error.strerror}; "
+            "expected an address of this machine and a free port (or port: 0)"
+        ) from error
 
 
 class _Server(ThreadingHTTPServer):

@@ -256,6 +256,18 @@ class Alert:
     ingest_ms: int = -1  # header only: broker time of the reading that completed the window
     scored_ms: int = -1  # header only: wall-clock time of scoring
     sensor: SensorRef | None = None  # kind sensor-fault only
+    reason: str | None = None  # why a close came without a window: "moved", "retired", "forgotten"
+
+
+class Stay(NamedTuple):
+    """Between which event times, UNIX ms, a task has read an asset."""
+
+    first_ms: int
+    last_ms: int
+
+    def merged(self, other: Stay) -> Stay:
+        """Return the stay that comprises both."""
+        return Stay(min(self.first_ms, other.first_ms), max(self.last_ms, other.last_ms))
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Windower:
     def _push(self, batch: ReadingBatch, parts: list[WindowBatch], dead: list[DeadLetter]) -> ReadingBatch | None:
         """Add one batch, or the part of it before an asset's return from silence; return what is left then."""
         topic = self._topics[batch.partition.topic]
-        first_ms, last_ms = _extent(batch)
+        first_ms, last_ms = extent(batch)
         told = len(dead)
         kept = self._not_ahead(batch, first_ms, last_ms, dead)
         if not kept.size:
@@ -412,7 +412,7 @@ class Windower:
         parts.append(WindowBatch(self._task, names, end_ms, values, filled, ingest_ms, completed_by))
 
 
-def _extent(batch: ReadingBatch) -> tuple[Floats, Floats]:
+def extent(batch: ReadingBatch) -> tuple[Floats, Floats]:
     """Return the event times (M,) of each reading's first and last sample."""
     if batch.reading is None:
         return batch.ts_ms, batch.ts_ms

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 #: Time without an error, ms, after which Kafka is back. Longer than it takes until an operation that fails is tried
 #: again: in between, everything else succeeds.
 CALM_MS = 5_000.0
+#: Time in which no messages can arrive, ms, after which that is an outage even where nothing has failed.
+TROUBLE_MS = 15_000.0
 _LASTING = (BrokerRightsError, BrokerLoginError, BatchError)  # the rest of the worker's operations go on meanwhile
 
 
@@ -24,6 +26,7 @@ class Outage:
         self._clock = clock_ms
         self._calm_ms = max(CALM_MS, 2 * commit_interval_ms)
         self._failed_ms = 0.0
+        self._trouble_since: float | None = None
         self._commits = 0
         self._told: set[str] = set()
         self.error: BrokerError | None = None
@@ -45,10 +48,17 @@ class Outage:
     def passed(self, trouble: str | None, commits: int) -> None:
         """Note a turn without an error, which alone shows little: a poll without messages asks nobody.
 
-        Kafka is back when the source has no `trouble`, and either nothing has failed for a while or, after an outage
-        of the whole of it, a commit has succeeded since the last error.
+        `trouble`: why no messages can arrive (`Source.trouble`); when that lasts, it is an outage: a worker that has
+        nothing to commit meets no error. Kafka is back when there is no trouble, and either nothing has failed for a
+        while or, after an outage of the whole of it, a commit has succeeded since the last error.
         """
-        if self.error is None or trouble is not None:
+        if trouble is not None:
+            self._trouble_since = self._clock() if self._trouble_since is None else self._trouble_since
+            if self.error is None and self._clock() - self._trouble_since >= TROUBLE_MS:
+                self.failed(BrokerError(trouble), commits)
+            return
+        self._trouble_since = None
+        if self.error is None:
             return
         committed = commits > self._commits and not isinstance(self.error, _LASTING)
         if committed or self._clock() - self._failed_ms >= self._calm_ms:

@@ -9,12 +9,13 @@ offset   ──▶  0 ……………………… judged …………………�
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stream_detector.types import DeadLetter, Partition, ReadingBatch
+from stream_detector.windowing.leaps import Leaps
 from stream_detector.windowing.windower import part
 
 
@@ -27,6 +28,7 @@ class Passage:
     letters: Sequence[DeadLetter]  # of messages that are no readings, in order
     processed: bool  # the states loaded know what they tell
     replayed: bool  # what they tell was published before
+    lone: Sequence[DeadLetter] = ()  # of readings before, which were held back until now; they come first
 
 
 def passages(
@@ -81,3 +83,29 @@ def _split(batch: ReadingBatch | None, offset: int) -> tuple[ReadingBatch | None
         return None, batch
     cut, count = int(np.searchsorted(batch.offsets, offset)), len(batch.assets)
     return (batch, None) if cut == count else (part(batch, 0, cut), part(batch, cut, count))
+
+
+def in_turn(whole: Iterable[Passage], leaps: Leaps) -> Iterator[Passage]:
+    """Yield passages whose readings need not wait until their times are confirmed, in the order to be used in."""
+    for passage in whole:
+        if passage.readings is None:
+            yield passage
+            continue
+        letters = passage.letters
+        for what, bound in leaps.push(passage.readings):
+            if what is passage.readings:  # the usual case
+                yield passage
+                break
+            before = [letter for letter in letters if letter.message.offset < bound]
+            letters = letters[len(before) :]
+            if isinstance(what, ReadingBatch) and what.offsets[-1] == bound:  # letters lie between its readings
+                yield replace(passage, readings=what, letters=before)
+                continue
+            if before:
+                yield replace(passage, readings=None, letters=before)
+            lone = (what,) if isinstance(what, DeadLetter) else ()
+            readings = what if isinstance(what, ReadingBatch) else None
+            yield replace(passage, partition=what.partition, readings=readings, letters=(), lone=lone)
+        else:
+            if letters:
+                yield replace(passage, readings=None, letters=letters)

@@ -26,6 +26,7 @@ from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.assignment import Assignment
 from stream_detector.worker.coverage import Coverage
 from stream_detector.worker.delivery import make_strategy
+from stream_detector.worker.homes import Homes
 from stream_detector.worker.reporting import Reporter
 from stream_detector.worker.saving import Saver
 from stream_detector.worker.slices import Found, Scores, Scoring, Watch
@@ -95,6 +96,17 @@ class Pipeline:
             scoring=self._scoring,
             metrics=metrics,
         )
+        self._homes = Homes(
+            config,
+            store,
+            saver=self._saver,
+            metrics=metrics,
+            clock_ms=clock_ms,
+            away_ms=self._scoring.away_ms,
+            tasks=self._assignment.tasks,
+            lag=source.lag,
+        )
+        self._scoring.left = self._homes.left
         self._controls = Controls()
         self._lag: dict[Partition, int] = {}
         self._removals_due = False  # operators have asked for removals since the last commit
@@ -131,6 +143,7 @@ class Pipeline:
         most = self._scoring.room(self._config.kafka.max_poll_records)
         batches = self._source.poll(self._patience(timeout_ms), most)
         self._take(batches)
+        self._scoring.accept_left(self._homes.look())
         now = self._clock()
         due = now >= self._commit_due_ms()
         if due or now >= self._scoring.due_ms:
@@ -204,7 +217,8 @@ class Pipeline:
             return True, f"the store is behind for {behind / 1000:.0f} s"
         if not self._tasks:
             return True, "no task: there are enough workers for all"
-        return True, "; ".join(filter(None, [f"{len(self._tasks)} tasks", self._silence_text(), self._coverage.text]))
+        said = [f"{len(self._tasks)} tasks", self._silence_text(), self._homes.trouble, self._coverage.text]
+        return True, "; ".join(filter(None, said))
 
     def _silent_s(self, topic: str) -> float:
         return (self._clock() - self._heard_ms[topic]) / 1000

@@ -18,10 +18,22 @@ from numpy.typing import NDArray
 
 from stream_detector.config import Config
 from stream_detector.decision.driver import Decided, Driver, Trace
-from stream_detector.decision.engine import Engine
+from stream_detector.decision.engine import MOVED, Engine
+from stream_detector.liveness.tracker import LivenessTracker
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import Alert, Audit, Controls, ModelRef, NotJudged, Removal, ScoreBatch, Shifts, WindowBatch
+from stream_detector.types import (
+    Alert,
+    Audit,
+    Controls,
+    LivenessEvent,
+    ModelRef,
+    NotJudged,
+    Removal,
+    ScoreBatch,
+    Shifts,
+    WindowBatch,
+)
 from stream_detector.windowing.channel_profile import ChannelProfile
 from stream_detector.worker.batching import Queue, merged, no_windows
 from stream_detector.worker.task import Task, WindowingResult
@@ -88,6 +100,10 @@ class Scoring:
         self._unknown: set[str] = set()
         self.windows = 0
         """Taken so far."""
+        self.away_ms = away_after_ms(config, self.engine.usual_gap_ms)
+        """After how long without a message an asset that is read in another task has left."""
+        self.left: Callable[[Task, LivenessEvent], bool] = lambda task, found: False
+        """Whether an asset that has fallen silent in a task was read in another one since."""
 
     def accept(self, task: Task, cut: WindowingResult, messages: int) -> None:
         """Queue the windows that `messages` messages completed."""
@@ -108,6 +124,11 @@ class Scoring:
         self._metrics.windows_total.inc(count)
         if messages:
             self._density = max(self._density + _DENSITY * (count / messages - self._density), count / messages / 2)
+
+    def accept_left(self, found: Sequence[tuple[Task, LivenessEvent]]) -> None:
+        """Queue that assets have left tasks, after all that was queued."""
+        for task, one in found:
+            self._queue.add(task, no_windows(task.index), False, self._clock(), [(one, False)])
 
     @property
     def without_detector(self) -> list[NotJudged]:
@@ -166,7 +187,11 @@ class Scoring:
         for one in pending:
             alerts: list[Alert] = []
             for liveness_event, replayed_too in one.liveness:
+                if liveness_event.fault == "silent" and liveness_event.begins and self.left(one.task, liveness_event):
+                    liveness_event = liveness_event._replace(fault=MOVED)
                 reported = self._driver.on_liveness(one.task.states, liveness_event, controls)
+                if reported and liveness_event.fault == MOVED:
+                    self._tell_left(one.task, liveness_event)
                 alerts += [] if replayed_too else reported
             if scores is not None and len(one.windows):
                 trace = None if self._watch is None else Trace(len(one.windows))
@@ -230,6 +255,14 @@ class Scoring:
                         extra=event("no-model", asset=asset),
                     )
 
+    def _tell_left(self, task: Task, found: LivenessEvent) -> None:
+        log.info(
+            "asset %s has left partition %d for another one: its incidents there are closed",
+            found.asset,
+            task.index,
+            extra=event("asset-moved", task=task.index, asset=found.asset),
+        )
+
     def _tell(self, task: Task, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
             self._metrics.alerts_total.labels(alert.event, alert.severity).inc()
@@ -251,3 +284,8 @@ class Scoring:
                         score=alert.score,
                     ),
                 )
+
+
+def away_after_ms(config: Config, usual_gap_ms: float) -> int:
+    """Return after how long without a message an asset is away: as long as it takes to fall silent."""
+    return LivenessTracker(config.sensors, config.window, config.channels, {}, usual_gap_ms).silent_after_ms

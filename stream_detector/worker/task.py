@@ -29,12 +29,14 @@ from stream_detector.types import (
 )
 from stream_detector.types import replace as replace_state
 from stream_detector.windowing.join import Join
+from stream_detector.windowing.leaps import Leaps
 from stream_detector.windowing.records import RecordsWindower
 from stream_detector.windowing.windower import Windower
 from stream_detector.worker.coverage import Discarded
-from stream_detector.worker.passing import Passage, passages
+from stream_detector.worker.passing import Passage, in_turn, passages
 from stream_detector.worker.removed import RemovedAssets
 from stream_detector.worker.resuming import Start
+from stream_detector.worker.stays import Stays
 
 
 @dataclass(slots=True)
@@ -97,12 +99,17 @@ class Task:
         self.moved = False  # messages were taken since the last commit
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
+        self._leaps = (
+            None if isinstance(self.windower, RecordsWindower) else Leaps(config.window, self.windower.hold_ms)
+        )
         self._liveness = (
             LivenessTracker(config.sensors, config.window, config.channels, loaded.assets, usual_gap_ms)
             if config.sensors.check and not self._records
             else None
         )
         self._judged = {partition: stored.read for partition, stored in loaded.positions.items()}
+        judged = [(asset, state.judged_ms) for asset, state in loaded.assets.items()]
+        self.stays = Stays(config.window.max_ahead_ms, judged)
         self.messages = dict.fromkeys((entry.topic for entry in config.inputs), 0)  # taken since last asked
         self._join = Join(self.partitions, config.window)
         self._decoders = decoders
@@ -151,6 +158,8 @@ class Task:
         self.messages[partition.topic] += len(batch.messages)
         readings, letters = self._decoders[partition.topic].decode(batch)
         self._at[partition] = batch.messages[-1].offset + 1
+        if readings is not None:
+            self.stays.push(readings)
         result = WindowingResult()
         if not self._several:
             self._cut([] if readings is None else self._join.push(readings), letters, result)
@@ -214,7 +223,8 @@ class Task:
     def positions(self) -> dict[Partition, Position]:
         """Return where each partition stands after all that was taken, for a commit as the next epoch."""
         oldest = self.windower.oldest_offsets()
-        windows = {p: at for p in self._at if (at := oldest[p.topic]) is not None}
+        held = {} if self._leaps is None else {p: self._leaps.oldest_offset(p.topic) for p in self._at}
+        windows = {p: min(needed) for p in self._at if (needed := _known(oldest[p.topic], held.get(p)))}
         processed = {partition: self._done(partition) for partition in self._at}
         liveness = {} if self._liveness is None else self._liveness.oldest_offsets(windows, processed)
         positions: dict[Partition, Position] = {}
@@ -292,7 +302,8 @@ class Task:
 
     def _cut(self, passed: list[ReadingBatch], letters: Sequence[DeadLetter], result: WindowingResult) -> None:
         """Add what readings become, and dead letters that come before the next of their partition."""
-        for passage in passages(passed, letters, self._judged, self._published):
+        whole = passages(passed, letters, self._judged, self._published)
+        for passage in whole if self._leaps is None else in_turn(whole, self._leaps):
             windows: WindowBatch | None = None
             refused: list[DeadLetter] = []
             needed = not (self._records and passage.processed)  # of records nothing is open
@@ -300,7 +311,10 @@ class Task:
                 windows, refused = self.windower.push(passage.readings)
                 result.readings += len(passage.readings.assets) - len(refused)
             if not passage.replayed:
-                result.dead += sorted([*passage.letters, *refused], key=lambda letter: letter.message.offset)
+                result.dead += [
+                    *passage.lone,
+                    *sorted([*passage.letters, *refused], key=lambda letter: letter.message.offset),
+                ]
             events = self._listen(passage, refused, windows)
             if windows is not None and not self._records:
                 windows = self._newer(windows, passage.replayed)
@@ -333,6 +347,10 @@ class Task:
             state = self.states.get(asset)
             if state is not None and state.sensors.refused != counts:
                 self.states[asset] = replace_state(state, sensors=replace_state(state.sensors, refused=counts))
+
+
+def _known(*offsets: int | None) -> list[int]:
+    return [offset for offset in offsets if offset is not None]
 
 
 def _in_order(windows: WindowBatch) -> tuple[WindowBatch, NDArray[np.int64]]:

@@ -99,6 +99,16 @@ class OnBroker:
                 headers = [("content-type", b"application/json")]
                 writer.send(partition.topic, b"pump-1", value, headers, timestamp_ms=NOW_MS, partition=partition.index)
 
+    def grow(self, partitions: int) -> None:
+        """Add partitions to each input topic, one topic after the other, as an operator does."""
+        client: Any = KafkaAdminClient(bootstrap_servers=list(self.kafka.bootstrap_servers))  # type: ignore[no-untyped-call]
+        try:
+            for topic in self.topics:
+                client.create_partitions({topic: partitions})
+        finally:
+            client.close()
+        self.partitions = partitions
+
     def alerts(self, count: int) -> list[Message]:
         return self._read(f"{self.stream}.alerts", count)
 

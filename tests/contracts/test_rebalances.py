@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -22,8 +23,8 @@ class Group:
         self.log = log
         self.members: list[Member] = []
 
-    def join(self, rebalance: str = "cooperative") -> Member:
-        config = self.log.config()
+    def join(self, rebalance: str = "cooperative", start_from: str = "earliest") -> Member:
+        config = self.log.config(start_from)
         config = config.model_copy(update={"kafka": config.kafka.model_copy(update={"rebalance": rebalance})})
         source = KafkaSource(config)
         member = Member(source, Listener(source))
@@ -132,6 +133,26 @@ def test_a_group_goes_from_eager_to_cooperative_member_by_member(group: Group) -
     group.join()
     group.settle(3, 3)
     assert set() == told(third, "lost")
+
+
+@pytest.mark.parametrize("start_from", ["earliest", "latest"])
+@pytest.mark.parametrize("rebalance", ["cooperative", "eager"])
+def test_added_partitions_are_read_within_seconds(group: Group, rebalance: str, start_from: str) -> None:
+    """Of partitions added while a group reads, each has one owner soon, and their first messages are read, too."""
+    first, second = group.join(rebalance, start_from), group.join(rebalance, start_from)
+    group.settle(3, 3)
+    added = time.monotonic()
+    group.log.grow(PARTITIONS + 2)
+    for topic in group.log.topics:
+        for index in (PARTITIONS, PARTITIONS + 1):
+            group.log.write(Partition(topic, index), values(f"{topic}.{index}.", 20))
+    until(lambda: TOPICS * 2 * 20 == first.count + second.count, first.poll, second.poll)
+    took_s = time.monotonic() - added
+    assert took_s < 10, f"it took {took_s:.1f} s"
+    group.settle(4, 4)
+    assert TOPICS * 2 * 20 == first.count + second.count
+    read = {partition: got for member in group.members for partition, got in member.read.items()}
+    assert all(got == values(f"{p.topic}.{p.index}.", 20) for p, got in read.items())
 
 
 def test_members_that_know_no_common_way_are_told_what_to_do(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kafka import KafkaAdminClient, TopicPartition
 
 from stream_detector.adapters.kafka import MessageWriter, ensure_topics
 from stream_detector.adapters.redis import RedisStore
@@ -98,3 +99,18 @@ def test_a_star_is_an_asset(config: Config, tmp_path: Path):
     assert shown(path, "thresholds", "reset", "CONFIG", "--all").startswith("all assets start")
     assert store.controls().reset_all > ""
     store.close()
+
+
+def test_a_verdict_needs_an_alert(config: Config, tmp_path: Path):
+    """An id that no alert has is refused where that can be known; an incident's id names its alert."""
+    path = tmp_path / "pump.yaml"
+    unknown = "f354e300-8729-52db-b2ed-82bb28adfe45"
+    words = ("false-alarm", "--by", "shift 2")
+    shown(path, "verdict", "CONFIG", unknown, *words, status=2)
+    shown(path, "verdict", "CONFIG", ALERT.incident, *words, status=2)
+    assert unknown in shown(path, "verdict", "CONFIG", unknown, *words, "--force")
+    assert json.loads(shown(path, "verdict", "CONFIG", ALERT.id, *words, "--json"))["alert"] == ALERT.id
+    client = KafkaAdminClient(bootstrap_servers=config.kafka.bootstrap_servers)
+    client.delete_records({TopicPartition(config.alert_topic, 0): -1})  # as retention does: nobody can know any more
+    client.close()
+    assert unknown in shown(path, "verdict", "CONFIG", unknown, *words)

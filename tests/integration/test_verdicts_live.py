@@ -30,7 +30,9 @@ def test_a_verdict_comes_to_the_store(make_secured, fortress):
     theirs.write_text(yaml.safe_dump(settings))
 
     worker = site.worker()
-    said = call(DETECTOR, "verdict", theirs, ALERT.upper(), "false-alarm", "--by", "shift 2", "--note", "moved")
+    call(DETECTOR, "verdict", theirs, ALERT, "false-alarm", status=2)
+    words = ("false-alarm", "--by", "shift 2", "--note", "moved", "--force")
+    said = call(DETECTOR, "verdict", theirs, ALERT.upper(), *words)
     assert f"false-alarm on {ALERT}" in said
     call(DETECTOR, "verdict", theirs, ALERT, "no-idea", status=2)
     call(DETECTOR, "verdict", theirs, "not-an-id", "true-alarm", status=2)

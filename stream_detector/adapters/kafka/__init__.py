@@ -3,6 +3,7 @@
 client_patches  all that depends on the client's inside, and on its version
 settings        connection settings of every client, and its errors in our words
 login           whether brokers let this client in: certificates, passwords, tokens; asked once
+renewal         certificates and passwords as their files are now
 oauth           tokens for SASL/OAUTHBEARER
 access          whether this user has the rights of a worker
 topics          partition counts, creation, end offsets
@@ -20,11 +21,19 @@ writer          send messages to a topic: producers
 
 from stream_detector.adapters.kafka.access import require_rights
 from stream_detector.adapters.kafka.probe import require_transactions
-from stream_detector.adapters.kafka.reader import AlertReader, AlertRecord, TopicReader
+from stream_detector.adapters.kafka.reader import AlertReader, AlertRecord, TopicReader, read_to_end
+from stream_detector.adapters.kafka.renewal import renewable
+from stream_detector.adapters.kafka.requeue import Requeuer
 from stream_detector.adapters.kafka.settings import client_settings
 from stream_detector.adapters.kafka.sink import KafkaSink
 from stream_detector.adapters.kafka.source import KafkaSource
-from stream_detector.adapters.kafka.topics import end_offsets, ensure_topics, partition_counts, require_all_topics
+from stream_detector.adapters.kafka.topics import (
+    end_offsets,
+    ensure_topics,
+    first_offsets,
+    partition_counts,
+    require_all_topics,
+)
 from stream_detector.adapters.kafka.transactional import TransactionalSink, TransactionalSource
 from stream_detector.adapters.kafka.writer import MessageWriter
 from stream_detector.config import Config
@@ -35,15 +44,19 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "MessageWriter",
+    "Requeuer",
     "TopicReader",
     "TransactionalSink",
     "TransactionalSource",
     "client_settings",
     "end_offsets",
     "ensure_topics",
+    "first_offsets",
     "make_sink",
     "make_source",
     "partition_counts",
+    "read_to_end",
+    "renewable",
     "require_all_topics",
     "require_rights",
     "require_transactions",

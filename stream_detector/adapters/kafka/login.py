@@ -15,6 +15,7 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from stream_detector.adapters.kafka.client_patches import LoginDialogue
+from stream_detector.adapters.kafka.renewal import RenewedContext, stamps
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import BrokerLoginError
 
@@ -32,16 +33,17 @@ _seen: set[tuple[str, str]] = set()
 def require_login(kafka: KafkaConfig, settings: Mapping[str, Any]) -> None:
     """Log in once with the client's settings, and raise BrokerLoginError, saying why, when it is refused.
 
-    Asks each bootstrap server once a process; one that doesn't answer is the client's to report.
+    Asks each bootstrap server once a process, and again when a file of the settings has changed; one that doesn't
+    answer is the client's to report.
     """
     if kafka.security.protocol == "PLAINTEXT":
         return
-    asked = kafka.security.model_dump_json()
+    asked = f"{kafka.security.model_dump_json()} {stamps(kafka.security)}"
     for server in kafka.bootstrap_servers:
         if (server, asked) not in _seen:
             try:
                 _log_in(kafka, server, settings)
-            except (OSError, ValueError, struct.error):
+            except (OSError, ValueError, struct.error, kafka_errors.KafkaConnectionError):
                 continue  # away, or on its way down
             _seen.add((server, asked))
 
@@ -63,7 +65,7 @@ def _log_in(kafka: KafkaConfig, server: str, settings: Mapping[str, Any]) -> Non
 
 
 def _secured(
-    kafka: KafkaConfig, server: str, host: str, stream: socket.socket, context: ssl.SSLContext
+    kafka: KafkaConfig, server: str, host: str, stream: socket.socket, context: RenewedContext
 ) -> ssl.SSLSocket:
     """Return the connection under TLS, once the server has taken the client's certificate.
 

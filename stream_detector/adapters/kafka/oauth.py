@@ -45,14 +45,19 @@ class TokenProvider(AbstractTokenProvider):
         self._token = ""
         self._replace_at = -math.inf
         self._ends_at = -math.inf
+        self._login()  # what is wrong with the settings is an error at the start
+
+    def _login(self) -> tuple[str, ssl.SSLContext]:
+        """Return the header that authenticates this client, and whom to trust, as their files are now."""
+        oauth = self._oauth
         secret = oauth.client_secret.reveal()
-        # RFC 6749, section 2.3.1: both form-encoded, as a user and password of HTTP Basic.
-        pair = f"{quote_plus(oauth.client_id)}:{quote_plus(secret)}"
-        self._authorization = hide(f"Basic {b64encode(pair.encode()).decode()}")
         try:
-            self._context = ssl.create_default_context(cafile=oauth.ca_file)
+            context = ssl.create_default_context(cafile=oauth.ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"kafka.security.oauth.ca_file ({oauth.ca_file}) can't be used: {error}") from error
+        # RFC 6749, section 2.3.1: both form-encoded, as a user and password of HTTP Basic.
+        pair = f"{quote_plus(oauth.client_id)}:{quote_plus(secret)}"
+        return hide(f"Basic {b64encode(pair.encode()).decode()}"), context
 
     def token(self) -> str:
         """Return a token that is good for a while; called by the client whenever it logs in.
@@ -102,13 +107,17 @@ class TokenProvider(AbstractTokenProvider):
         form = {"grant_type": "client_credentials"}
         if self._oauth.scope is not None:
             form["scope"] = self._oauth.scope
+        try:
+            authorization, context = self._login()
+        except ConfigError as error:  # it could be read at the start: perhaps it is being replaced
+            raise BrokerError(str(error)) from error
         request = urllib.request.Request(
             self._oauth.token_url,
             data=urlencode(form).encode(),
-            headers={"Authorization": self._authorization, "Accept": "application/json"},
+            headers={"Authorization": authorization, "Accept": "application/json"},
         )
         # No redirects: they would carry the secret to wherever the answer says.
-        opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=self._context), _NoRedirect)
+        opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect)
         try:
             with opener.open(request, timeout=self._oauth.timeout_ms / 1_000) as response:
                 body = response.read(_MOST_BYTES)

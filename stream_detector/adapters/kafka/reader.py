@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from kafka import TopicPartition
 
 from stream_detector.adapters.kafka.settings import connect_consumer, translated
-from stream_detector.adapters.kafka.topics import go_to_ends, wait_for_topic
+from stream_detector.adapters.kafka.topics import end_offsets, go_to_ends, wait_for_topic
 from stream_detector.config import Config, KafkaConfig
 from stream_detector.types import MessageBatch, Partition
 
@@ -76,6 +77,23 @@ class TopicReader:
     def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
+
+
+def read_to_end(kafka: KafkaConfig, topic: str) -> Iterator[MessageBatch]:
+    """Yield the committed messages that a topic holds now, each partition's in order.
+
+    Raises ConfigError when there is no such topic, BrokerError.
+    """
+    ends = {place: end for place, end in end_offsets(kafka, [topic]).items() if end}
+    idle = 0
+    with TopicReader(kafka, topic, from_beginning=True) as reader:
+        while ends and idle < 3:  # transactions' markers stand after the last message: the very end may not be read
+            batches = reader.read(timeout_ms=500)
+            idle = 0 if batches else idle + 1
+            for batch in batches:
+                yield batch
+                if batch.messages[-1].offset + 1 >= ends.get(batch.partition, 0):
+                    ends.pop(batch.partition, None)
 
 
 class AlertRecord(NamedTuple):

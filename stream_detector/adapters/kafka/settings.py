@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
 from stream_detector.adapters.kafka import client_patches, login
 from stream_detector.adapters.kafka.oauth import provider
+from stream_detector.adapters.kafka.renewal import Password, tls_context
 from stream_detector.config import KafkaConfig
 from stream_detector.errors import (
+    BatchError,
     BrokerError,
     BrokerLoginError,
     BrokerRightsError,
-    ConfigError,
     FencedError,
 )
 
-T = TypeVar("T")
-
 client_patches.read_any_header_name()
+client_patches.let_go_of_undecodable()
+client_patches.ask_for_passwords()
 
 #: Longest wait for the first answer of any broker when a client starts.
 BOOTSTRAP_TIMEOUT_MS = 10_000
@@ -32,6 +32,9 @@ BOOTSTRAP_TIMEOUT_MS = 10_000
 REQUEST_TIMEOUT_MS = 10_000
 #: Largest message the client takes, bytes. What a topic takes is for its broker to say.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
+
+#: The packages that the client decodes with, by codec; gzip comes with Python.
+_PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
 
 _FENCED = (
     kafka_errors.CommitFailedError,
@@ -55,7 +58,7 @@ _RIGHTS = (
 def client_settings(kafka: KafkaConfig) -> dict[str, Any]:
     """Return the keyword arguments every client takes: brokers, transport, authentication, patience.
 
-    Secrets are fetched from where the configuration says they are and appear nowhere else.
+    Secrets are fetched from where the configuration says they are, at each login, and appear nowhere else.
     Raises ConfigError when a secret or a certificate can't be read, BrokerLoginError when a certificate or a token is
     refused, BrokerError when the token endpoint can't be reached.
     """
@@ -69,7 +72,7 @@ def client_settings(kafka: KafkaConfig) -> dict[str, Any]:
         "reconnect_backoff_max_ms": 1_000,
     }
     if security.protocol in ("SSL", "SASL_SSL"):
-        settings["ssl_context"] = _ssl_context(kafka)
+        settings["ssl_context"] = tls_context(security)
     if security.protocol.startswith("SASL"):
         settings["sasl_mechanism"] = security.mechanism
         if security.oauth is not None:
@@ -78,7 +81,7 @@ def client_settings(kafka: KafkaConfig) -> dict[str, Any]:
         else:
             assert security.password is not None  # KafkaSecurity checks it
             settings["sasl_plain_username"] = security.username
-            settings["sasl_plain_password"] = security.password.reveal()
+            settings["sasl_plain_password"] = Password(security.password)
     login.require_login(kafka, settings)
     return settings
 
@@ -106,27 +109,6 @@ def connect_producer(kafka: KafkaConfig, **settings: Any) -> Any:
         return KafkaProducer(**merged)  # type: ignore[no-untyped-call]  # the client ships no types
 
 
-def _ssl_context(kafka: KafkaConfig) -> ssl.SSLContext:
-    """Build it here, not in the client, so that an unreadable file is an error at start and not an endless retry."""
-    security = kafka.security
-    context = _load("ca_file", security.ca_file, lambda: ssl.create_default_context(cafile=security.ca_file))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = security.verify_hostname
-    if security.cert_file is not None:
-        cert, key = security.cert_file, security.key_file
-        # Without one an encrypted key is an error, not a question on the terminal.
-        password = security.key_password.reveal() if security.key_password is not None else ""
-        _load("cert_file", cert, lambda: context.load_cert_chain(cert, key, password))
-    return context
-
-
-def _load(name: str, path: Path | None, load: Callable[[], T]) -> T:
-    try:
-        return load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"kafka.security.{name} ({path}) can't be used: {error}") from error
-
-
 def servers(kafka: KafkaConfig) -> str:
     """Name the brokers in a message."""
     return ", ".join(kafka.bootstrap_servers)
@@ -145,6 +127,8 @@ def translated(kafka: KafkaConfig, doing: str) -> Iterator[None]:
         ) from error
     except _RIGHTS as error:
         raise _no_right(kafka, doing, error) from error
+    except client_patches.UndecodableError as error:
+        raise _undecodable(kafka, error) from error
     except kafka_errors.InconsistentGroupProtocolError as error:
         raise BrokerError(
             f"Kafka at {servers(kafka)}: the group's other workers hand partitions out another way, as older "
@@ -167,6 +151,24 @@ def rights_translated(kafka: KafkaConfig, doing: str, what: str = "") -> Iterato
         yield
     except _RIGHTS as error:
         raise _no_right(kafka, doing, error, what) from error
+
+
+def _undecodable(kafka: KafkaConfig, found: client_patches.UndecodableError) -> BatchError:
+    cause = plain(found.error)
+    codec = re.search(r"Libraries for (\w+) compression codec not found", cause)
+    package = _PACKAGES.get(codec[1]) if codec is not None else None
+    if codec is not None and package is not None:
+        cause = (
+            f"it is compressed with {codec[1]}, and the Python package {package} is missing or broken here. Install it "
+            f"(pip install --force-reinstall {package}) and start the worker again"
+        )
+    else:
+        kind = type(found.error).__name__
+        cause = cause if kind == cause else f"{cause} ({kind})"
+    topic, partition = found.partition
+    return BatchError(
+        f"Kafka at {servers(kafka)}: {topic}[{partition}]: the batch at offset {found.offset} can't be decoded: {cause}"
+    )
 
 
 def _no_right(kafka: KafkaConfig, doing: str, error: kafka_errors.KafkaError, what: str = "") -> BrokerRightsError:

@@ -19,6 +19,7 @@ from stream_detector.adapters.kafka.client_patches import (
     ThreadedListener,
     cooperate,
     denied_topics,
+    finish_joins,
     heartbeat_age_s,
     joining,
     keep_joins,
@@ -39,6 +40,7 @@ _CLOSE_TIMEOUT_MS = 5_000
 _PARTITION_FETCH_BYTES = 4 * 2**20
 _FETCH_WAIT_MS = 100
 _ENDS_EVERY_S, _ENDS_WAIT_MS = 10.0, 500
+_TOPICS_EVERY_MS = 3_000  # interval of looking at the topics: partitions added to them are assigned at most so late
 _DENIED_EVERY_S = 2.0  # interval of reporting a topic that may not be read: in between, the others are
 _MARKERS = 1  # offsets that a transaction's end takes: no record has them
 _SILENT_S = 3.0  # no heartbeat answered for this time: the broker is unreachable. At least one is sent per second
@@ -81,13 +83,14 @@ class KafkaSource:
         self._next: dict[TopicPartition, int] = {}  # offset that the next record of each should have
         self._skipped: list[Skipped] = []
         self._ends: dict[Partition, int] = {}  # where a new group starts with start_from latest, as of the assignment
+        self._counts: dict[str, int] = {}  # partitions of each topic when this member joined
 
     def open(self, listener: RebalanceListener) -> None:
         """Join the group. Partitions arrive through the listener during later polls.
 
         Raises ConfigError when an input topic is missing or the topics differ in partition counts, BrokerError.
         """
-        counts = require_topics(self._kafka, self._topics)
+        self._counts = counts = require_topics(self._kafka, self._topics)
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{topic}: {count}" for topic, count in counts.items())
             raise ConfigError(
@@ -104,6 +107,7 @@ class KafkaSource:
             auto_offset_reset="earliest",
             partition_assignment_strategy=self._assignors(),
             max_poll_records=self._kafka.max_poll_records,
+            metadata_max_age_ms=_TOPICS_EVERY_MS,
             session_timeout_ms=session,
             # Members learn of a rebalance by heartbeat: a long interval makes every rebalance slow.
             heartbeat_interval_ms=max(100, min(1_000, session // 5)),
@@ -115,6 +119,7 @@ class KafkaSource:
         )
         read_quickly(self._consumer)
         keep_joins(self._consumer)
+        finish_joins(self._consumer)
         if self._cooperative:
             cooperate(self._consumer)
         self._listener = listener
@@ -205,19 +210,26 @@ class KafkaSource:
             self._consumer.commit(offsets, timeout_ms=REQUEST_TIMEOUT_MS)
 
     def seek(self, partition: Partition, offset: int | None) -> None:
-        """Read on from `offset`, or from where a new group starts (`kafka.start_from`) when it is None."""
+        """Read on from `offset`, or from where a new group starts (`kafka.start_from`) when it is None.
+
+        A partition that was added after this member joined starts at its oldest message: `latest` leaves out what was
+        there before the group, and of such a partition there is nothing.
+        """
         name = TopicPartition(*partition)
         self._next.pop(name, None)
         with translated(self._kafka, "seeking"):
             if offset is not None:
                 self._next[name] = offset
                 self._consumer.seek(name, offset)
-            elif self._kafka.start_from == "earliest":
+            elif self._kafka.start_from == "earliest" or self._is_added(partition):
                 self._consumer.seek_to_beginning(name)
             else:
                 if partition not in self._ends:
                     self._ends.update(end_offsets(self._kafka, [partition.topic]))
                 self._consumer.seek(name, self._ends[partition])
+
+    def _is_added(self, partition: Partition) -> bool:
+        return partition.index >= self._counts.get(partition.topic, 0)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop fetching these until resumed; polls go on and keep the membership alive."""

@@ -126,6 +126,21 @@ def end_offsets(kafka: KafkaConfig, topics: Iterable[str]) -> dict[Partition, in
     return {Partition(tp.topic, tp.partition): offset for tp, offset in ends.items()}
 
 
+def first_offsets(kafka: KafkaConfig, topic: str) -> dict[int, int]:
+    """Return by partition the oldest offset that retention has left of a topic; 0: nothing was taken.
+
+    Raises ConfigError when the topic is missing, BrokerError.
+    """
+    count = require_topics(kafka, [topic])[topic]
+    consumer = connect_consumer(kafka, fetch_max_wait_ms=50)
+    with translated(kafka, "looking up first offsets"):
+        try:
+            found = consumer.beginning_offsets([TopicPartition(topic, index) for index in range(count)])
+        finally:
+            consumer.close()
+    return {place.partition: offset for place, offset in found.items()}
+
+
 def go_to_ends(consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
     """Assign the partitions to the consumer, leave it at their ends, and return those.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stream_detector.codec import decode_state
@@ -21,6 +21,7 @@ from stream_detector.types import (
     Removal,
     RemovalAction,
     Removed,
+    Stay,
 )
 
 Version = tuple[int, AssetState | Removed]
@@ -51,6 +52,8 @@ class MemoryServer:
     def clear(self) -> None:
         """Lose everything, as a server that came back without its data."""
         self.tasks: dict[int, _Task] = {}
+        self.stays: dict[str, dict[int, Stay]] = {}
+        self.shared: set[str] = set()
         self.pins: dict[str, float] = {}
         self.resets: dict[str, str] = {}
         self.reset_all = ""
@@ -164,6 +167,23 @@ class MemoryStore:
         with self._server() as server:
             return [(task, *item) for task in sorted(server.tasks) for item in server.tasks[task].seen.items()]
 
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
+        """Note when tasks have read assets; return the count of shared assets, and the stays of those given."""
+        found: dict[str, dict[int, Stay]] = {}
+        with self._server() as server:
+            for task, asset, stay in stays:
+                kept = server.stays.setdefault(asset, {})
+                kept[task] = kept[task].merged(stay) if task in kept else stay
+                if len(kept) > 1:
+                    server.shared.add(asset)
+                    found[asset] = dict(kept)
+            return len(server.shared), found
+
+    def shared_assets(self) -> set[str]:
+        """Return the assets that several tasks have read."""
+        with self._server() as server:
+            return set(server.shared)
+
     def controls(self) -> Controls:
         """Return what operators have set."""
         with self._server() as server:
@@ -235,6 +255,7 @@ class MemoryStore:
                 settings.pop(asset, None)
             for kept in server.tasks.values():
                 kept.seen.pop(asset, None)
+            server.stays.pop(asset, None)
             server.version += 1
             return token
 

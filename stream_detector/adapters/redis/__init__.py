@@ -12,6 +12,9 @@ Layout, with P = `<prefix>:{<stream>}`; the braces keep all keys of a stream on 
     P:task:<n>:new     hash     asset -> "<epoch>:" and the state's bytes, the newest version
     P:task:<n>:old     hash     asset -> the same, the version before
     P:task:<n>:seen    hash     asset -> what a worker last saw of it, as JSON (`stream-detector assets`)
+    P:stays            hash     asset -> "<task>:<first>:<last>,…", when each task has read it, event time, ms
+    P:stays:shared     set      the assets that several tasks have read
+    P:stays:count      string   count of those
     P:pins             hash     asset -> level, as text that Python reads back exactly
     P:resets           hash     asset ("" for one named "*"), or "*" for all -> token of the last reset
     P:accepts          hash     asset -> token of the last acceptance of a regime change

@@ -159,6 +159,31 @@ if surplus > 0 then
   end
 end
 """
+# ARGV: task, asset, first ms, last ms, task, ...
+STAYS = """
+local shared = {}
+for i = 1, #ARGV, 4 do
+  local task, asset, first, last = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local kept = redis.call('HGET', KEYS[1], asset) or ''
+  local stays, place = {}, nil
+  for of, a, b in string.gmatch(kept, '(%d+):(-?%d+):(-?%d+)') do
+    stays[#stays + 1] = of .. ':' .. a .. ':' .. b
+    if of == task then
+      place = #stays
+      first, last = math.min(first, tonumber(a)), math.max(last, tonumber(b))
+    end
+  end
+  stays[place or #stays + 1] = string.format('%s:%.0f:%.0f', task, first, last)
+  local value = table.concat(stays, ',')
+  if value ~= kept then redis.call('HSET', KEYS[1], asset, value) end
+  if #stays > 1 then
+    if redis.call('SADD', KEYS[2], asset) == 1 then redis.call('INCR', KEYS[3]) end
+    shared[#shared + 1] = asset
+    shared[#shared + 1] = value
+  end
+end
+return {redis.call('GET', KEYS[3]) or '0', shared}
+"""
 PIN = "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return redis.call('INCR', KEYS[2])"
 UNPIN = """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end

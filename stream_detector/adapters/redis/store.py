@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stream_detector.adapters.redis import scripts
@@ -32,10 +32,12 @@ from stream_detector.types import (
     Removal,
     RemovalAction,
     Removed,
+    Stay,
 )
 
 SCAN_COUNT = 500
 VERDICTS_AT_ONCE = 500
+STAYS_AT_ONCE = 1_000
 _ALL = "*"  # field of the resets of all assets; that of the asset of this name is "", which no asset can have
 
 
@@ -56,6 +58,7 @@ class RedisStore:
         self._save: Any = self._redis.register_script(scripts.SAVE)
         self._report: Any = self._redis.register_script(scripts.REPORT)
         self._record: Any = self._redis.register_script(scripts.RECORD)
+        self._stays: Any = self._redis.register_script(scripts.STAYS)
         self._pin: Any = self._redis.register_script(scripts.PIN)
         self._unpin: Any = self._redis.register_script(scripts.UNPIN)
         self._reset: Any = self._redis.register_script(scripts.RESET)
@@ -220,6 +223,31 @@ class RedisStore:
                 found += [(task, name.decode(), decode_report(value)) for name, value in seen.items()]
         return found
 
+    def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
+        """Note when tasks have read assets; return the count of shared assets, and the stays of those given.
+
+        One round trip for each STAYS_AT_ONCE of them, and one for none.
+        """
+        keys = [self._key("stays"), self._key("stays:shared"), self._key("stays:count")]
+        listed = list(stays)
+        count, found = 0, {}
+        for start in range(0, max(1, len(listed)), STAYS_AT_ONCE):
+            args: list[Any] = []
+            for task, asset, stay in listed[start : start + STAYS_AT_ONCE]:
+                args += (task, asset, stay.first_ms, stay.last_ms)
+            with self._server.errors():
+                total, shared = self._stays(keys=keys, args=args)
+            count = int(total)
+            found.update(
+                {asset.decode(): _stays(value) for asset, value in zip(shared[::2], shared[1::2], strict=True)}
+            )
+        return count, found
+
+    def shared_assets(self) -> set[str]:
+        """Return the assets that several tasks have read."""
+        with self._server.errors():
+            return {asset.decode() for asset in self._redis.smembers(self._key("stays:shared"))}
+
     def controls(self) -> Controls:
         """Return what operators have set."""
         with self._server.errors(), self._redis.pipeline(transaction=True) as pipe:
@@ -317,6 +345,7 @@ class RedisStore:
         with self._server.errors(), self._redis.pipeline(transaction=False) as pipe:
             for task in tasks:
                 pipe.hdel(f"{self._task(task)}:seen", asset)
+            pipe.hdel(self._key("stays"), asset)
             pipe.execute()
 
     def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
@@ -389,7 +418,7 @@ class RedisStore:
 
     def close(self) -> None:
         """Let go of connections."""
-        self._redis.close()
+        self._server.close()
 
 
 def _reset_field(asset: str | None) -> str:
@@ -397,6 +426,12 @@ def _reset_field(asset: str | None) -> str:
     if asset is None:
         return _ALL
     return "" if asset == _ALL else asset
+
+
+def _stays(value: bytes) -> dict[int, Stay]:
+    """Return what the key `stays` holds of an asset, by task."""
+    parts = (one.split(":") for one in value.decode().split(","))
+    return {int(task): Stay(int(first), int(last)) for task, first, last in parts}
 
 
 def _evicted(meta: Mapping[bytes, bytes], new: Mapping[bytes, bytes], old: Mapping[bytes, bytes]) -> set[bytes]:

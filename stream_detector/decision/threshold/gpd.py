@@ -41,6 +41,7 @@ _COARSE = np.linspace(0.0, 1.0, 24)
 _FINE = np.linspace(-1.0, 1.0, 9)
 _COARSE_STEP = float(_COARSE[1])
 _LIGHTEST = 1e-9  # |x| below this is taken as it: the limit γ -> 0 without a division by zero
+_STRAIGHT = 1e-6  # |γ| below this is that of the exponential law
 _HEAVIEST = 0.95  # upper end of the grid in g
 _LEAST_STEPS = -math.log(MOST_CUT)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -63,19 +64,33 @@ def fit_all(tails: Sequence[tuple[NDArray[np.float64], float, float]]) -> list[t
     Tails of as many excesses are fitted in one array operation each.
     """
     found: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)] * len(tails)
-    alike: dict[tuple[int, bool], list[int]] = {}
-    means = [float(excesses.mean()) for excesses, _, _ in tails]
-    for place, (excesses, cut, share) in enumerate(tails):
-        if means[place] > 0.0:
-            alike.setdefault((len(excesses), cut > 0.0 and share != 0.0), []).append(place)
-    for (_, truncated), places in alike.items():
-        mean = np.array([means[place] for place in places])[:, None]
-        y = np.stack([tails[place][0] for place in places]) / mean
-        cuts = np.array([tails[place][1] for place in places])[:, None] / mean
-        shares = np.array([tails[place][2] for place in places])[:, None]
-        fits = _fitted(_Likelihood(y, cuts, shares if truncated else None))
-        for place, (shape, x, below) in zip(places, fits, strict=True):
-            found[place] = _rounded(shape), _rounded(means[place] * shape / x), _rounded(below)
+    alike: dict[int, list[int]] = {}
+    for place, (excesses, _, _) in enumerate(tails):
+        alike.setdefault(len(excesses), []).append(place)
+    for places in alike.values():
+        excesses = np.stack([tails[place][0] for place in places])
+        cuts, shares = np.array([tails[place][1:] for place in places]).T
+        for place, law in zip(places, fit_alike(excesses, cuts, shares), strict=True):
+            found[place] = law
+    return found
+
+
+def fit_alike(
+    excesses: NDArray[np.float64], cuts: NDArray[np.float64], shares: NDArray[np.float64]
+) -> list[tuple[float, float, float]]:
+    """Return what `fit` returns for each of A tails of as many excesses (A, N); `cuts` and `shares` are (A,)."""
+    found: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)] * len(excesses)
+    means = excesses.mean(axis=1)
+    cut_off = (cuts > 0.0) & (shares != 0.0)
+    for truncated in (False, True):
+        places = np.flatnonzero((means > 0.0) & (cut_off == truncated))
+        if not len(places):
+            continue
+        mean = means[places, None]
+        y, cut, share = excesses[places] / mean, cuts[places, None] / mean, shares[places, None]
+        fits = _fitted(_Likelihood(y, cut, share if truncated else None))
+        for place, size, (shape, x, below) in zip(places.tolist(), means[places].tolist(), fits, strict=True):
+            found[place] = _rounded(shape), _rounded(size * shape / x), _rounded(below)
     return found
 
 
@@ -110,9 +125,20 @@ def _fitted(likelihood: _Likelihood) -> list[tuple[float, float, float]]:
 def quantile(shape: float, scale: float, share: float) -> float:
     """Return the excess that a share (0 < share) of excesses lies above; negative for a share above 1."""
     steps = -math.log(share)
-    if abs(shape) < 1e-6:
+    if abs(shape) < _STRAIGHT:
         return scale * steps
     return scale * math.expm1(shape * steps) / shape
+
+
+def quantiles(
+    shape: NDArray[np.float64], scale: NDArray[np.float64], share: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return `quantile` of each of A laws (A,), to the same bits: numpy's own log and expm1 may round otherwise."""
+    steps = -np.fromiter(map(math.log, share.data), np.float64, len(share))
+    grown = np.fromiter(map(math.expm1, (shape * steps).data), np.float64, len(share))
+    straight = np.abs(shape) < _STRAIGHT
+    found: NDArray[np.float64] = scale * grown / np.where(straight, 1.0, shape)
+    return np.where(straight, scale * steps, found)
 
 
 class _Likelihood:
@@ -131,7 +157,8 @@ class _Likelihood:
         """Return x, the γ that suits each best, -log(1 - F(cut)) there, and mean(log(1 + x y)), each (A, K)."""
         x = g / (1.0 - g)
         x[np.abs(x) < _LIGHTEST] = _LIGHTEST
-        mean_log = np.log1p(x[:, :, None] * self.y[:, None, :]).mean(axis=2)
+        terms = x[:, :, None] * self.y[:, None, :]  # (A, K, N), large: used for its logarithms, too
+        mean_log = np.add.reduce(np.log1p(terms, out=terms), axis=2) / self.y.shape[1]
         if self.share is None:
             return x, mean_log, np.full(x.shape, math.inf), mean_log
         log_cut = np.log(np.maximum(1.0 + x * self.cut, 1e-12))  # clipped where the law ends below the cut

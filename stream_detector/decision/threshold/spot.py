@@ -173,25 +173,8 @@ class Spot:
         return tail.state(self.name, level, state.seen + len(scores) - start)
 
     def learn_all(self, states: Sequence[ThresholdState], scores: NDArray[np.float64]) -> list[ThresholdState]:
-        """Return A states, each of which has a level, having learnt scores (A, m): what `learn` returns of each.
-
-        Where all lie below the tail they only count; the others' fits are made side by side.
-        """
-        if type(self) is not Spot:
-            return finished_together([self.learning(*one) for one in zip(states, scores.tolist(), strict=True)])
-        n = np.array([state.numbers[_N] for state in states])
-        for _ in range(scores.shape[1]):
-            n += 1.0  # one by one, as in `learning`
-        low = scores.max(axis=1) <= np.array([state.numbers[_T] for state in states])
-        found = [
-            _counted(state, after, scores.shape[1]) if is_low else state
-            for state, after, is_low in zip(states, n.tolist(), low.tolist(), strict=True)
-        ]
-        others = np.flatnonzero(~low).tolist()
-        learnings = [self.learning(states[place], scores[place].tolist()) for place in others]
-        for place, state in zip(others, finished_together(learnings), strict=True):
-            found[place] = state
-        return found
+        """Return A states having learnt scores (A, m): what `learn` returns of each, their fits made side by side."""
+        return finished_together([self.learning(*one) for one in zip(states, scores.tolist(), strict=True)])
 
     def _gathered(self, state: ThresholdState, score: float) -> ThresholdState:
         """Return the state of too few scores for a level after one more."""

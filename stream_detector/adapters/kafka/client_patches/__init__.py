@@ -41,7 +41,8 @@ def require_version(found: str) -> None:
 
 require_version(_installed)  # before the imports that another version may not have
 
-from kafka.net.sasl import get_sasl_mechanism  # noqa: E402
+from kafka.consumer.fetcher import Fetcher  # noqa: E402
+from kafka.net.sasl import get_sasl_mechanism, register_sasl_mechanism  # noqa: E402
 from kafka.net.wakeup_notifier import WakeupNotifier  # noqa: E402
 from kafka.protocol.consumer.metadata import (  # noqa: E402
     ConsumerProtocolAssignment,
@@ -101,6 +102,47 @@ def read_quickly(consumer: Any) -> None:
     Gone when: `python -m tests.benchmarks.throughput --stride 1` gives the same `ratio_tuned` without it.
     """
     records.read_quickly(consumer)
+
+
+class UndecodableError(kafka_errors.KafkaError):
+    """What was fetched of a partition can't be read on from an offset; the exception's cause says why.
+
+    Lacks: as for `let_go_of_undecodable`.
+    Gone when: that is.
+    """
+
+    def __init__(self, partition: TopicPartition, offset: int, error: BaseException) -> None:
+        """`offset`: the first that was not handed out."""
+        self.partition, self.offset, self.error = partition, offset, error
+        super().__init__(f"{partition.topic}[{partition.partition}] at offset {offset}: {error}")
+
+    def __reduce__(self) -> Any:
+        """Pickle by the arguments of `__init__`."""
+        return type(self), (self.partition, self.offset, self.error)
+
+
+_take: Any = Fetcher.PartitionRecords.take
+
+
+def _take_or_let_go(part: Any, n: int | None = None) -> Any:
+    try:
+        return _take(part, n)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # what a codec library written in Rust raises in a panic is no Exception
+        offset = part.next_fetch_offset
+        part.drain()
+        raise UndecodableError(part.topic_partition, offset, error) from error
+
+
+def let_go_of_undecodable() -> None:
+    """Let a poll that can't decode a batch raise UndecodableError, in this process; the next one fetches it again.
+
+    Lacks: the error is raised once. What was fetched stays in line with an iterator that has ended, and the next poll
+    asks it for records without end, or for a signal. The error names neither partition nor offset.
+    Gone when: test_a_poll_after_an_undecodable_batch_returns passes without it.
+    """
+    setattr(Fetcher.PartitionRecords, "take", _take_or_let_go)  # noqa: B010 - mypy takes no assignment to a method
 
 
 # The consumer: reading ----------------------------------------------------------------------------------------------
@@ -189,6 +231,19 @@ def keep_joins(consumer: Any) -> None:
         return await join(timeout_ms=timeout_ms)
 
     coordinator.join_group_async = join_or_take_outcome
+
+
+def finish_joins(consumer: Any) -> None:
+    """Let a join go on that the leader has begun because partitions were added to a topic.
+
+    Lacks: such a join is wanted only while the topics differ from those of the last assignment. When the leader has
+    assigned the new ones, its next poll no longer takes the outcome: it has no heartbeat by then, is removed after the
+    session timeout, and the group is joined once more.
+    Gone when: test_added_partitions_are_read_within_seconds passes without it.
+    """
+    coordinator = consumer._coordinator
+    need_rejoin = coordinator.need_rejoin
+    coordinator.need_rejoin = lambda: bool(coordinator.rejoining or need_rejoin())
 
 
 def cooperate(consumer: Any) -> None:
@@ -357,6 +412,26 @@ def ignore_permissions(admin: Any) -> None:
 
 
 # The login ----------------------------------------------------------------------------------------------------------
+
+
+def _asking(mechanism: Any) -> Any:
+    class Asking(mechanism):  # type: ignore[misc]  # the client is not typed
+        def __init__(self, **settings: Any) -> None:
+            password = settings.get("sasl_plain_password")
+            super().__init__(**(settings | {"sasl_plain_password": password()} if callable(password) else settings))
+
+    return Asking
+
+
+def ask_for_passwords() -> None:
+    """Let clients of this process take a function in place of a password, and call it at each login.
+
+    Lacks: a password is a text for the life of a client, while a token has a provider. One that is replaced would need
+    a new client, and so a rebalance.
+    Gone when: test_a_password_is_a_text says that the client calls one.
+    """
+    for name in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        register_sasl_mechanism(name, _asking(get_sasl_mechanism(name)), overwrite=True)  # type: ignore[no-untyped-call]
 
 
 class LoginDialogue:
