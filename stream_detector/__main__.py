@@ -9,7 +9,19 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from stream_detector import __version__
-from stream_detector.cli import backtest, check, dead_letters, demo, evaluate, monitor, run, thresholds, train, verdict
+from stream_detector.cli import (
+    assets,
+    backtest,
+    check,
+    dead_letters,
+    demo,
+    evaluate,
+    monitor,
+    run,
+    thresholds,
+    train,
+    verdict,
+)
 from stream_detector.errors import DetectorError, exit_status
 from stream_detector.telemetry.logs import Output
 
@@ -21,6 +33,7 @@ typical use:
   stream-detector backtest configs/machine.yaml --data last-week.csv
   stream-detector run configs/machine.yaml                 the worker; start as many as you like
   stream-detector monitor configs/machine.yaml             watch the alerts
+  stream-detector assets configs/machine.yaml              every asset, its state, and why it is not judged
   stream-detector thresholds list configs/machine.yaml     the adaptive threshold of each asset
   stream-detector verdict configs/machine.yaml ALERT false-alarm --note 'hose was moved'
   stream-detector dead-letters list configs/machine.yaml   the messages that can't be used, and why
@@ -40,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     _add_log(parser, "info", "text")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, check, train, backtest, evaluate, run, monitor, thresholds, verdict, dead_letters):
+    for command in (demo, check, train, backtest, evaluate, run, monitor, assets, thresholds, verdict, dead_letters):
         command.add_parser(commands)
     for each in _leaves(parser):
         _add_log(each, argparse.SUPPRESS, argparse.SUPPRESS)  # behind the command, too; what stands there counts

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Role = Literal["worker", "monitor", "producer", "verdict", "requeue"]
 ROLES: tuple[Role, ...] = ("worker", "monitor", "producer", "verdict", "requeue")
-#: Roles that use Redis; `stream-detector thresholds` uses the worker's user.
+#: Roles that use Redis; `stream-detector thresholds` and `assets` use the worker's user.
 REDIS_ROLES: tuple[Role, ...] = ("worker", "requeue")
 
 
@@ -123,7 +123,7 @@ _INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcar
 
 
 def redis_rules(config: Config) -> Sequence[str]:
-    """Return the ACL rules of the user that workers and `thresholds` use."""
+    """Return the ACL rules of the user that workers, `thresholds` and `assets` use."""
     base = f"{config.redis.prefix}:{{{config.stream}}}"
     commands = sorted({*_READING, *_SCRIPTS, *_INSIDE, *_LOOKING, "select"})
     return ["resetkeys", f"~{base}:*", "resetchannels", "-@all", *(f"+{command}" for command in commands)]

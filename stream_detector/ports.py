@@ -6,11 +6,12 @@ Implementations: `kafka_io` and `redis_store` for real servers, `memory` for bac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from stream_detector.types import (
     Alert,
+    AssetReport,
     AssetState,
     Audit,
     Controls,
@@ -19,6 +20,8 @@ from stream_detector.types import (
     Partition,
     Position,
     RecordedVerdict,
+    RemovalAction,
+    Removed,
     Stay,
 )
 
@@ -136,6 +139,7 @@ class TaskState:
     assets: dict[str, AssetState]
     epoch: int  # of the newest commit in the store; 0 for none
     positions: Mapping[Partition, Position]  # that commit's positions; empty for none
+    removed: Mapping[str, Removed] = field(default_factory=dict)  # assets that operators removed
     lost: bool = False  # the store knows that it held states which are gone
 
 
@@ -153,17 +157,28 @@ class StateStore(Protocol):
         task: int,
         token: int,
         epoch: int,
-        states: Mapping[str, AssetState],
+        states: Mapping[str, AssetState | Removed | None],
         positions: Mapping[Partition, Position],
         *,
         since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.
 
+        None instead of a version: all versions of the asset go.
         `since`: epoch of the save relative to which `states` are all changes (None: the newest; WHOLE: `states` are
         complete). Anything newer in the store belongs to a commit that never completed, and is removed.
         Raises StoreFencedError when `token` is not the task's newest, StoreError when the store can't be reached.
         """
+
+    def report(self, task: int, token: int, reports: Mapping[str, AssetReport | None]) -> None:
+        """Keep what the task's worker saw of assets, for people; None: nothing any more.
+
+        Apart from the states and not versioned. Writes nothing when `token` is not the task's newest. Raises StoreError
+        when the store can't be reached.
+        """
+
+    def reports(self) -> list[tuple[int, str, AssetReport]]:
+        """Return task, asset and what was last reported of it, of all tasks."""
 
     def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
         """Note when tasks have read assets; return what is known of those that several tasks have read, by task.
@@ -196,6 +211,15 @@ class StateStore(Protocol):
     def rollback(self, asset: str, point: bytes) -> None:
         """Restore the asset's threshold and shift from an entry of the audit topic."""
 
+    def remove(self, asset: str, action: RemovalAction) -> str:
+        """Have the workers remove the asset, and delete its settings and reports; return the removal's token."""
+
+    def holding(self, asset: str, token: str) -> list[int]:
+        """Return the tasks that hold a version of the asset's state from before this removal."""
+
+    def settle(self, asset: str, token: str) -> None:
+        """Delete the order to remove the asset, unless there is a later one, and what was reported meanwhile."""
+
     def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
         """Store people's verdicts: per alert the one greatest by `order`, in all the `keep` newest.
 
@@ -204,6 +228,9 @@ class StateStore(Protocol):
 
     def verdicts(self) -> list[RecordedVerdict]:
         """Return the stored verdicts, oldest first."""
+
+    def delete_verdicts(self, alerts: Sequence[str]) -> int:
+        """Delete the verdicts on these alerts; return how many there were."""
 
     def close(self) -> None:
         """Close the connections."""

@@ -24,13 +24,15 @@ def missing(reason: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _levels() -> Iterator[None]:
-    """Restore the levels of loggers that commands have set, for the process that they usually are."""
-    ours = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith("stream_detector")]
-    before = [(one, one.level) for one in ours if isinstance(one, logging.Logger)]
+def logging_restored() -> Iterator[None]:
+    """Undo what a command does to the process's logging: other tests look at lines that it would drop."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
     yield
-    for logger, level in before:
-        logger.setLevel(level)
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("stream_detector")]:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -281,3 +281,11 @@ def test_the_watermark_tells_how_far_behind_event_time_is(undisturbed):
     plant.clock.now = 100_000.0
     worker.pipeline.commit()
     assert 100.0 - 29.0 == worker.metric("watermark_delay_seconds", task="0")
+
+
+def test_a_task_of_many_assets():
+    """More than the columns of states begin with, all of them new in one poll."""
+    plant = Plant(partitions=1)
+    plant.write(recorded(assets=150, rows=30, partitions=1, faults=False))
+    plant.run(plant.worker(batch=5_000))
+    assert len(plant.states()) == 150

@@ -12,7 +12,7 @@ import redis
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.config import RedisConfig, Secret
 from stream_detector.errors import ConfigError, StoreError, StoreLostError
-from stream_detector.types import AssetState, IncidentState, ThresholdState
+from stream_detector.types import AssetReport, AssetState, IncidentState, RecordedVerdict, Removed, ThresholdState
 from tests.conftest import missing
 from tests.servers import RedisServer, UnavailableError
 
@@ -154,7 +154,7 @@ def test_the_rights_in_the_docstring_are_enough(
     """An ACL user with exactly the commands and keys that the module names can do everything."""
     server = own_server()
     sent = ["evalsha", "eval", "script|load", "hgetall", "hget", "hscan", "smembers", "get", "multi", "exec", "select"]
-    in_scripts = ["hset", "hdel", "hmget", "sadd", "incr", "time", "del"]
+    in_scripts = ["hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem"]
     rights = ["~stream-detector:{pump}:*", "-@all", *(f"+{command}" for command in sent + in_scripts)]
     with redis.Redis.from_url(server.url) as admin:
         admin.execute_command("ACL", "SETUSER", "worker", "on", ">pass", *rights)
@@ -172,6 +172,14 @@ def test_the_rights_in_the_docstring_are_enough(
     assert (store.controls().version, store.controls_version()) == (4, 4)
     assert store.find("b") is not None
     assert [asset for _, asset, _ in store.assets()] == ["b"]
+    store.report(0, token, {"b": AssetReport(1)})
+    order = store.remove("b", "forget")
+    store.save(0, token, 2, {"b": Removed(1, 1, order)}, {})
+    assert store.holding("b", order) == [0]
+    store.settle("b", order)
+    assert store.reports() == []
+    store.record_verdicts([RecordedVerdict("v", "true-alarm", "", "", 1, 0, 0)], 10)
+    assert store.delete_verdicts(["v"]) == 1
 
 
 def test_a_unix_socket_works(own_server: Callable[..., RedisServer], tmp_path: Path):

@@ -193,6 +193,8 @@ def _roll_back(config: Config, store: RedisStore, args: argparse.Namespace) -> N
         raise ConfigError(
             f"--to {args.to}: it was made by threshold.method {entry.method}, the set-up says {config.threshold.method}"
         )
+    if entry.cause in ("retire", "forget"):
+        raise ConfigError(f"--to {args.to}: nothing is known after it, since {args.asset} was removed then")
     store.rollback(args.asset, encode_point(entry.threshold, entry.adaptation, entry.model.version))
     if args.json:
         print_json({"action": "rollback", "asset": args.asset, "to": audit_id(entry), "level": entry.after.level})

@@ -27,6 +27,8 @@ MEANING = {
     "reset": "an operator reset what was learnt",
     "rollback": "an operator went back to an entry",
     "risk": "an alert budget set another risk",
+    "retire": "an operator retired the asset",
+    "forget": "an operator had the asset forgotten",
 }
 
 

@@ -122,7 +122,7 @@ def run_list(args: argparse.Namespace) -> int:
     config = settings.load(args.config)
     with closing(RedisStore(config.redis, config.stream)) as store:
         verdicts = store.verdicts()
-    about = _alerts(config, {one.alert for one in verdicts}) if args.alerts else {}
+    about = alerts_of(config, {one.alert for one in verdicts}) if args.alerts else {}
     rows: list[dict[str, Any]] = [
         {
             "alert": one.alert,
@@ -148,7 +148,7 @@ def run_list(args: argparse.Namespace) -> int:
 _FROM_ALERT = ("asset", "end", "event", "incident")
 
 
-def _alerts(config: Config, wanted: set[str]) -> dict[str, dict[str, Any]]:
+def alerts_of(config: Config, wanted: set[str]) -> dict[str, dict[str, Any]]:
     """Return what the alert topic holds of these alerts."""
     from stream_detector.adapters.kafka import AlertReader
 

@@ -19,15 +19,18 @@ from stream_detector.codec.alerts import (
 from stream_detector.codec.audit import audit_id, decode_audit, encode_audit, encode_point
 from stream_detector.codec.encode import encode_reading
 from stream_detector.codec.readings import ReadingDecoder
+from stream_detector.codec.report import decode_report, encode_report
 from stream_detector.codec.state import (
     decode_metadata,
     decode_positions,
     decode_recorded,
     decode_state,
+    decode_version,
     encode_metadata,
     encode_positions,
     encode_recorded,
     encode_state,
+    encode_version,
 )
 from stream_detector.codec.strict import category_code
 
@@ -45,7 +48,9 @@ __all__ = [
     "decode_metadata",
     "decode_positions",
     "decode_recorded",
+    "decode_report",
     "decode_state",
+    "decode_version",
     "encode_alert",
     "encode_audit",
     "encode_metadata",
@@ -53,7 +58,9 @@ __all__ = [
     "encode_positions",
     "encode_reading",
     "encode_recorded",
+    "encode_report",
     "encode_state",
+    "encode_version",
     "incident_id",
     "sensor_alert_id",
     "sensor_incident_id",

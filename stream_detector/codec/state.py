@@ -18,6 +18,7 @@ from stream_detector.types import (
     Partition,
     Position,
     RecordedVerdict,
+    Removed,
     State,
     replace,
 )
@@ -37,6 +38,7 @@ _VERSIONS: Mapping[int, Mapping[str, int]] = {
 _HEAD = 4  # fields before the parts: schema, epoch, judged_ms, reset
 POSITIONS_SCHEMA = 1
 
+_REMOVED = re.compile(rb"removed:(-?[0-9]{1,19}):(-?[0-9]{1,19}):([0-9]{1,20})")
 _METADATA = re.compile(r"sd1:([0-9]{1,18}):([0-9]{1,18})")
 
 
@@ -105,6 +107,23 @@ def _unpack_extra(name: object, fields: object) -> ForeignPart:
         case str(), [int(version), [*rest]]:
             return ForeignPart(version=version, fields=rest)
     raise wrong(f"part {name!r}")
+
+
+def encode_version(version: AssetState | Removed, epoch: int) -> bytes:
+    """Return what a save of this epoch writes of an asset: its state, or that it was removed."""
+    if isinstance(version, Removed):
+        return b"removed:%d:%d:%s" % (version.judged_ms, version.read_ms, version.token.encode())
+    return encode_state(version, epoch)
+
+
+def decode_version(value: bytes) -> AssetState | Removed:
+    """Return what `encode_version` wrote. Raises DecodeError(bad-state)."""
+    if not value.startswith(b"removed:"):  # a state is an array, so it never begins so
+        return decode_state(value)[1]
+    found = _REMOVED.fullmatch(value)
+    if found is None:
+        raise DecodeError("bad-state", "not what is left of a removed asset")
+    return Removed(int(found[1]), int(found[2]), found[3].decode())
 
 
 def encode_positions(positions: Mapping[Partition, Position]) -> bytes:

@@ -285,6 +285,7 @@ def _pack_applied(state: AssetState) -> Fields:
         float_or_none(state.audited.level),
         int(state.audited.at_ms),
         None if state.budget is None else list(msgspec.structs.astuple(state.budget)),
+        *([state.applied.removed] if state.applied.removed else []),  # of assets that begin after a removal only
     ]
 
 
@@ -297,9 +298,10 @@ def _unpack_applied(fields: Fields) -> Mapping[str, Any]:
             (float() | None) as level,
             int(at_ms),
             budget,
-        ]:
+            *removed,
+        ] if not removed or (len(removed) == 1 and type(removed[0]) is str):
             return {
-                "applied": AppliedControls(pinned=pinned, accepted=accepted, rolled=rolled),
+                "applied": AppliedControls(pinned=pinned, accepted=accepted, rolled=rolled, removed="".join(removed)),
                 "audited": AuditedLevel(level=level, at_ms=at_ms),
                 "budget": _unpack_budget(budget),
             }

@@ -27,6 +27,11 @@ def reset_token(controls: Controls, asset: str) -> str:
     return max(controls.resets.get(asset, ""), controls.reset_all)
 
 
+def reset_due(applied: AppliedControls, token: str) -> bool:
+    """Whether a reset with this token is still to be applied. One that the store no longer has is no other reset."""
+    return applied.reset < token or applied.reset == OTHER_METHOD
+
+
 def reset_pending(controls: Controls, asset: str, applied: str) -> bool:
     """Whether a reset was asked for that is not applied yet; `applied`: token of the last one that was."""
     token = reset_token(controls, asset)
@@ -36,7 +41,7 @@ def reset_pending(controls: Controls, asset: str, applied: str) -> bool:
 def obeyed(applied: AppliedControls, controls: Controls, asset: str) -> bool:
     """Return whether all controls are applied to an asset's state, except acceptances (`RegimePolicy`)."""
     return (
-        applied.reset == reset_token(controls, asset)
+        not reset_due(applied, reset_token(controls, asset))
         and applied.pinned == controls.pins.get(asset)
         and not (controls.rollbacks and controls.rollbacks.get(asset, _NO_ROLLBACK)[0] > applied.rolled)
     )
@@ -87,6 +92,7 @@ class ControlsPolicy:
                 pinned=controls.pins.get(asset),
                 accepted=controls.accepts.get(asset, ""),
                 rolled=controls.rollbacks.get(asset, _NO_ROLLBACK)[0],
+                removed=controls.removals[asset].token if asset in controls.removals else "",
             )
         self._rules.set_budget(draft)
         self._auditor.note(draft, "calibrate", None)
@@ -107,7 +113,7 @@ class ControlsPolicy:
 
     def _obey(self, draft: Draft, asset: str, controls: Controls) -> None:
         token, end_ms = reset_token(controls, asset), draft.window.end_ms
-        if draft.applied.reset != token:
+        if reset_due(draft.applied, token):
             before, other = draft.current(), draft.applied.reset == OTHER_METHOD
             draft.threshold = self._rules.fresh[draft.window.model]
             draft.adaptation = self._rules.adaptation.fresh(draft.adaptation)

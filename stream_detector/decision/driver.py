@@ -28,6 +28,7 @@ from stream_detector.types import (
     Audit,
     Controls,
     LivenessEvent,
+    RemovalAction,
     ScoreBatch,
     Shifts,
     WindowBatch,
@@ -101,6 +102,12 @@ class Driver:
             return ()
         table[event.asset] = step.state
         return step.alerts
+
+    def remove(self, table: StateTable, asset: str, action: RemovalAction) -> Decided:
+        """Delete an asset's state; all windows before are judged. Return what its end calls for."""
+        alerts, audits = self.engine.remove(asset, table[asset], action)
+        table.remove(asset)
+        return Decided(alerts=alerts, audits=audits)
 
     def judge(
         self,
@@ -191,6 +198,8 @@ class _Batch:
             return left, slots
         taken = quiet.take(self.table, self.rows, left)
         self.audits += [(place, (audit,)) for place, audit in taken.audits]
+        of_taken = self.rows.slots[taken.rows]  # of several windows of an asset the last one stays
+        self.table.score[of_taken], self.table.level[of_taken] = self.rows.score[taken.rows], taken.level
         if self.trace is not None and len(taken.rows):
             self.trace.judged[taken.rows] = True
             self.trace.score[taken.rows] = self.rows.score[taken.rows]
@@ -210,6 +219,7 @@ class _Batch:
         windows, slots, places = self._scored(places), self.rows.slots[places].tolist(), places.tolist()
         waits: set[int] = set()  # assets with more windows: whether they are quiet is seen in a while
         skipped: list[int] = []
+        levels: list[float | None] = []
         ready: list[int] = []  # assets whose next windows may be quiet
         for at, slot in enumerate(slots):
             if waits and slot in waits:
@@ -225,6 +235,7 @@ class _Batch:
             state = objects[slot] = step.state
             if before is None or state.adaptation is not before.adaptation:
                 table.serial[slot] = state.adaptation.serial
+            levels.append(step.level)
             if step.alerts:
                 self.alerts.append((place, step.alerts))
             if step.audits:
@@ -242,7 +253,7 @@ class _Batch:
                 if slots[at + 1 : at + 2] == [slot]:
                     waits.add(slot)
         done = np.delete(mine, skipped) if skipped else mine
-        self._note(left[done])
+        self._note(left[done], levels)
         for slot in ready:
             self.driver.quiet.hold(table, slot, self.controls)
         return np.delete(left, done)
@@ -253,10 +264,11 @@ class _Batch:
         flags[chosen] = True
         return np.flatnonzero(flags[self.rows.slots[left]])
 
-    def _note(self, places: Ints) -> None:
-        """Note in the table's columns that windows were stepped through."""
+    def _note(self, places: Ints, levels: Sequence[float | None]) -> None:
+        """Note in the table's columns that windows were stepped through; `levels`: those before each."""
         table, slots = self.table, self.rows.slots[places]
         table.judged[slots] = self.rows.end_ms[places]  # of several windows of an asset the last one stays
+        table.score[slots], table.level[slots] = self.rows.score[places], np.array(levels, np.float64)
         table.dirty[slots] = True
 
     def _scored(self, places: Ints) -> list[ScoredWindow]:

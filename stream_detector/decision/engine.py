@@ -35,6 +35,7 @@ from stream_detector.decision.policies import (
     ThresholdPolicy,
 )
 from stream_detector.decision.policy import Draft, Policy
+from stream_detector.decision.removal import Remover
 from stream_detector.decision.rules import Rules
 from stream_detector.decision.sensor_faults import SensorFaultPolicy
 from stream_detector.decision.threshold import Judgement
@@ -47,6 +48,7 @@ from stream_detector.types import (
     IncidentState,
     LivenessEvent,
     ModelRef,
+    RemovalAction,
     replace,
 )
 from stream_detector.windowing.channel_profile import ChannelProfile
@@ -101,6 +103,7 @@ class Engine:
         self.usual_gap_ms = self.usual_gap(config, profiles)
         """The longest pause of an asset in the training history."""
         self.auditor = Auditor(config.stream, config.numeric_columns, config.threshold.risk, config.audit)
+        self._remover = Remover(rules, self.auditor)
         self.is_extended = bool(own := tuple(policies))
         """Whether there are custom policies."""
         self._chain: tuple[Policy, ...] = (
@@ -186,6 +189,11 @@ class Engine:
             promised=draft.promised,
             opened=draft.opened,
         )
+
+    def remove(self, asset: str, state: AssetState, action: RemovalAction) -> tuple[list[Alert], list[Audit]]:
+        """Return the alerts and audit entries with which an asset ends; its state is to be deleted."""
+        model = self._model_of(asset) or ModelRef(self.rules.config.model.kind, "unknown")
+        return self._remover.remove(asset, state, model, action)
 
     def on_liveness(self, state: AssetState | None, event: LivenessEvent, controls: Controls) -> Step | None:
         """Decide on a liveness event; all windows before it must be judged already.

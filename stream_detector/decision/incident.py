@@ -252,6 +252,10 @@ class Incidents:
             return "contextual"
         return "point" if few else "collective"
 
+    def kind_at_close(self, state: IncidentState) -> AlertKind:
+        """Return the kind of an open incident that ends without a further window."""
+        return self._kind("close", state)
+
     def _is_unusual(self, window: ScoredWindow, leader: ChannelShare) -> bool:
         """Return whether the leading channel's value is outside its usual range, regardless of the other channels."""
         usual = self._usual[window.model] if window.model < len(self._usual) else None

@@ -39,6 +39,10 @@ class StateTable(MutableMapping[str, AssetState]):
         """(slots,) end of the last window judged, UNIX ms."""
         self.serial = np.zeros(_FIRST, np.int64)
         """(slots,) serial of the asset's shift; 0 for none."""
+        self.score = np.full(_FIRST, np.nan)
+        """(slots,) score of the last window judged since the states were loaded; NaN for none."""
+        self.level = np.full(_FIRST, np.nan)
+        """(slots,) the adaptive level before that window; NaN for none."""
         self.dirty = np.zeros(_FIRST, np.bool_)
         """(slots,) whether the state has changed since `forget_changes`."""
         self._asked: Sequence[str] = []
@@ -58,6 +62,8 @@ class StateTable(MutableMapping[str, AssetState]):
                 self.judged = np.concatenate([self.judged, np.full(slot, -(2**62), np.int64)])
                 self.serial = np.concatenate([self.serial, np.zeros(slot, np.int64)])
                 self.dirty = np.concatenate([self.dirty, np.zeros(slot, np.bool_)])
+                self.score = np.concatenate([self.score, np.full(slot, np.nan)])
+                self.level = np.concatenate([self.level, np.full(slot, np.nan)])
                 if self.columns is not None:
                     self.columns.grow(2 * slot)
         return slot
@@ -127,8 +133,16 @@ class StateTable(MutableMapping[str, AssetState]):
         self.judged[slot] = -(2**62)
         self.serial[slot] = 0
         self.dirty[slot] = False
+        self.score[slot] = self.level[slot] = np.nan
         if self.columns is not None:
             self.columns.held[slot] = False
+
+    def remove(self, asset: str) -> None:
+        """Delete an asset's state, but not up to when it was judged: windows up to then are not judged again."""
+        slot = self.slots[asset]
+        judged_ms = self.judged[slot]
+        del self[asset]
+        self.judged[slot] = judged_ms
 
     def __iter__(self) -> Iterator[str]:
         """Yield the assets something is known of."""

@@ -256,7 +256,7 @@ class Alert:
     ingest_ms: int = -1  # header only: broker time of the reading that completed the window
     scored_ms: int = -1  # header only: wall-clock time of scoring
     sensor: SensorRef | None = None  # kind sensor-fault only
-    reason: str | None = None  # why a close came without a window: "moved"
+    reason: str | None = None  # why a close came without a window: "moved", "retired", "forgotten"
 
 
 class Stay(NamedTuple):

@@ -148,6 +148,7 @@ class AppliedControls(State, frozen=True, kw_only=True):
     pinned: float | None = None  # the level an operator set
     accepted: str = ""  # token of the last acceptance of a regime change
     rolled: str = ""  # token of the last rollback
+    removed: str = ""  # token of the last removal before the asset began
 
 
 class AuditedLevel(State, frozen=True, kw_only=True):
@@ -182,6 +183,32 @@ class AssetState(State, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
+class AssetReport:
+    """What a worker last saw of an asset: for people, and not part of its state."""
+
+    read_ms: int | None = None  # event time of its newest reading; None when unknown
+    score: float | None = None  # of its last window that was judged; None for none, and for one that is not finite
+    level: float | None = None  # the adaptive level before that window
+    reason: str = ""  # why it is not judged, a code of `NOT_JUDGED_REASONS`; "" when it is
+    detail: str = ""  # the same for people
+
+
+class Removal(NamedTuple):
+    """An operator's order to remove an asset."""
+
+    token: str
+    action: RemovalAction
+
+
+class Removed(NamedTuple):
+    """What stays of an asset that was removed, until its log no longer has to be read again."""
+
+    judged_ms: int  # windows up to it are not judged again
+    read_ms: int  # event time of its newest reading
+    token: str  # of the removal
+
+
+@dataclass(frozen=True, slots=True)
 class Controls:
     """Settings that operators change at run time, apart from the versioned state. Tokens sort by time."""
 
@@ -191,13 +218,16 @@ class Controls:
     accepts: Mapping[str, str] = field(default_factory=dict)  # asset -> token of a regime change accepted as normal
     rollbacks: Mapping[str, tuple[str, AssetState]] = field(default_factory=dict)  # asset -> token, state to restore
     reset_all: str = ""  # token of the last reset of all assets
+    removals: Mapping[str, Removal] = field(default_factory=dict)  # asset -> the last removal that is asked for
     idle: bool = field(init=False, compare=False)
     """Whether nothing is set."""
 
     def __post_init__(self) -> None:
         """Derive `idle`."""
         object.__setattr__(
-            self, "idle", not (self.pins or self.resets or self.reset_all or self.accepts or self.rollbacks)
+            self,
+            "idle",
+            not (self.pins or self.resets or self.reset_all or self.accepts or self.rollbacks or self.removals),
         )
 
 
@@ -214,7 +244,11 @@ AuditCause = Literal[
     "reset",
     "rollback",
     "risk",
+    "retire",
+    "forget",
 ]
+#: `retire`: the asset was taken away. `forget`: its data must go. Both end with an asset that nothing is known of.
+RemovalAction = Literal["retire", "forget"]
 
 
 class Point(State, frozen=True, kw_only=True):

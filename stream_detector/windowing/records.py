@@ -51,6 +51,10 @@ class RecordsWindower:
         """Number of keys seen."""
         return len(self._last)
 
+    def last_readings(self) -> tuple[list[str], NDArray[np.float64]]:
+        """Return the keys seen and the ends of their last windows (A,), UNIX ms: the times of their last records."""
+        return list(self._last), np.fromiter(self._last.values(), np.float64, len(self._last))
+
     def push(self, batch: ReadingBatch) -> tuple[WindowBatch | None, list[DeadLetter]]:
         """Return one window per record, in order, and the refused records."""
         owner = np.arange(len(batch.assets)) if batch.reading is None else batch.reading  # row -> reading

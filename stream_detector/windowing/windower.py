@@ -70,6 +70,11 @@ class Windower:
         """Number of assets held."""
         return len(self._rows)
 
+    def last_readings(self) -> tuple[list[str], Floats]:
+        """Return the assets held and their newest event times (A,), UNIX ms; -inf where all were late."""
+        rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
+        return list(self._rows), self._clocks[:, rows].max(axis=0)
+
     def push(self, batch: ReadingBatch) -> tuple[WindowBatch | None, list[DeadLetter]]:
         """Add readings; return the windows they complete, oldest first per asset, and the readings refused.
 

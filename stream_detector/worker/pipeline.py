@@ -27,8 +27,9 @@ from stream_detector.worker.assignment import Assignment
 from stream_detector.worker.coverage import Coverage
 from stream_detector.worker.delivery import make_strategy
 from stream_detector.worker.homes import Homes
+from stream_detector.worker.reporting import Reporter
 from stream_detector.worker.saving import Saver
-from stream_detector.worker.slices import Scores, Scoring, Watch
+from stream_detector.worker.slices import Found, Scores, Scoring, Watch
 from stream_detector.worker.takeover import Takeover
 from stream_detector.worker.task import Task, WindowingResult
 
@@ -79,6 +80,7 @@ class Pipeline:
             watch=watch,
         )
         self._saver = Saver(store, clock_ms, self._look_soon)
+        self._reporter = Reporter(store, self._saver, clock_ms)
         self._assignment = Assignment(source, clock_ms)
         self._coverage = Coverage(metrics)
         self._delivery = make_strategy(
@@ -107,6 +109,7 @@ class Pipeline:
         self._scoring.left = self._homes.left
         self._controls = Controls()
         self._lag: dict[Partition, int] = {}
+        self._removals_due = False  # operators have asked for removals since the last commit
         self._controls_ms = -math.inf  # when operators' settings were last polled
         self._heard_ms = dict.fromkeys((entry.topic for entry in config.inputs), clock_ms())
         self._show_gauges()
@@ -270,7 +273,7 @@ class Pipeline:
         """
         if not self._source.settled():
             return math.inf
-        return -math.inf if self._overfull else self._delivery.due_ms
+        return -math.inf if self._overfull or self._removals_due else self._delivery.due_ms
 
     @property
     def _overfull(self) -> bool:
@@ -302,7 +305,9 @@ class Pipeline:
 
     def _score(self) -> None:
         """Score and judge one slice, and write its alerts and audit entries."""
-        found = self._scoring.slice(self._tasks, self._controls)
+        self._publish(self._scoring.slice(self._tasks, self._controls))
+
+    def _publish(self, found: Found) -> None:
         if found.audits:
             self._sink.write((), (), found.audits)
         if found.alerts:
@@ -322,8 +327,10 @@ class Pipeline:
         self._delivery.begin()
         while self._scoring.pending:
             self._score()
+        self._remove_assets()
         self._note_progress()
         self._delivery.commit()
+        self._reporter.report(self._tasks.values(), self._scoring.without_detector)
 
     def _note_progress(self) -> None:
         for task in self._tasks.values():
@@ -358,6 +365,7 @@ class Pipeline:
             if self._store.controls_version() != self._controls.version:
                 found, before = self._store.controls(), self._controls
                 self._controls = found
+                self._removals_due = found.removals != before.removals
                 if found.version < before.version and (before.pins or before.accepts or before.rollbacks):
                     log.error(
                         "the store has lost operators' settings: %d pins are left of %d; set them again",
@@ -365,6 +373,20 @@ class Pipeline:
                         len(before.pins),
                         extra=event("controls-lost", pins=len(before.pins)),
                     )
+
+    def _remove_assets(self) -> None:
+        """Remove the assets that operators have asked to; all their windows so far are judged.
+
+        Not of a task that replays its log: its state is not yet the one that the removal met before.
+        """
+        self._removals_due = False
+        for asset, removal in self._controls.removals.items():
+            for task in self._tasks.values():
+                state = task.states.get(asset)
+                if state is None or state.applied.removed >= removal.token:
+                    continue
+                if not task.replayed_messages or not any(self._has_more(partition) for partition in task.partitions):
+                    self._publish(self._scoring.remove(task, asset, removal))
 
     # Partitions come and go -----------------------------------------------------------------------------------------
 

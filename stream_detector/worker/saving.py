@@ -131,7 +131,7 @@ class Saver:
             with self.asking(writes=True):
                 task.token = self._store.acquire(task.index)
                 self._store.save(
-                    task.index, task.token, task.epoch + 1, task.states, task.saved_positions(), since=WHOLE
+                    task.index, task.token, task.epoch + 1, task.all_states(), task.saved_positions(), since=WHOLE
                 )
         except StoreError:
             return Saved.MISSED

@@ -29,6 +29,7 @@ from stream_detector.types import (
     LivenessEvent,
     ModelRef,
     NotJudged,
+    Removal,
     ScoreBatch,
     Shifts,
     WindowBatch,
@@ -212,6 +213,23 @@ class Scoring:
             self._throughput.note(row, self._clock() - started)
             self._scored = True
         return found
+
+    def remove(self, task: Task, asset: str, removal: Removal) -> Found:
+        """Remove an asset, of which no window waits; return what its end calls for."""
+        judged_ms = int(task.states.judged[task.states.slots[asset]])
+        decided = self._driver.remove(task.states, asset, removal.action)
+        task.remove(asset, judged_ms, removal.token)
+        self._tell(task, decided.alerts)
+        log.info(
+            "task %d: %s is removed (%s), %d incidents closed",
+            task.index,
+            asset,
+            removal.action,
+            len(decided.alerts),
+            extra=event("asset-removed", task=task.index, asset=asset, action=removal.action),
+        )
+        alerts = [replace(alert, scored_ms=int(self._wall())) for alert in decided.alerts]
+        return Found(alerts, [self._clock()] * len(alerts), decided.audits)
 
     def _note(self, decided: Decided) -> None:
         """Add to the counters of anomalies and of the alert budget."""

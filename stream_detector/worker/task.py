@@ -22,6 +22,7 @@ from stream_detector.types import (
     Partition,
     Position,
     ReadingBatch,
+    Removed,
     WindowBatch,
     windows_at,
     windows_between,
@@ -33,6 +34,7 @@ from stream_detector.windowing.records import RecordsWindower
 from stream_detector.windowing.windower import Windower
 from stream_detector.worker.coverage import Discarded
 from stream_detector.worker.passing import Passage, in_turn, passages
+from stream_detector.worker.removed import RemovedAssets
 from stream_detector.worker.resuming import Start
 from stream_detector.worker.stays import Stays
 
@@ -115,6 +117,12 @@ class Task:
         self.start: dict[Partition, int | None] = dict.fromkeys(self.partitions)
         for partition, start in starts.items():
             self.start[partition], self._published[partition] = start.offset, start.published
+        self.removed = RemovedAssets(
+            loaded.removed,
+            {p: max(self._published.get(p, 0), self._judged.get(p, 0)) for p in self.partitions},
+        )
+        for asset, one in loaded.removed.items():
+            self.states.judged[self.states.slot(asset)] = one.judged_ms
         self._at = {partition: start for partition, start in self.start.items() if start is not None}
         #: Of several topics: dead letters of the decoder that wait for a reading before them, or after.
         self._letters: dict[Partition, list[DeadLetter]] = {partition: [] for partition in self.partitions}
@@ -138,6 +146,8 @@ class Task:
         return self._published.get(partition, 0)
 
     def _judged_ms(self, asset: str) -> int | None:
+        if asset in self.removed.known:
+            return self.removed.known[asset].judged_ms
         state = self.states.get(asset)
         return None if state is None else state.judged_ms
 
@@ -248,7 +258,8 @@ class Task:
 
     def _newer(self, windows: WindowBatch, replayed: bool) -> WindowBatch | None:
         """Return the windows newer than what their assets were judged up to: after a restart some come again."""
-        fresh = windows.end_ms > self.states.judged[self.states.slots_of(windows.assets)]
+        slots = self.states.slots_of(windows.assets)  # before `judged` is read: new assets may make it grow
+        fresh = windows.end_ms > self.states.judged[slots]
         if fresh.all():
             self._discarded.judged(windows.assets)
             return windows
@@ -259,13 +270,30 @@ class Task:
         self._discarded.judged([windows.assets[place] for place in keep.tolist()])
         return windows_at(windows, keep) if keep.size else None
 
-    def changed_states(self) -> dict[str, AssetState]:
-        """Return the states changed since `saved_epoch`."""
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return self.moved or self.states.changed or self.removed.changed
+
+    def changed_states(self) -> Mapping[str, AssetState | Removed | None]:
+        """Return the states changed since `saved_epoch`, and what is to be written of removed assets."""
         self._keep_counts()  # an asset's first window may have been judged after its readings were refused
-        return self.states.changes()
+        return {**self.removed.changes(self.states), **self.states.changes()}
+
+    def all_states(self) -> Mapping[str, AssetState | Removed]:
+        """Return the states of all assets, and what is left of removed ones."""
+        return {**self.removed.known, **self.states}
+
+    def remove(self, asset: str, judged_ms: int, token: str) -> None:
+        """Note that an asset's state, judged up to `judged_ms`, was deleted by the removal of this token."""
+        names, read_ms = self.windower.last_readings()
+        newest = read_ms[names.index(asset)] if asset in names else -np.inf
+        self.removed.add(asset, Removed(judged_ms, round(max(newest, judged_ms)), token), self._at)
 
     def committed(self, saved: bool) -> None:
         """Note a commit as the next epoch; states that the store missed stay changed, for the next one."""
+        if self.removed.known:
+            self.removed.committed(self.positions(), self.states, saved=saved)
         self.epoch += 1
         self.moved = False
         if saved:

@@ -11,9 +11,20 @@ from stream_detector.codec import decode_state
 from stream_detector.errors import ConfigError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.feedback.verdicts import newest
 from stream_detector.ports import WHOLE, TaskState
-from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict, Stay
+from stream_detector.types import (
+    AssetReport,
+    AssetState,
+    Controls,
+    Partition,
+    Position,
+    RecordedVerdict,
+    Removal,
+    RemovalAction,
+    Removed,
+    Stay,
+)
 
-Version = tuple[int, AssetState]
+Version = tuple[int, AssetState | Removed]
 _Save = tuple[int, dict[Partition, Position]]
 _NONE: _Save = (-1, {})
 
@@ -24,6 +35,7 @@ class _Task:
     saves: list[_Save] = field(default_factory=list)  # newest first, at most two
     new: dict[str, Version] = field(default_factory=dict)
     old: dict[str, Version] = field(default_factory=dict)
+    seen: dict[str, AssetReport] = field(default_factory=dict)
 
 
 class MemoryServer:
@@ -47,6 +59,7 @@ class MemoryServer:
         self.reset_all = ""
         self.accepts: dict[str, str] = {}
         self.rollbacks: dict[str, tuple[str, AssetState]] = {}
+        self.removals: dict[str, Removal] = {}
         self.version = 0
         self.verdicts: dict[str, RecordedVerdict] = {}
 
@@ -77,26 +90,31 @@ class MemoryStore:
             kept = server.tasks.get(task, _Task())
             self._known[task] = kept.saves[0] if kept.saves else _NONE
             assets: dict[str, AssetState] = {}
+            removed: dict[str, Removed] = {}
             for asset, version in kept.new.items():
                 for candidate in (version, kept.old.get(asset)):
                     if candidate is not None and candidate[0] <= limit:
-                        assets[asset] = candidate[1]
+                        if isinstance(candidate[1], Removed):
+                            removed[asset] = candidate[1]
+                        else:
+                            assets[asset] = candidate[1]
                         break
             found, positions = next((save for save in kept.saves if save[0] <= limit), (0, {}))
-            return TaskState(assets, found, dict(positions))
+            return TaskState(assets, found, dict(positions), removed)
 
     def save(
         self,
         task: int,
         token: int,
         epoch: int,
-        states: Mapping[str, AssetState],
+        states: Mapping[str, AssetState | Removed | None],
         positions: Mapping[Partition, Position],
         *,
         since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically; return the controls' version.
 
+        None instead of a version: all versions of the asset go.
         `since`: epoch of the save that `states` are all the changes to (None: the newest there is; WHOLE: they are all
         there are). Later versions are taken back; so a save of an epoch replaces an earlier save of it whole.
         Raises StoreFencedError when `token` is not the task's newest, StoreLostError when the store has lost what was
@@ -116,6 +134,10 @@ class MemoryStore:
             if newest_save[0] >= first:
                 _take_back(kept, first)
             for asset, state in states.items():
+                if state is None:
+                    kept.new.pop(asset, None)
+                    kept.old.pop(asset, None)
+                    continue
                 if asset in kept.new:
                     kept.old[asset] = kept.new[asset]
                 kept.new[asset] = (epoch, state)
@@ -127,6 +149,23 @@ class MemoryStore:
             kept.saves = [(epoch, dict(positions)), *earlier][:2]
             self._known[task] = kept.saves[0]
             return server.version
+
+    def report(self, task: int, token: int, reports: Mapping[str, AssetReport | None]) -> None:
+        """Keep what the task's worker saw of assets; None: nothing. Nothing is written under an old token."""
+        with self._server() as server:
+            kept = server.tasks.get(task)
+            if kept is None or kept.token != token:
+                return
+            for asset, report in reports.items():
+                if report is None:
+                    kept.seen.pop(asset, None)
+                else:
+                    kept.seen[asset] = report
+
+    def reports(self) -> list[tuple[int, str, AssetReport]]:
+        """Return task, asset and what was last reported of it, of all tasks."""
+        with self._server() as server:
+            return [(task, *item) for task in sorted(server.tasks) for item in server.tasks[task].seen.items()]
 
     def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
         """Note when tasks have read assets; return the count of shared assets, and the stays of those given."""
@@ -155,6 +194,7 @@ class MemoryStore:
                 dict(server.accepts),
                 dict(server.rollbacks),
                 server.reset_all,
+                dict(server.removals),
             )
 
     def controls_version(self) -> int:
@@ -205,6 +245,39 @@ class MemoryStore:
             server.rollbacks[asset] = (f"{server.clock:016d}", state)
             server.version += 1
 
+    def remove(self, asset: str, action: RemovalAction) -> str:
+        """Have the workers remove the asset, and delete its settings and reports; return the removal's token."""
+        with self._server() as server:
+            server.clock += 1
+            token = f"{server.clock:016d}"
+            server.removals[asset] = Removal(token, action)
+            for settings in (server.pins, server.resets, server.accepts, server.rollbacks):
+                settings.pop(asset, None)
+            for kept in server.tasks.values():
+                kept.seen.pop(asset, None)
+            server.stays.pop(asset, None)
+            server.version += 1
+            return token
+
+    def holding(self, asset: str, token: str) -> list[int]:
+        """Return the tasks that hold a version of the asset's state from before this removal."""
+        with self._server() as server:
+            return [
+                task
+                for task, kept in sorted(server.tasks.items())
+                for version in [[one[1] for one in (kept.new.get(asset), kept.old.get(asset)) if one is not None]]
+                if any(not isinstance(one, Removed) and one.applied.removed < token for one in version)
+            ]
+
+    def settle(self, asset: str, token: str) -> None:
+        """Delete the order to remove the asset, unless there is a later one, and what was reported meanwhile."""
+        with self._server() as server:
+            if asset in server.removals and server.removals[asset].token == token:
+                del server.removals[asset]
+                for kept in server.tasks.values():
+                    kept.seen.pop(asset, None)
+                server.version += 1
+
     def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
         """Keep people's verdicts, of each alert the greatest by `order`, of all the `keep` newest."""
         with self._server() as server:
@@ -217,6 +290,11 @@ class MemoryStore:
         with self._server() as server:
             return list(server.verdicts.values())
 
+    def delete_verdicts(self, alerts: Sequence[str]) -> int:
+        """Delete the verdicts on these alerts; return how many there were."""
+        with self._server() as server:
+            return sum(server.verdicts.pop(alert, None) is not None for alert in alerts)
+
     def tasks(self) -> list[int]:
         """Return the tasks that were ever acquired, in order."""
         with self._server() as server:
@@ -228,7 +306,8 @@ class MemoryStore:
             with self._server() as server:
                 found = list(server.tasks[each].new.items()) if each in server.tasks else []
             for asset, (_, state) in found:
-                yield each, asset, state
+                if not isinstance(state, Removed):
+                    yield each, asset, state
 
     def find(self, asset: str) -> tuple[int, AssetState] | None:
         """Return the asset's task and its newest version; of several tasks, of the one that judged it last."""

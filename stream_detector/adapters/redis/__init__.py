@@ -11,6 +11,7 @@ Layout, with P = `<prefix>:{<stream>}`; the braces keep all keys of a stream on 
                                 sizes: that epoch, and of how many assets the two hashes below hold a version
     P:task:<n>:new     hash     asset -> "<epoch>:" and the state's bytes, the newest version
     P:task:<n>:old     hash     asset -> the same, the version before
+    P:task:<n>:seen    hash     asset -> what a worker last saw of it, as JSON (`stream-detector assets`)
     P:stays            hash     asset -> "<task>:<first>:<last>,…", when each task has read it, event time, ms
     P:stays:shared     set      the assets that several tasks have read
     P:stays:count      string   count of those
@@ -18,7 +19,8 @@ Layout, with P = `<prefix>:{<stream>}`; the braces keep all keys of a stream on 
     P:resets           hash     asset ("" for one named "*"), or "*" for all -> token of the last reset
     P:accepts          hash     asset -> token of the last acceptance of a regime change
     P:rollbacks        hash     asset -> token of the last rollback, ":" and the state to go back to
-    P:controls         string   count of the changes to the four above
+    P:removals         hash     asset -> token of the last removal, ":" and what was asked for: retire, forget
+    P:controls         string   count of the changes to the five above
     P:verdicts         hash     alert's id -> "<ms>:<partition>:<offset>:" and the rest as JSON
     P:verdicts:times   zset     alert's id -> ms, to find the oldest
 
@@ -31,7 +33,8 @@ Every writing call is one script and so atomic, and one round trip. What it keep
   those of its versions that this save does not overwrite go too: they belong to the commit that was not. So a save of
   an epoch replaces an earlier save of it whole, and a repeated save (an answer lost on the way) changes nothing.
   A writer says since which save its states have changed: between that and this one, commits may have missed the store,
-  and what it holds of their epochs is somebody's first try of one of them. It goes in the same way.
+  and what it holds of their epochs is somebody's first try of one of them. It goes in the same way. A version may also
+  be the mark of a removed asset, "removed:<judged>:<read>:<token>" (worker/removed.py).
 - Loss. Each RedisStore remembers the newest save it last knew of a task. When the task's hash is gone, or stands at an
   older epoch or token, or at other positions (a server back without its last seconds), a save of changes alone would
   leave a mixture that looks whole; it raises StoreLostError instead and writes nothing. Then: acquire again, and save

@@ -13,7 +13,7 @@ return text
 """
 
 # ARGV: token, epoch, positions, epoch and positions known, epoch that the states are changes to ('' for the newest,
-# -1 when they are all there are), then asset, state, asset, state, ...
+# -1 when they are all there are), then asset, state, asset, state, ...; '' for a state: all versions of the asset go
 SAVE = """
 local meta, new, old = KEYS[1], KEYS[2], KEYS[3]
 local epoch = tonumber(ARGV[2])
@@ -71,10 +71,14 @@ elseif last >= 0 and not evicted then
   redis.call('HSET', meta, 'old_epoch', found[2], 'old_positions', found[3])
 end
 for i = 7, #ARGV, 2 do
-  local version = redis.call('HGET', new, ARGV[i])
-  local m = version and redis.call('HSET', old, ARGV[i], version) or 0
-  local n = redis.call('HSET', new, ARGV[i], ARGV[2] .. ':' .. ARGV[i + 1])
-  if assets then assets, olds = assets + n, olds + m end
+  if ARGV[i + 1] == '' then
+    removed(ARGV[i])
+  else
+    local version = redis.call('HGET', new, ARGV[i])
+    local m = version and redis.call('HSET', old, ARGV[i], version) or 0
+    local n = redis.call('HSET', new, ARGV[i], ARGV[2] .. ':' .. ARGV[i + 1])
+    if assets then assets, olds = assets + n, olds + m end
+  end
 end
 if whole then
   local versions = redis.call('HGETALL', new)
@@ -88,6 +92,19 @@ redis.call('HSET', meta, 'epoch', ARGV[2], 'positions', ARGV[3],
 local before = redis.call('HGET', meta, 'old_epoch')
 if before and tonumber(before) >= first then redis.call('HDEL', meta, 'old_epoch', 'old_positions') end
 return {'saved', redis.call('GET', KEYS[4]) or '0'}
+"""
+
+# ARGV: token, then asset, report ('' for none), asset, ...
+REPORT = """
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+for i = 2, #ARGV, 2 do
+  if ARGV[i + 1] == '' then
+    redis.call('HDEL', KEYS[2], ARGV[i])
+  else
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+  end
+end
+return 1
 """
 
 # Every command that the other scripts use; returns those that the user may not. Servers say so in several ways.
@@ -185,4 +202,30 @@ local time = redis.call('TIME')
 local token = string.format('%016.0f', time[1] * 1000000 + time[2])
 redis.call('HSET', KEYS[1], ARGV[1], token .. ARGV[2])
 return redis.call('INCR', KEYS[2])
+"""
+# KEYS: removals, controls, then the operators' settings; ARGV: action, asset, then its field in each of the settings
+REMOVE = """
+local time = redis.call('TIME')
+local token = string.format('%016.0f', time[1] * 1000000 + time[2])
+redis.call('HSET', KEYS[1], ARGV[2], token .. ':' .. ARGV[1])
+for i = 3, #KEYS do redis.call('HDEL', KEYS[i], ARGV[i]) end
+redis.call('INCR', KEYS[2])
+return token
+"""
+# KEYS: removals, controls; ARGV: asset, token
+SETTLE = """
+local order = redis.call('HGET', KEYS[1], ARGV[1])
+if not order or string.match(order, '^(%d+):') ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('INCR', KEYS[2])
+return 1
+"""
+# KEYS: verdicts, their times; ARGV: alerts
+DELETE_VERDICTS = """
+local deleted = 0
+for _, alert in ipairs(ARGV) do
+  deleted = deleted + redis.call('HDEL', KEYS[1], alert)
+  redis.call('ZREM', KEYS[2], alert)
+end
+return deleted
 """

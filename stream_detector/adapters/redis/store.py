@@ -11,15 +11,29 @@ from stream_detector.adapters.redis.connection import Connection
 from stream_detector.codec import (
     decode_positions,
     decode_recorded,
+    decode_report,
     decode_state,
+    decode_version,
     encode_positions,
     encode_recorded,
-    encode_state,
+    encode_report,
+    encode_version,
 )
 from stream_detector.config import RedisConfig
 from stream_detector.errors import ConfigError, StoreAccessError, StoreError, StoreFencedError, StoreLostError
 from stream_detector.ports import TaskState
-from stream_detector.types import AssetState, Controls, Partition, Position, RecordedVerdict, Stay
+from stream_detector.types import (
+    AssetReport,
+    AssetState,
+    Controls,
+    Partition,
+    Position,
+    RecordedVerdict,
+    Removal,
+    RemovalAction,
+    Removed,
+    Stay,
+)
 
 SCAN_COUNT = 500
 VERDICTS_AT_ONCE = 500
@@ -42,12 +56,16 @@ class RedisStore:
         self._try: Any = self._redis.register_script(scripts.TRY)
         self._acquire: Any = self._redis.register_script(scripts.ACQUIRE)
         self._save: Any = self._redis.register_script(scripts.SAVE)
+        self._report: Any = self._redis.register_script(scripts.REPORT)
         self._record: Any = self._redis.register_script(scripts.RECORD)
         self._stays: Any = self._redis.register_script(scripts.STAYS)
         self._pin: Any = self._redis.register_script(scripts.PIN)
         self._unpin: Any = self._redis.register_script(scripts.UNPIN)
         self._reset: Any = self._redis.register_script(scripts.RESET)
         self._mark: Any = self._redis.register_script(scripts.MARK)
+        self._remove: Any = self._redis.register_script(scripts.REMOVE)
+        self._settle: Any = self._redis.register_script(scripts.SETTLE)
+        self._delete: Any = self._redis.register_script(scripts.DELETE_VERDICTS)
         self._known: dict[int, tuple[int, bytes]] = {}  # task -> newest epoch and its positions, as last seen here
 
     def require_rights(self) -> None:
@@ -111,6 +129,7 @@ class RedisStore:
             newest = int(meta.get(b"epoch", -1))
             evicted = _evicted(meta, new, old)
             assets: dict[str, AssetState] = {}
+            removed: dict[str, Removed] = {}
             needed_old = False  # an older version than the newest
             for name, version in new.items():
                 for candidate in (version, old.get(name)):
@@ -118,14 +137,18 @@ class RedisStore:
                         continue
                     tag, _, value = candidate.partition(b":")
                     if epoch is None or int(tag) <= epoch:
-                        assets[name.decode()] = decode_state(value)[1]
+                        found_version = decode_version(value)
+                        if isinstance(found_version, Removed):
+                            removed[name.decode()] = found_version
+                        else:
+                            assets[name.decode()] = found_version
                         break
                 else:
                     needed_old = True
             for prefix in (b"", b"old_"):
                 found = int(meta.get(prefix + b"epoch", -1))
                 if found >= 0 and (epoch is None or found <= epoch):
-                    state = TaskState(assets, found, decode_positions(meta[prefix + b"positions"]))
+                    state = TaskState(assets, found, decode_positions(meta[prefix + b"positions"]), removed)
                     break
             else:
                 state = TaskState(assets, 0, {})
@@ -139,13 +162,14 @@ class RedisStore:
         task: int,
         token: int,
         epoch: int,
-        states: Mapping[str, AssetState],
+        states: Mapping[str, AssetState | Removed | None],
         positions: Mapping[Partition, Position],
         *,
         since: int | None = None,
     ) -> int:
         """Write changed assets as version `epoch`, atomically and in one round trip; return the controls' version.
 
+        None instead of a version: all versions of the asset go.
         `since`: epoch of the save that `states` are all the changes to (None: the newest there is; WHOLE: they are all
         there are). Later versions are taken back; so a save of an epoch replaces an earlier save of it whole.
         Raises StoreFencedError when `token` is not the task's newest, StoreLostError when the store has lost what was
@@ -156,7 +180,7 @@ class RedisStore:
         known, known_place = self._known.get(task, (-1, b""))
         args: list[Any] = [token, epoch, place, known, known_place, "" if since is None else since]
         for asset, state in states.items():
-            args += (asset, encode_state(state, epoch))
+            args += (asset, b"" if state is None else encode_version(state, epoch))
         with self._server.errors():
             status, detail = self._save(keys=[key, f"{key}:new", f"{key}:old", self._key("controls")], args=args)
         if status == b"fenced" and int(detail) < token:
@@ -178,6 +202,26 @@ class RedisStore:
             )
         self._known[task] = epoch, place
         return int(detail)
+
+    def report(self, task: int, token: int, reports: Mapping[str, AssetReport | None]) -> None:
+        """Keep what the task's worker saw of assets; None: nothing. Nothing is written under an old token."""
+        args: list[Any] = [token]
+        for asset, report in reports.items():
+            args += (asset, b"" if report is None else encode_report(report))
+        key = self._task(task)
+        with self._server.errors():
+            self._report(keys=[key, f"{key}:seen"], args=args)
+
+    def reports(self) -> list[tuple[int, str, AssetReport]]:
+        """Return task, asset and what was last reported of it, of all tasks."""
+        tasks = self.tasks()
+        found: list[tuple[int, str, AssetReport]] = []
+        for task in tasks:
+            with self._server.errors():
+                seen = self._redis.hgetall(f"{self._task(task)}:seen")
+            with self._server.decoding(f"what was seen of task {task}"):
+                found += [(task, name.decode(), decode_report(value)) for name, value in seen.items()]
+        return found
 
     def note_stays(self, stays: Iterable[tuple[int, str, Stay]]) -> tuple[int, dict[str, dict[int, Stay]]]:
         """Note when tasks have read assets; return the count of shared assets, and the stays of those given.
@@ -208,9 +252,9 @@ class RedisStore:
         """Return what operators have set."""
         with self._server.errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.get(self._key("controls"))
-            for name in ("pins", "resets", "accepts", "rollbacks"):
+            for name in ("pins", "resets", "accepts", "rollbacks", "removals"):
                 pipe.hgetall(self._key(name))
-            version, pins, resets, accepts, rollbacks = pipe.execute()
+            version, pins, resets, accepts, rollbacks, removals = pipe.execute()
         with self._server.decoding("the rollbacks"):
             points = {
                 asset.decode(): (token.decode(), decode_state(point)[1])
@@ -226,6 +270,11 @@ class RedisStore:
             reset_all=resets.get(_ALL.encode(), b"").decode(),
             accepts={asset.decode(): token.decode() for asset, token in accepts.items()},
             rollbacks=points,
+            removals={
+                asset.decode(): Removal(token, "forget" if action == "forget" else "retire")
+                for asset, value in removals.items()
+                for token, _, action in [value.decode().partition(":")]
+            },
         )
 
     def controls_version(self) -> int:
@@ -261,6 +310,44 @@ class RedisStore:
         with self._server.errors():
             self._mark(keys=[self._key("rollbacks"), self._key("controls")], args=[asset, b":" + point])
 
+    def remove(self, asset: str, action: RemovalAction) -> str:
+        """Have the workers remove the asset, and delete its settings and reports; return the removal's token."""
+        self._delete_reports(asset)
+        keys = [self._key(name) for name in ("removals", "controls", "pins", "resets", "accepts", "rollbacks")]
+        with self._server.errors():
+            token: bytes = self._remove(keys=keys, args=[action, asset, asset, _reset_field(asset), asset, asset])
+        return token.decode()
+
+    def holding(self, asset: str, token: str) -> list[int]:
+        """Return the tasks that hold a version of the asset's state from before this removal."""
+        tasks = self.tasks()
+        with self._server.errors(), self._redis.pipeline(transaction=False) as pipe:
+            for task in tasks:
+                pipe.hget(f"{self._task(task)}:new", asset).hget(f"{self._task(task)}:old", asset)
+            values = pipe.execute()
+        found = []
+        with self._server.decoding(f"asset {asset}"):
+            for task, new, old in zip(tasks, values[::2], values[1::2], strict=True):
+                versions = [decode_version(value.partition(b":")[2]) for value in (new, old) if value is not None]
+                if any(not isinstance(one, Removed) and one.applied.removed < token for one in versions):
+                    found.append(task)
+        return found
+
+    def settle(self, asset: str, token: str) -> None:
+        """Delete the order to remove the asset, unless there is a later one, and what was reported meanwhile."""
+        with self._server.errors():
+            settled = self._settle(keys=[self._key("removals"), self._key("controls")], args=[asset, token])
+        if settled:
+            self._delete_reports(asset)
+
+    def _delete_reports(self, asset: str) -> None:
+        tasks = self.tasks()
+        with self._server.errors(), self._redis.pipeline(transaction=False) as pipe:
+            for task in tasks:
+                pipe.hdel(f"{self._task(task)}:seen", asset)
+            pipe.hdel(self._key("stays"), asset)
+            pipe.execute()
+
     def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:
         """Keep people's verdicts, of each alert the greatest by `order`, of all the `keep` newest.
 
@@ -281,6 +368,17 @@ class RedisStore:
             found = [decode_recorded(alert.decode(), value) for alert, value in kept.items()]
         return sorted(found, key=lambda one: (one.ts_ms, one.alert))
 
+    def delete_verdicts(self, alerts: Sequence[str]) -> int:
+        """Delete the verdicts on these alerts; return how many there were."""
+        deleted = 0
+        for start in range(0, len(alerts), VERDICTS_AT_ONCE):
+            with self._server.errors():
+                deleted += self._delete(
+                    keys=[self._key("verdicts"), self._key("verdicts:times")],
+                    args=alerts[start : start + VERDICTS_AT_ONCE],
+                )
+        return deleted
+
     def tasks(self) -> list[int]:
         """Return the tasks that were ever acquired, in order."""
         with self._server.errors():
@@ -299,8 +397,9 @@ class RedisStore:
                     cursor, found = self._redis.hscan(f"{self._task(each)}:new", cursor or 0, count=SCAN_COUNT)
                 for name, version in found.items():
                     with self._server.decoding(f"asset {name.decode()} of task {each}"):
-                        state = decode_state(version.partition(b":")[2])[1]
-                    yield each, name.decode(), state
+                        state = decode_version(version.partition(b":")[2])
+                    if not isinstance(state, Removed):
+                        yield each, name.decode(), state
 
     def find(self, asset: str) -> tuple[int, AssetState] | None:
         """Return the asset's task and its newest version; of several tasks, of the one that judged it last."""
@@ -311,9 +410,9 @@ class RedisStore:
             versions = pipe.execute()
         with self._server.decoding(f"asset {asset}"):
             found = [
-                (task, decode_state(version.partition(b":")[2])[1])
+                (task, state)
                 for task, version in zip(tasks, versions, strict=True)
-                if version is not None
+                if version is not None and not isinstance(state := decode_version(version.partition(b":")[2]), Removed)
             ]
         return max(found, key=lambda item: item[1].judged_ms, default=None)
 

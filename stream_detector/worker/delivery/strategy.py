@@ -77,7 +77,7 @@ class CommitStrategy(ABC):
 
         Tasks whose commit failed are dropped, and loaded again while they are assigned.
         """
-        due = [task for task in self._assignment.tasks.values() if task.moved or task.states.changed]
+        due = [task for task in self._assignment.tasks.values() if task.changed]
         if not due:
             if not self._assignment.waiting:  # what the store missed belonged to tasks of other workers now
                 self._saver.caught_up()
@@ -101,7 +101,11 @@ class CommitStrategy(ABC):
             self._metrics.fencings_total.inc(len(fenced))
             self.give_up(fenced, "another worker owns it, or a task whose alerts are in the same transaction")
         kept = [task for task in due if self._assignment.tasks.get(task.index) is task]
-        if kept and self._config.on_store_outage == "pause" and Saved.MISSED in saved.values():
+        # A removal is repeated by whoever finds the asset's state, so with exactly-once delivery it needs the store.
+        needs = self._config.on_store_outage == "pause" or (
+            self._config.delivery == "exactly_once" and any(task.removed.unsaved for task in kept)
+        )
+        if kept and needs and Saved.MISSED in saved.values():
             self.give_up(kept, "it waits for the store")
             return []
         return kept
