@@ -136,9 +136,13 @@ def test_it_is_over_with_the_next_window(caplog):
 # Offsets and topics that are not where the states were left ---------------------------------------------------------
 
 
+@pytest.mark.parametrize("metadata", [False, True])
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
-def test_offsets_set_back_are_reported_and_a_reset_has_them_judged(delivery, caplog):
-    """Nothing is judged twice by itself; after `thresholds reset --all` it is."""
+def test_offsets_set_back_are_reported_and_a_reset_has_them_judged(delivery, metadata, caplog):
+    """Nothing is judged twice by itself; after `thresholds reset --all` it is.
+
+    `metadata`: the tool keeps that of the worker's commit, as Kafka's does.
+    """
     plant, worker = worked(recorded(assets=3, rows=800, partitions=1), delivery=delivery)
     worker.pipeline.close()
     alerts = len(plant.alerts)
@@ -146,7 +150,10 @@ def test_offsets_set_back_are_reported_and_a_reset_has_them_judged(delivery, cap
     for reset in (False, True):
         if reset:
             MemoryStore(plant.server).reset(None)
-        plant.log.group("detector").committed[HERE] = Position(0, 0, 0)
+        before = plant.log.group("detector").committed[HERE]
+        assert before.epoch
+        set_back = Position(0, before.read, before.epoch) if metadata else Position(0, 0, 0)
+        plant.log.group("detector").committed[HERE] = set_back
         caplog.clear()
         worker = plant.worker(50)
         plant.run(worker)

@@ -26,6 +26,23 @@ class Resumption:
     epoch: int  # of the task's last commit
     lost: bool = False  # the store should hold valid states, and holds none
     unused: Mapping[Partition, Position] = field(default_factory=dict)  # of stored states that don't count
+    committed: Mapping[Partition, Position] = field(default_factory=dict)
+    """The committed positions; of an offset that somebody else set, `read` is the offset and `epoch` is 0."""
+
+
+def as_set(committed: Mapping[Partition, Position], loaded: TaskState) -> Mapping[Partition, Position]:
+    """Return committed positions, those that an operator has moved as positions without an epoch.
+
+    Kafka's own tool keeps a commit's metadata when it sets another offset. A worker never commits an offset beyond what
+    it has read, and its offsets of one task never go back.
+    """
+    found = {}
+    for partition, position in committed.items():
+        stored = loaded.positions.get(partition)
+        back = stored is not None and loaded.epoch <= position.epoch and position.offset < stored.offset
+        moved = position.epoch > 0 and (back or position.offset > position.read)
+        found[partition] = Position(position.offset, position.offset) if moved else position
+    return found
 
 
 def set_back(committed: Position, stored: Position, metadata: bool) -> bool:

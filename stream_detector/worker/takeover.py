@@ -14,7 +14,7 @@ from stream_detector.errors import StoreError
 from stream_detector.ports import Source, StateStore
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import AssetState, Partition, Position
+from stream_detector.types import AssetState, Partition
 from stream_detector.types import replace as replace_state
 from stream_detector.worker.assignment import Assignment
 from stream_detector.worker.delivery import CommitStrategy
@@ -88,7 +88,7 @@ class Takeover:
         token = self._store.acquire(index)  # before reading Kafka's positions: fences any other writer
         committed = self._source.committed(partitions)
         found = self._delivery.resume(self._store, index, committed)
-        again = self._report_moved(partitions, committed, found)
+        again = self._report_moved(partitions, found)
         engine = self._scoring.engine
         assets = {asset: engine.adopt(state) for asset, state in found.loaded.assets.items()}
         if again:
@@ -112,9 +112,7 @@ class Takeover:
         self._report_taken_over(task, found)
         self._report_models(index, assets)
 
-    def _report_moved(
-        self, partitions: Iterable[Partition], committed: Mapping[Partition, Position], found: Resumption
-    ) -> bool:
+    def _report_moved(self, partitions: Iterable[Partition], found: Resumption) -> bool:
         """Report offsets that are not where the states were left; return whether messages are read again by that."""
         again = False
         for (topic, index), unused in found.unused.items():
@@ -128,7 +126,7 @@ class Takeover:
                 extra=event("offsets-missing", task=index, topic=topic, judged=unused.read),
             )
         for partition in partitions:
-            stored, at = found.loaded.positions.get(partition), committed.get(partition)
+            stored, at = found.loaded.positions.get(partition), found.committed.get(partition)
             if stored is None or (at is not None and at.epoch):
                 continue
             topic, index = partition

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from stream_detector.ports import StateStore
 from stream_detector.types import Partition, Position
 from stream_detector.worker.delivery.strategy import CommitStrategy
-from stream_detector.worker.resuming import Resumption, Start, newest_epoch, set_back
+from stream_detector.worker.resuming import Resumption, Start, as_set, newest_epoch, set_back
 from stream_detector.worker.task import Task
 
 
@@ -58,6 +58,7 @@ class AtLeastOnce(CommitStrategy):
         without any state mean that the store has lost it; the log is read on, with the model's calibration.
         """
         loaded = store.load(index)
+        committed = as_set(committed, loaded)
         starts = {}
         for partition, position in committed.items():
             stored = loaded.positions.get(partition, position)
@@ -66,4 +67,4 @@ class AtLeastOnce(CommitStrategy):
             else:
                 starts[partition] = Start(min(position.offset, stored.offset), max(position.read, stored.read))
         lost = loaded.lost or (not loaded.positions and any(position.read > 0 for position in committed.values()))
-        return Resumption(loaded, starts, newest_epoch(loaded, committed), lost)
+        return Resumption(loaded, starts, newest_epoch(loaded, committed), lost, committed=committed)

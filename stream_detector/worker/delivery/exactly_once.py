@@ -11,7 +11,7 @@ from stream_detector.ports import StateStore, TaskState
 from stream_detector.telemetry.logs import event
 from stream_detector.types import Partition, Position
 from stream_detector.worker.delivery.strategy import CommitStrategy
-from stream_detector.worker.resuming import Resumption, Start, newest_epoch
+from stream_detector.worker.resuming import Resumption, Start, as_set, newest_epoch
 from stream_detector.worker.saving import Saved
 from stream_detector.worker.task import Task
 
@@ -107,9 +107,13 @@ class ExactlyOnce(CommitStrategy):
         """Return the states of the epoch that Kafka has committed, and read the log from where they were saved."""
         epoch = _committed_epoch(committed)
         loaded, lost = self.counting_state(store, index, committed)
+        if (moved := as_set(committed, loaded)) != committed:
+            committed, epoch = moved, _committed_epoch(moved)
+            loaded, lost = self.counting_state(store, index, committed)
         starts = {partition: self._start(partition, position, loaded) for partition, position in committed.items()}
         unused = {} if committed else store.load(index).positions
-        return Resumption(loaded, starts, newest_epoch(loaded, committed) if epoch is None else epoch, lost, unused)
+        epoch = newest_epoch(loaded, committed) if epoch is None else epoch
+        return Resumption(loaded, starts, epoch, lost, unused, committed)
 
     def counting_state(
         self, store: StateStore, index: int, committed: Mapping[Partition, Position]
