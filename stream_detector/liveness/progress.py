@@ -47,7 +47,6 @@ class Progress:
         """Take messages; return where the task stood around each of them."""
         was = self.now_ms
         now = np.maximum.accumulate(np.maximum(messages.ts_ms, was))
-        self._mark(partition, messages.offsets, now)
         since = float(now[0]) if was == -np.inf else was
         with np.errstate(invalid="ignore"):
             steps = np.diff(np.floor(now), prepend=math.floor(since) if since > -np.inf else -np.inf)
@@ -55,17 +54,25 @@ class Progress:
             steps[~np.isfinite(steps)] = 0.0  # nobody's time was known
         after = self.total + np.cumsum(np.minimum(steps, self._most_ms)).astype(np.int64)
         before = np.concatenate([[self.total], after[:-1]])
+        self._mark(partition, messages.offsets, now, before)
         self.now_ms, self.total = float(now[-1]), int(after[-1])
         number, self._number = self._number, self._number + len(messages)
         return Steps(now, before, after, number)
 
-    def _mark(self, partition: Partition, offsets: Ints, now: Floats) -> None:
+    def _mark(self, partition: Partition, offsets: Ints, now_ms: Floats, before: Ints) -> None:
+        """Mark messages with which the newest event time moves on, `most_ms` of progress apart."""
         if partition not in self._read:
             for _, read in self._marks:
                 read[partition] = int(offsets[0])
-        if now[-1] > self.now_ms and (not self._marks or self.total - self._marks[-1][0] >= self._most_ms):
-            first = int(np.searchsorted(now, self.now_ms, side="right"))
-            self._marks.append((self.total, {**self._read, partition: int(offsets[first])}))
+        moves = np.flatnonzero(now_ms > np.concatenate([[self.now_ms], now_ms[:-1]]))
+        totals = before[moves]
+        place = 0
+        while place < len(moves):
+            if self._marks:
+                place = int(np.searchsorted(totals, self._marks[-1][0] + self._most_ms))
+                if place == len(moves):
+                    break
+            self._marks.append((int(totals[place]), {**self._read, partition: int(offsets[moves[place]])}))
         self._read[partition] = int(offsets[-1]) + 1
 
     def oldest_offsets(self, needed: int, offsets: Mapping[Partition, int]) -> Mapping[Partition, int]:
