@@ -119,7 +119,7 @@ def kafka_commands(permissions: Iterable[KafkaPermission], principal: str, boots
 _READING = ("get", "hget", "hgetall", "hscan", "smembers", "multi", "exec", "discard")
 _SCRIPTS = ("eval", "evalsha", "script|load")
 _LOOKING = ("info",)  # for a warning only: whether the server may evict states
-_INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem")
+_INSIDE = ("hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem", "srem")
 
 
 def redis_rules(config: Config) -> Sequence[str]:

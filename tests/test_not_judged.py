@@ -199,16 +199,19 @@ def test_states_that_do_not_count_for_a_new_topic_are_reported(caplog):
     assert 2 * alerts == len(plant.alerts)
 
 
-def test_offsets_set_forward_count_as_skipped(caplog):
-    """What lies between was never processed."""
-    plant, worker = worked(recorded(assets=3, partitions=1))
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_offsets_set_forward_count_as_skipped(delivery, caplog):
+    """What lies between is not processed; the tool has kept the metadata of the worker's commit."""
+    plant, worker = worked(recorded(assets=3, partitions=1), delivery=delivery)
     worker.pipeline.close()
-    end = plant.log.end(HERE)
-    plant.write(recorded(assets=3, partitions=1, seed=1))
-    plant.log.group("detector").committed[HERE] = Position(end + 100, end + 100, 0)
+    end, before = plant.log.end(HERE), plant.log.group("detector").committed[HERE]
+    sent = recorded(assets=3, partitions=1, seed=1)
+    plant.write(sent)
+    plant.log.group("detector").committed[HERE] = Position(end + 100, before.read, before.epoch)
     worker = plant.worker(50)
     plant.run(worker)
     assert 100 == worker.metric("messages_skipped_total", topic=TOPIC)
+    assert len(sent) - 100 == worker.metric("messages_total", topic=TOPIC)
     assert ["offsets-set-forward"] == names(caplog, "offsets")
 
 

@@ -154,7 +154,7 @@ def test_the_rights_in_the_docstring_are_enough(
     """An ACL user with exactly the commands and keys that the module names can do everything."""
     server = own_server()
     sent = ["evalsha", "eval", "script|load", "hgetall", "hget", "hscan", "smembers", "get", "multi", "exec", "select"]
-    in_scripts = ["hset", "hdel", "hmget", "sadd", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem"]
+    in_scripts = ["hset", "hdel", "hmget", "sadd", "srem", "incr", "time", "del", "zadd", "zcard", "zrange", "zrem"]
     rights = ["~stream-detector:{pump}:*", "-@all", *(f"+{command}" for command in sent + in_scripts)]
     with redis.Redis.from_url(server.url) as admin:
         admin.execute_command("ACL", "SETUSER", "worker", "on", ">pass", *rights)

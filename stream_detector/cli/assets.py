@@ -203,11 +203,11 @@ def _remove(store: RedisStore, config: Config, args: argparse.Namespace) -> int:
 
     asset: str = args.asset
     known = {*known_assets(store), *store.controls().pins, *store.controls().removals}
-    if asset not in known:
+    verdicts = _verdicts_on(config, store, asset) if args.action == "forget" else []
+    if asset not in known and verdicts == []:  # a repeated `forget` may have verdicts only left to delete
         near = get_close_matches(asset, sorted(known), n=3) or sorted(known)[:3]
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "no asset has been seen yet"
         raise ConfigError(f"there is no asset {asset!r}; {hint}")
-    verdicts = _verdicts_on(config, store, asset) if args.action == "forget" else []
     token = store.remove(asset, args.action)
     deleted = store.delete_verdicts(verdicts or [])
     waiting = _await(store, asset, token, args.wait)

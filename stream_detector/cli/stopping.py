@@ -48,8 +48,8 @@ def _watch(reader: socket.socket, stop: Event, grace_s: float) -> None:
                 break
         else:
             return  # the program has ended without a signal
-    stop.set()
-    Event().wait(grace_s)
+        stop.set()
+        Event().wait(grace_s)  # the socket stays open: a second signal writes to it, too
     # The log may be what the main thread hangs in: it gets a while, no more.
     writing = Thread(target=_say, args=(grace_s,), daemon=True)
     writing.start()

@@ -12,7 +12,7 @@ from stream_detector.decision.audit import Auditor
 from stream_detector.decision.policy import Draft
 from stream_detector.decision.rules import Rules
 from stream_detector.decision.threshold.sample import LARGEST
-from stream_detector.types import AppliedControls, AssetState, Controls, replace
+from stream_detector.types import AppliedControls, AssetState, Controls, IncidentState, replace
 
 OTHER_METHOD = "\0method"  # token of a reset that no operator can request
 _NO_ROLLBACK: tuple[str, AssetState | None] = ("", None)
@@ -118,6 +118,11 @@ class ControlsPolicy:
             draft.threshold = self._rules.fresh[draft.window.model]
             draft.adaptation = self._rules.adaptation.fresh(draft.adaptation)
             draft.applied = replace(draft.applied, reset=token)
+            if draft.incident.first_ms is not None and draft.incident.first_ms >= end_ms:  # judged again from before
+                draft.incident = IncidentState()
+            faults = tuple(one for one in draft.sensors.faults if one.since_ms < end_ms)
+            if len(faults) < len(draft.sensors.faults):
+                draft.sensors = replace(draft.sensors, faults=faults)
             self._rules.set_budget(draft)
             self._auditor.note(draft, "calibrate" if other else "reset", before)
         rolled, point = controls.rollbacks.get(asset, _NO_ROLLBACK)

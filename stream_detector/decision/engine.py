@@ -226,7 +226,14 @@ class Engine:
         reported = [fault for fault in faults if fault.incident is not None]
         if incident.opened_ms is None and not reported:
             return None
-        last_ms = max([state.judged_ms, *(fault.since_ms for fault in reported if fault.by_log)])
+        last_ms = max(
+            [
+                state.judged_ms,
+                state.audited.at_ms,
+                incident.opened_ms or 0,
+                *(fault.since_ms for fault in reported if fault.by_log),
+            ]
+        )
         event = event._replace(at_ms=last_ms + round(event.limit * 1_000))
         alerts = [rules.sensors.left(fault, event, model, limit) for fault in reported]
         adaptation = state.adaptation

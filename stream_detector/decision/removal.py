@@ -21,6 +21,7 @@ from stream_detector.types import (
     SensorFault,
     SensorRef,
     ThresholdState,
+    replace,
 )
 
 #: What the closes of a removal give as their reason.
@@ -38,6 +39,8 @@ class Remover:
         self, asset: str, state: AssetState, model: ModelRef, action: RemovalAction
     ) -> tuple[list[Alert], list[Audit]]:
         """Return the alerts and audit entries with which an asset ends; its state is to be deleted."""
+        if state.judged_ms < 0:  # to be judged again, and no window came since
+            state = replace(state, judged_ms=max(state.incident.opened_ms or 0, state.audited.at_ms))
         limit = self._rules.limit(state, state.applied.pinned)
         reason = _REASONS[action]
         alerts = [] if state.incident.opened_ms is None else [self._close(asset, state, model, limit, reason)]

@@ -73,7 +73,7 @@ def windows(config: Config, messages: Iterable[Encoded]) -> Iterator[WindowBatch
     config, unusable = offline(config), _Unusable()
     decoder = ReadingDecoder(config.inputs[0], config.channels)
     windower = make_windower(config, 0)
-    jumps = None if isinstance(windower, RecordsWindower) else Jumps(config.window, windower.hold_ms)
+    jumps = None if isinstance(windower, RecordsWindower) else Jumps(config.window, windower.hold_ms, windower.clock_of)
     for chunk in _chunks(messages):
         readings, dead = decoder.decode(MessageBatch(Partition(TOPIC, 0), chunk))
         if readings is None:

@@ -80,9 +80,9 @@ class Repetitions:
         for partition, heard in self._heard.items():
             reach = done.get(partition, 0) - REACH
             offsets = np.concatenate([one.offsets for one in heard])
-            at = int(np.searchsorted(offsets, reach))
-            if at < len(offsets):
-                found[partition] = int(offsets[at])
+            offsets = offsets[offsets >= reach]  # readings that were held back come after later ones
+            if offsets.size:
+                found[partition] = int(offsets.min())
         return found
 
 

@@ -290,6 +290,7 @@ class NotJudged(NamedTuple):
 
 #: Reason codes of assets that are not judged, with their meaning.
 NOT_JUDGED_REASONS: Mapping[str, str] = {
+    "refused": "all its readings are dead letters: see their codes",
     "event-times": "its event times are decades away from the records' own, or before 1973: another unit?",
     "channel-missing": "a channel of the set-up was never in its readings",
     "coarse-step": "its readings are further apart than the longest gap that is filled (max_gap_ms)",

@@ -65,9 +65,14 @@ class Coverage:
     ) -> None:
         """Count samples (S,) sorted by asset; `touched` (T,): their rows; `clock_ms` (T,): newest time before."""
         starts = np.searchsorted(owner, touched)
-        before = np.concatenate([ts_ms[:1], ts_ms[:-1]])
-        before[starts] = np.where(clock_ms > -np.inf, clock_ms, ts_ms[starts])
-        steps = np.maximum(ts_ms - before, 0.0)
+        # the newest time up to each sample: one that comes late, and the next one, are no step back and forth
+        first = np.where(clock_ms > -np.inf, clock_ms, ts_ms[starts])
+        counts = np.diff(np.append(starts, len(owner)))
+        low = min(float(ts_ms.min()), float(first.min()))
+        apart = np.repeat(np.arange(len(starts)) * (max(float(ts_ms.max()), float(first.max())) - low + 1.0), counts)
+        newest = np.maximum.accumulate(np.maximum(ts_ms, np.repeat(first, counts)) - low + apart)
+        steps = newest - np.concatenate([newest[:1], newest[:-1]])
+        steps[starts] = np.maximum(ts_ms[starts] - first, 0.0)
         self._span[touched] += np.add.reduceat(steps, starts)
         self._waited[touched] += np.add.reduceat(np.minimum(steps, self.limit_ms / _STEPS), starts)
         self._count[touched] += np.diff(np.append(starts, len(owner)))

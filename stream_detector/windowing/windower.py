@@ -75,6 +75,11 @@ class Windower:
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
         return list(self._rows), self._clocks[:, rows].max(axis=0)
 
+    def clock_of(self, asset: str) -> float:
+        """Return the newest event time of an asset, UNIX ms; -inf where it is not held."""
+        row = self._rows.get(asset)
+        return -np.inf if row is None else float(self._clocks[:, row].max())
+
     def push(self, batch: ReadingBatch) -> tuple[WindowBatch | None, list[DeadLetter]]:
         """Add readings; return the windows they complete, oldest first per asset, and the readings refused.
 

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 
 from stream_detector.telemetry.logs import event
 from stream_detector.telemetry.metrics import Metrics
-from stream_detector.types import NOT_JUDGED_REASONS, NotJudged
+from stream_detector.types import NOT_JUDGED_REASONS, DeadLetter, NotJudged
 
 log = logging.getLogger(__name__)
 
 _MOST = 1_000  # assets that are logged individually
+_REFUSED = 20  # readings in a row, all refused, after which an asset is reported
 _NAMED = 3  # assets that /readyz names
 
 
@@ -53,6 +54,33 @@ class Discarded:
                 )
             )
         return found
+
+
+class Unusable:
+    """Assets of one task whose readings are all refused, so that none of them gets to the windows."""
+
+    def __init__(self) -> None:
+        """Nothing was refused."""
+        self._found: dict[str, tuple[int, DeadLetter]] = {}  # asset -> how many in a row, the last one
+
+    def heard(self, assets: Sequence[str], refused: Iterable[DeadLetter]) -> None:
+        """Count refused readings; `assets` are those of all readings that are none of the decoder's dead letters."""
+        bad = Counter(letter.asset for letter in refused if letter.asset)
+        if self._found:
+            for asset in self._found.keys() & set(assets):
+                if assets.count(asset) > bad[asset]:
+                    del self._found[asset]
+        for letter in refused:
+            if letter.asset and (letter.asset in self._found or len(self._found) < _MOST):
+                self._found[letter.asset] = self._found.get(letter.asset, (0, letter))[0] + 1, letter
+
+    def not_judged(self) -> list[NotJudged]:
+        """Return the assets."""
+        return [
+            NotJudged(asset, count, "refused", f"its last readings are all dead letters ({one.code}): {one.detail}")
+            for asset, (count, one) in self._found.items()
+            if count >= _REFUSED
+        ]
 
 
 class Coverage:

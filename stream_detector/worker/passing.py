@@ -98,7 +98,10 @@ def in_turn(whole: Iterable[Passage], jumps: Jumps) -> Iterator[Passage]:
                 break
             before = [letter for letter in letters if letter.message.offset < bound]
             letters = letters[len(before) :]
-            if isinstance(what, ReadingBatch) and what.offsets[-1] == bound:  # letters lie between its readings
+            if isinstance(what, ReadingBatch) and (what.partition, what.offsets[-1]) == (
+                passage.partition,
+                bound,
+            ):  # letters lie between its readings
                 yield replace(passage, readings=what, letters=before)
                 continue
             if before:

@@ -55,6 +55,13 @@ class Stays:
         self.noted[asset] = stay.last_ms
         self.unnoted.discard(asset)
 
+    def forget(self, asset: str) -> None:
+        """Know nothing of an asset, until it is read again."""
+        self.of.pop(asset, None)
+        self.noted.pop(asset, None)
+        self.new.discard(asset)
+        self.unnoted.discard(asset)
+
     def note_again(self) -> None:
         """Tell the store of all assets again: it has lost its data."""
         self.unnoted.update(self.of)

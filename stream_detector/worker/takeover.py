@@ -103,6 +103,9 @@ class Takeover:
             usual_gap_ms=engine.usual_gap_ms,
             epoch=found.epoch,
         )
+        for asset, state in assets.items():
+            if state.judged_ms == NEVER_MS:  # also for the next owner: the offset tells it nothing any more
+                task.states[asset] = state
         if found.lost:
             self._report_lost(task)
         for partition in partitions:
@@ -155,7 +158,7 @@ class Takeover:
                     _HOW_AGAIN,
                     extra=event("offsets-set-back", offset=at.offset, **fields),
                 )
-            elif at is not None and at.offset > stored.read:
+            elif at is not None and found.starts[partition].offset > stored.read:
                 self._metrics.messages_skipped_total.labels(topic).inc(at.offset - stored.read)
                 log.warning(
                     "task %d: the offset of %s was set forward to %d: messages from %d on are skipped",
@@ -174,12 +177,17 @@ class Takeover:
 
         Where all were reset, no message counts as processed, either.
         """
-        controls = self._store.controls()
-        reset = {asset for asset, state in assets.items() if reset_pending(controls, asset, state.applied.reset)}
+        controls, stored = self._store.controls(), found.loaded.assets  # before another method hid the token applied
+        reset = {asset for asset in assets if reset_pending(controls, asset, stored[asset].applied.reset)}
         again = {
             asset: replace_state(state, judged_ms=NEVER_MS) if asset in reset else state
             for asset, state in assets.items()
         }
+        removed = {
+            asset: one._replace(judged_ms=NEVER_MS) if one.token < controls.reset_all else one
+            for asset, one in found.loaded.removed.items()
+        }
+        found = replace(found, loaded=replace(found.loaded, removed=removed))
         if len(reset) == len(assets):
             found = replace(found, loaded=replace(found.loaded, positions={}))
         return again, found

@@ -32,7 +32,7 @@ from stream_detector.windowing.join import Join
 from stream_detector.windowing.jumps import Jumps
 from stream_detector.windowing.records import RecordsWindower
 from stream_detector.windowing.windower import Windower
-from stream_detector.worker.coverage import Discarded
+from stream_detector.worker.coverage import Discarded, Unusable
 from stream_detector.worker.passing import Passage, in_turn, passages
 from stream_detector.worker.removed import RemovedAssets
 from stream_detector.worker.resuming import Start
@@ -100,7 +100,9 @@ class Task:
         self.windower = make_windower(config, index, self._judged_ms)
         self._records = config.window.mode == "records"
         self._jumps = (
-            None if isinstance(self.windower, RecordsWindower) else Jumps(config.window, self.windower.hold_ms)
+            None
+            if isinstance(self.windower, RecordsWindower)
+            else Jumps(config.window, self.windower.hold_ms, self.windower.clock_of)
         )
         self._liveness = (
             LivenessTracker(config.sensors, config.window, config.channels, loaded.assets, usual_gap_ms)
@@ -108,7 +110,7 @@ class Task:
             else None
         )
         self._judged = {partition: stored.read for partition, stored in loaded.positions.items()}
-        judged = [(asset, state.judged_ms) for asset, state in loaded.assets.items()]
+        judged = [(asset, max(state.judged_ms, state.audited.at_ms)) for asset, state in loaded.assets.items()]
         self.stays = Stays(config.window.max_ahead_ms, judged)
         self.messages = dict.fromkeys((entry.topic for entry in config.inputs), 0)  # taken since last asked
         self._join = Join(self.partitions, config.window)
@@ -131,6 +133,7 @@ class Task:
         self._behind = {p for p, start in self._at.items() if start < self._published[p]} if self._several else set()
         self._later: list[ReadingBatch] = []
         self._discarded = Discarded()
+        self._unusable = Unusable()
 
     @property
     def _several(self) -> bool:
@@ -158,8 +161,6 @@ class Task:
         self.messages[partition.topic] += len(batch.messages)
         readings, letters = self._decoders[partition.topic].decode(batch)
         self._at[partition] = batch.messages[-1].offset + 1
-        if readings is not None:
-            self.stays.push(readings)
         result = WindowingResult()
         if not self._several:
             self._cut([] if readings is None else self._join.push(readings), letters, result)
@@ -254,7 +255,7 @@ class Task:
         `final`: no more readings come, so any asset without a window is one of them.
         """
         found = self._discarded.not_judged(self._judged_ms)
-        return found + self.windower.not_judged(final)
+        return found + self._unusable.not_judged() + self.windower.not_judged(final)
 
     def _newer(self, windows: WindowBatch, replayed: bool) -> WindowBatch | None:
         """Return the windows newer than what their assets were judged up to: after a restart some come again."""
@@ -288,6 +289,7 @@ class Task:
         """Note that an asset's state, judged up to `judged_ms`, was deleted by the removal of this token."""
         names, read_ms = self.windower.last_readings()
         newest = read_ms[names.index(asset)] if asset in names else -np.inf
+        self.stays.forget(asset)
         self.removed.add(asset, Removed(judged_ms, round(max(newest, judged_ms)), token), self._at)
 
     def committed(self, saved: bool) -> None:
@@ -306,10 +308,14 @@ class Task:
         for passage in whole if self._jumps is None else in_turn(whole, self._jumps):
             windows: WindowBatch | None = None
             refused: list[DeadLetter] = []
+            if passage.readings is not None:  # not before: a lone leap is no stay
+                self.stays.push(passage.readings)
             needed = not (self._records and passage.processed)  # of records nothing is open
             if passage.readings is not None and needed:
                 windows, refused = self.windower.push(passage.readings)
                 result.readings += len(passage.readings.assets) - len(refused)
+            assets = () if passage.readings is None else passage.readings.assets
+            self._unusable.heard(assets, [*passage.letters, *refused])
             if not passage.replayed:
                 result.dead += [
                     *passage.lone,

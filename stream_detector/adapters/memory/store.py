@@ -256,6 +256,7 @@ class MemoryStore:
             for kept in server.tasks.values():
                 kept.seen.pop(asset, None)
             server.stays.pop(asset, None)
+            server.shared.discard(asset)
             server.version += 1
             return token
 

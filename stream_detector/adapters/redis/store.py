@@ -345,7 +345,7 @@ class RedisStore:
         with self._server.errors(), self._redis.pipeline(transaction=False) as pipe:
             for task in tasks:
                 pipe.hdel(f"{self._task(task)}:seen", asset)
-            pipe.hdel(self._key("stays"), asset)
+            pipe.hdel(self._key("stays"), asset).srem(self._key("stays:shared"), asset)
             pipe.execute()
 
     def record_verdicts(self, verdicts: Sequence[RecordedVerdict], keep: int) -> None:

@@ -58,11 +58,11 @@ class AtLeastOnce(CommitStrategy):
         without any state mean that the store has lost it; the log is read on, with the model's calibration.
         """
         loaded = store.load(index)
-        committed = as_set(committed, loaded)
+        found, committed = committed, as_set(committed, loaded)
         starts = {}
         for partition, position in committed.items():
             stored = loaded.positions.get(partition, position)
-            if set_back(position, stored, metadata=False):
+            if position != found[partition] or set_back(position, stored, metadata=False):
                 starts[partition] = Start(position.offset, position.offset)
             else:
                 starts[partition] = Start(min(position.offset, stored.offset), max(position.read, stored.read))
