@@ -167,10 +167,13 @@ def _row(asset: str, known: _Known, controls: Controls, margin: float) -> dict[s
         if applies:
             name = called
             break
+    # A report may be some seconds older than the state; whatever was judged was read.
+    newest = (None if report is None else report.read_ms, None if state is None or report is None else state.judged_ms)
+    times = [time for time in newest if time is not None]
     return {
         "asset": asset,
         "task": known.task,
-        "read": None if report is None else utc(report.read_ms),
+        "read": utc(max(times, default=None)),
         "judged": None if state is None else utc(state.judged_ms),
         "score": None if report is None else report.score,
         "level": level if pinned is None else pinned,

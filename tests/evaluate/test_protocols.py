@@ -266,7 +266,6 @@ def test_the_same_seed_gives_the_same_figures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["skab", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["skab", "--detector", "oracle"], "--detector must be one of"),
         (["skab", "--baselines", "oracle"], "'oracle' is no detector"),
         (["skab", "--label-column", "x"], "--label-column is for the protocol csv"),
@@ -279,6 +278,14 @@ def test_what_is_wrong_is_said(argv, message, tmp_path, capsys):
     """In one line, with exit status 2."""
     assert main(["evaluate", *argv, "--data", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_count_of_no_seeds_is_refused(tmp_path, capsys):
+    """As any option with a wrong value, with exit status 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "skab", "--seeds", "0", "--data", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "argument --seeds: expected a whole number of at least 1, got '0'" in capsys.readouterr().err
 
 
 def test_without_labels_there_is_nothing_to_hold_alarms_against(tmp_path, capsys):
