@@ -124,6 +124,49 @@ def test_nothing_is_reported_of_assets_that_are_judged_or_merely_away(caplog):
     assert worker.pipeline.ready() == (True, "1 tasks")
 
 
+VALID = {"vibration": {"valid": [-50, 50]}, "current": {}}
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "ahead_ms"),
+    [("out-of-range", 900.0, 0), ("not-a-number", "x", 0), ("too-far-ahead", 0.1, 7_200_000)],
+)
+def test_an_asset_whose_readings_are_all_refused_is_reported(code, value, ahead_ms, caplog):
+    """With the code of its dead letters, from the twentieth on and until a reading is used; the others are healthy."""
+    plant = Plant(make_config(channels=VALID), partitions=1)
+    worker = plant.worker(50)
+
+    def send(start: int, count: int, value: float | str, ahead_ms: int) -> None:
+        for second in range(start, start + count):
+            at = START_MS + 1_000 * second
+            for asset, measured, ts in (("pump-8", 0.1, at), ("pump-9", value, at + ahead_ms)):
+                fields = {"asset": asset, "ts": ts, "values": {"vibration": measured, "current": 0.1}}
+                plant.log.append(HERE, asset.encode(), json.dumps(fields).encode(), timestamp=at)
+        plant.run(worker)
+
+    send(0, 19, value, ahead_ms)
+    assert {} == gauge(worker)
+    send(19, 100, value, ahead_ms)
+    assert [("pump-9", "refused")] == reported(caplog)
+    assert {"refused": 1.0} == gauge(worker)
+    assert f"all dead letters ({code})" in caplog.text
+    assert "'pump-9' (refused)" in worker.pipeline.ready()[1]
+    send(119, 1, 0.1, 0)
+    assert {} == gauge(worker)
+
+
+def test_a_second_gateway_that_is_late_is_no_coarse_step(caplog):
+    """Readings come a second apart from one gateway and ten seconds late from another: the asset is judged."""
+    window = {"cell_ms": 1_000, "length": 60, "stride": 60, "lateness_ms": 15_000, "max_gap_ms": 3_000}
+    plant = Plant(make_config(window=window), partitions=1)
+    first, second = readings(seconds(20, 600)), readings(seconds(10.5, 590))
+    plant.write(one for both in zip(first, second, strict=True) for one in both)
+    worker = plant.worker(10)
+    plant.run(worker, step_ms=1_000.0)
+    assert worker.metric("scores_total") > 0
+    assert [] == reported(caplog)
+
+
 def test_it_is_over_with_the_next_window(caplog):
     """The channel comes at last."""
     plant, worker = worked(readings(seconds(0, 100), channels=["vibration"]))
@@ -166,6 +209,66 @@ def test_offsets_set_back_are_reported_and_a_reset_has_them_judged(delivery, met
             assert {"pump-0", "pump-1", "pump-2"} == {asset for asset, _ in reported(caplog)}
     assert {} == gauge(worker)
     assert alerts < len(plant.alerts)
+
+
+def set_back(plant: Plant) -> None:
+    """Have the log read again from its beginning, as Kafka's tool does: it keeps the metadata of a commit."""
+    committed = plant.log.group("detector").committed
+    before = committed[HERE]
+    assert before.offset
+    committed[HERE] = Position(0, before.read, before.epoch)
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_a_reset_holds_for_the_next_worker(delivery):
+    """The first one ends before it gets to an asset's readings; they are judged again all the same."""
+    every = recorded(assets=2, rows=800, partitions=1)
+    one_by_one = [one for asset in ("pump-0", "pump-1") for one in every if one.asset == asset]
+    plant, worker = worked(one_by_one, delivery=delivery, commit_interval_ms=100)
+    worker.pipeline.close()
+    alerts = len(plant.alerts)
+    MemoryStore(plant.server).reset(None)
+    set_back(plant)
+    worker = plant.worker(50)
+    for _ in range(4):
+        worker.pipeline.step(0)
+        plant.clock.now += 50
+    worker.pipeline.close()
+    worker = plant.worker(50)
+    plant.run(worker)
+    assert {} == gauge(worker)
+    assert {"pump-0", "pump-1"} == {json.loads(alert)["asset"] for alert in plant.alerts[alerts:]}
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_with_another_method_an_old_reset_is_no_new_one(delivery):
+    """Thresholds begin anew, but what was judged since the reset is not judged again."""
+    plant = Plant(make_config(delivery=delivery), partitions=1)
+    MemoryStore(plant.server).reset(None)
+    plant.write(recorded(assets=3, rows=800, partitions=1))
+    worker = plant.worker(50)
+    plant.run(worker)
+    worker.pipeline.close()
+    alerts = len(plant.alerts)
+    set_back(plant)
+    plant.config = make_config(delivery=delivery, threshold={"method": "dspot"})
+    worker = plant.worker(50)
+    plant.run(worker)
+    assert alerts == len(plant.alerts)
+    assert {"already-judged": 3.0} == gauge(worker)
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_an_incident_that_is_judged_again_begins_anew(delivery):
+    """The recording ends in the middle of one: what is published the second time is what was the first time."""
+    plant, worker = worked(recorded(assets=3, rows=778, partitions=1), delivery=delivery)
+    worker.pipeline.close()
+    first = plant.alerts
+    assert "close" != [alert["event"] for alert in map(json.loads, first) if alert["asset"] == "pump-0"][-1]
+    MemoryStore(plant.server).reset(None)
+    set_back(plant)
+    plant.run(plant.worker(50))
+    assert first == plant.alerts[len(first) :]
 
 
 def test_a_topic_made_again_is_reported_and_a_reset_has_it_judged(caplog):
@@ -213,6 +316,19 @@ def test_offsets_set_forward_count_as_skipped(delivery, caplog):
     assert 100 == worker.metric("messages_skipped_total", topic=TOPIC)
     assert len(sent) - 100 == worker.metric("messages_total", topic=TOPIC)
     assert ["offsets-set-forward"] == names(caplog, "offsets")
+
+
+def test_an_offset_that_is_not_followed_skips_nothing():
+    """At least once, one without metadata may be the worker's own: messages are read from the states' position on."""
+    plant, worker = worked(recorded(assets=3, partitions=1))
+    worker.pipeline.close()
+    judged, sent = plant.log.end(HERE), recorded(assets=3, partitions=1, seed=1)
+    plant.write(sent)
+    plant.log.group("detector").committed[HERE] = Position(judged + 100, judged + 100, 0)
+    worker = plant.worker(50)
+    plant.run(worker)
+    assert len(sent) <= worker.metric("messages_total", topic=TOPIC)
+    assert 0 == worker.metric("messages_skipped_total", topic=TOPIC)
 
 
 def test_messages_that_retention_deleted_are_counted(caplog):
