@@ -67,6 +67,16 @@ def test_nothing_is_left_of_data_that_was_lost(backend: Backend, store: Store):
     assert set() == store.shared_assets()
 
 
+def test_a_removed_asset_can_be_shared_again(store: Store):
+    """Nothing of it is left; when it is back, the count tells of it once more."""
+    stays = [(1, "a", Stay(T, T)), (2, "a", Stay(T, T))]
+    assert 1 == store.note_stays(stays)[0]
+    store.settle("a", store.remove("a", "forget"))
+    assert set() == store.shared_assets()
+    assert 2 == store.note_stays(stays)[0]
+    assert {"a"} == store.shared_assets()
+
+
 def test_a_store_that_is_away_says_so():
     """As with every other call."""
     away = MemoryBackend()

@@ -54,6 +54,7 @@ class MemoryServer:
         self.tasks: dict[int, _Task] = {}
         self.stays: dict[str, dict[int, Stay]] = {}
         self.shared: set[str] = set()
+        self.shared_count = 0  # goes on when a removed asset is shared again
         self.pins: dict[str, float] = {}
         self.resets: dict[str, str] = {}
         self.reset_all = ""
@@ -175,9 +176,10 @@ class MemoryStore:
                 kept = server.stays.setdefault(asset, {})
                 kept[task] = kept[task].merged(stay) if task in kept else stay
                 if len(kept) > 1:
+                    server.shared_count += asset not in server.shared
                     server.shared.add(asset)
                     found[asset] = dict(kept)
-            return len(server.shared), found
+            return server.shared_count, found
 
     def shared_assets(self) -> set[str]:
         """Return the assets that several tasks have read."""
