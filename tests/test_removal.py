@@ -13,7 +13,7 @@ from stream_detector.artifacts.model_set import ModelSet
 from stream_detector.codec import decode_audit, decode_state, encode_state
 from stream_detector.config import Config
 from stream_detector.errors import BrokerError
-from stream_detector.types import RemovalAction, Removed
+from stream_detector.types import Position, RemovalAction, Removed
 from tests.exactly_once import STEPS, strike_at
 from tests.rig import START_MS, CrashError, Plant, Sent, ids, make_config, recorded
 from tests.test_audit import SCHEMA
@@ -353,6 +353,68 @@ def test_a_retired_asset_is_no_more_than_settings_of_others(undisturbed: Any):
     assert store.holding("nobody", token) == []
     store.settle("nobody", token)
     assert store.controls().removals == {}
+
+
+def judge_again(plant: Plant) -> None:
+    """Reset all and set the offsets back; retention has taken what pump-1 sent."""
+    MemoryStore(plant.server).reset(None)
+    for partition in plant.log.group("detector").committed:
+        plant.log.delete_before(partition, int(plant.log.end(partition) * 0.85))
+    set_back(plant)
+
+
+def set_back(plant: Plant) -> None:
+    """Have the log read again from its beginning, by a tool that drops the metadata of a commit."""
+    committed = plant.log.group("detector").committed
+    committed.update(dict.fromkeys(committed, Position(0, 0, 0)))
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_an_asset_that_was_to_be_judged_again_is_retired(running: bool):
+    """Nothing of it has come since, so its incident ends where it was opened. `running`: the workers, meanwhile."""
+    plant, _ = make()
+    worker = plant.worker(50)
+    plant.run(worker)
+    worker.pipeline.close()
+    judge_again(plant)
+    if running:
+        worker = plant.worker(50)
+        plant.run(worker)
+    remove(plant)
+    if not running:
+        worker = plant.worker(50)
+    plant.run(worker)
+    opened, closed = alerts(plant)
+    assert (closed["event"], closed["incident"], closed["reason"]) == ("close", opened["incident"], "retired")
+    assert closed["end"] >= opened["end"]
+    jsonschema.validate(audits(plant)[-1], SCHEMA)
+    assert is_gone(plant)
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_after_a_reset_of_all_a_removed_asset_is_judged_again(delivery: str):
+    """As the others, when the log is read again; without the reset it is not."""
+    plant, config = make(delivery)
+    worker = plant.worker(50)
+    plant.run(worker)
+    first = alerts(plant)
+    remove(plant)
+    plant.run(worker)
+    worker.pipeline.close()
+    for reset in (False, True):
+        before = len(alerts(plant))
+        if reset:
+            MemoryStore(plant.server).reset(None)
+        if delivery == "exactly_once":
+            set_back(plant)
+        else:  # a topic made again
+            plant.log._topics[config.inputs[0].topic] = [[], []]
+            plant.log.group("detector").committed.clear()
+            plant.write(faulty())
+        worker = plant.worker(50)
+        plant.run(worker)
+        worker.pipeline.close()
+        assert alerts(plant)[before:] == (first if reset else [])
 
 
 def test_a_lost_setting_is_no_reset():
