@@ -226,6 +226,59 @@ def test_a_pause_of_the_whole_plant_loses_nothing():
     assert_cut_anywhere(log, Cuts(random.Random(1), [1, 7], commit=0.1, restart=0.05), whole)
 
 
+def dead(whole: Published, code: bytes = b"error=") -> int:
+    """Return the number of dead letters with a code."""
+    return sum(code in letter for name, kept in whole.items() if name.startswith("dead letters") for letter in kept)
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_first_reading_from_the_future_outlives_restarts(check: bool):
+    """It is as lone for the worker that goes on, with which no other reading was compared; `check`: sensors."""
+    config, models = trained(length=1)
+    config = config.model_copy(update={"sensors": config.sensors.model_copy(update={"check": check})})
+    chance = np.random.default_rng(1)
+    sent = []
+    for second in range(40):
+        sent += [(name, body(name, second, values(chance)), -1) for name in ("pump-B", "pump-C")]
+        if second == 10:
+            sent.append(("pump-A", body("pump-A", 86_400.0, values(chance)), -1))
+        if second >= 13:
+            sent.append(("pump-A", body("pump-A", second, values(chance)), -1))
+    log = one_partition(config, models, sent)
+    whole = read_log(log, WHOLE)
+    assert 1 == dead(whole) == dead(whole, b"error=too-far-ahead")
+    for seed in range(8):
+        assert_cut_anywhere(log, Cuts(random.Random(seed), [1, 3], commit=0.2, restart=0.2), whole)
+
+
+def test_late_readings_tell_nothing_of_one_that_waits():
+    """After an hour's pause, new readings and a gateway's backlog come by turns: of the new ones, all are used."""
+    config, models = trained()
+    chance = np.random.default_rng(2)
+    times = [*range(60), *(at for k in range(100) for at in (3_600 + k, 30 + k % 30))]
+    log = one_partition(config, models, [("pump-A", body("pump-A", at, values(chance)), -1) for at in times])
+    whole = read_log(log, WHOLE)
+    assert 0 == dead(whole, b"error=too-far-ahead")
+    assert decode_state(whole["state of pump-A"][0])[1].judged_ms >= START_MS + 3_695_000
+    for seed in range(3):
+        assert_cut_anywhere(log, Cuts(random.Random(seed), [1, 7], commit=0.1, restart=0.1), whole)
+
+
+def test_a_reading_a_cell_waits_for_nothing():
+    """A sensor that sends every two minutes is judged up to its newest reading, not one behind."""
+    config, models = trained(length=1)
+    window = config.window.model_copy(update={"cell_ms": 120_000})
+    config = config.model_copy(update={"window": window})
+    chance = np.random.default_rng(3)
+    sent = [("pump-A", body("pump-A", 120.0 * step, values(chance)), -1) for step in range(20)]
+    judged = []
+    for until in (19, 20):
+        whole = read_log(one_partition(config, models, sent[:until]), WHOLE)
+        judged.append(decode_state(whole["state of pump-A"][0])[1].judged_ms)
+    start_ms = START_MS // 120_000 * 120_000
+    assert [start_ms + 120_000 * 18, start_ms + 120_000 * 19] == judged
+
+
 # Chaos --------------------------------------------------------------------------------------------------------------
 
 

@@ -352,3 +352,41 @@ def test_without_sensor_checks_moved_incidents_end_too(trained):
     floor = moved((without, models), moving, 2)
     closed = [one.get("reason") for one in floor.alerts if one["event"] == "close"]
     assert ["moved", None] == closed
+
+
+@pytest.mark.parametrize("place", [moving, apart])
+def test_a_reading_from_the_future_does_not_hide_a_move(trained, place):
+    """A lone one, by the broker's clock, too, is no evidence that the asset was still where it had been."""
+    year = 365 * 86_400.0
+    readings = []
+    for sent, asset, time, measured in broken(end=140):
+        ahead = year if asset == "pump-1" and int(sent) == 90 else 0.0
+        readings.append((sent + ahead, asset, time + ahead, measured))
+    floor = Floor(trained)
+    floor.join()
+    floor.live(readings, lambda row: 0 if row[0] >= year else place(row))
+    floor.rest()
+    letters = floor.log.read(Partition(floor.config.dead_letter_topic, 0))
+    assert [b"too-far-ahead"] == [dict(letter.headers)["error"] for letter in letters]
+    assert values(moved(trained, place)) == values(floor)
+
+
+def test_an_asset_that_was_to_be_judged_again_has_moved(trained):
+    """After a reset the topic was made again, with more partitions: its incident ends where it had been."""
+    floor = Floor(trained)
+    floor.join()
+    floor.live([row for row in broken() if row[0] < 115], moving)
+    floor.rest()
+    for member in floor.members:
+        member.pipeline.close()
+    floor.members = []
+    [opened] = [one for one in floor.alerts if one["asset"] == "pump-1"]
+    MemoryStore(floor.server).reset(None)
+    floor.log._topics[floor.config.inputs[0].topic] = [[], [], []]
+    floor.log.group("detector").committed.clear()
+    floor.join()
+    floor.live([row for row in broken() if row[0] >= MOVES], moving)
+    floor.rest()
+    [closed] = [one for one in floor.alerts if one["event"] == "close" and one["incident"] == opened["incident"]]
+    assert "moved" == closed["reason"]
+    assert closed["end"] >= opened["end"]
