@@ -256,12 +256,12 @@ def test_verdicts_that_cannot_be_found_are_told(store: RedisStore, run: Run, con
 
 
 @pytest.mark.usefixtures("worker")
-def test_what_was_left_can_be_forgotten_later(store: RedisStore, run: Run, config: Path):
-    """The command is repeated for the verdicts, when nothing else of the asset is known any more."""
+def test_a_retired_asset_can_be_forgotten_later(store: RedisStore, run: Run, config: Path):
+    """The verdicts are left to delete when nothing else of the asset is known any more; a repeated `forget`, too."""
     config.write_text(config.read_text() + "kafka: {bootstrap_servers: ['127.0.0.1:1'], start_timeout_ms: 0}\n")
     store.record_verdicts([RecordedVerdict("a", "true-alarm", "", "", 1, 0, 0)], 10)
-    for _ in range(2):
-        assert "verdicts on its alerts are still kept" in run("forget", "pump-1", status=1)
+    assert "pump-1 is retired" in run("retire", "pump-1")
+    assert "verdicts on its alerts are still kept" in run("forget", "pump-1", status=1)
     with pytest.raises(ConfigError, match="no asset 'pump-1'"):
         run("retire", "pump-1")
 

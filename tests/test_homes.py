@@ -320,6 +320,23 @@ def test_the_warning_ends_once_there_are_keys(trained, warned):
     assert (True, "3 tasks") == member.pipeline.ready()
 
 
+def test_a_forgotten_asset_is_not_noted_again(trained, warned):
+    """Its messages came on several partitions; the store knows nothing of that any more, and nobody counts it."""
+    floor = Floor(trained)
+    member = floor.join()
+    floor.live(rows(2, 50), scattered)
+    assert 2 == member.split
+    store = MemoryStore(floor.server)
+    token = store.remove("pump-1", "forget")
+    left = [row for row in rows(2, 100, first=50) if row[1] == "pump-0"]
+    floor.live(left[:10], scattered)
+    assert [] == store.holding("pump-1", token)
+    store.settle("pump-1", token)
+    floor.live(left[10:], scattered)
+    assert {"pump-0"} == set(floor.server.stays)
+    assert 1 == member.split
+
+
 def test_joined_topics_are_one_task(trained, warned):
     """An asset comes on the same partition of each, and that is as it should be."""
     floor = Floor(trained, topics=2)
