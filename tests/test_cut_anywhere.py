@@ -226,6 +226,27 @@ def test_a_pause_of_the_whole_plant_loses_nothing():
     assert_cut_anywhere(log, Cuts(random.Random(1), [1, 7], commit=0.1, restart=0.05), whole)
 
 
+def test_a_pause_of_a_plant_that_sends_blocks_loses_nothing():
+    """Readings of two samples, or of one, some with the time between two of them."""
+    config, models = trained()
+    chance = np.random.default_rng(7)
+    sent = []
+    for second in [*range(0, 60, 2), *range(20_000, 20_060, 2)]:
+        for name in ("pump-A", "pump-B", "pump-C"):
+            pair = [values(chance) for _ in range(2)]
+            fields = {"asset": name, "ts": START_MS + 1_000 * second, "interval_ms": 1_000}
+            fields["values"] = {channel: [one[channel] for one in pair] for channel in CHANNELS}
+            sent.append((name, json.dumps(fields).encode(), -1))
+            if name == "pump-B":
+                sent[-1] = (name, body(name, second, pair[0]), -1)
+    log = one_partition(config, models, sent)
+    whole = read_log(log, WHOLE)
+    assert 0 == dead(whole)
+    for name in ("pump-A", "pump-B", "pump-C"):
+        assert decode_state(whole[f"state of {name}"][0])[1].judged_ms >= START_MS + 20_050_000
+    assert_cut_anywhere(log, Cuts(random.Random(1), [1, 7], commit=0.1, restart=0.05), whole)
+
+
 def dead(whole: Published, code: bytes = b"error=") -> int:
     """Return the number of dead letters with a code."""
     return sum(code in letter for name, kept in whole.items() if name.startswith("dead letters") for letter in kept)

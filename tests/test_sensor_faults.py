@@ -233,3 +233,14 @@ def test_what_messages_told_after_the_last_window_is_told_before_a_commit(traine
         hall.log.append(partition, one.key, one.value, one.headers, one.timestamp)
     found = [one[:3] for one in told([*hall.run(5_000), *hall.run(5_000)])]
     assert [("open", "out-of-range", "flow")] == found
+
+
+def test_a_fault_that_is_judged_again_begins_anew(trained: tuple[Config, ModelSet]):
+    """The recording ends in the middle of one; after a reset and with the topic made again, the same is told."""
+    readings = [row for row in with_fault("stuck") if row[0] < 340]
+    plant = Hall(trained, readings)
+    first = told(plant.run(100))
+    assert ["open"] == [one[0] for one in first]
+    MemoryStore(plant.server).reset(None)
+    plant.log = Hall(trained, readings).log
+    assert first == told(plant.run(100))
