@@ -165,10 +165,8 @@ def test_security_becomes_client_settings(tmp_path: Path, monkeypatch: pytest.Mo
     plain = KafkaConfig.model_validate({"security": {"protocol": "SASL_PLAINTEXT", **security}})
     found = client_settings(plain)
     assert found["sasl_mechanism"] == "SCRAM-SHA-512"
-    assert (found["sasl_plain_username"], found["sasl_plain_password"]()) == (
-        "detector",
-        "s3cret",
-    )  # read at each login
+    password = found["sasl_plain_password"]()  # read at each login
+    assert (found["sasl_plain_username"], password) == ("detector", "s3cret")
     assert "s3cret" not in repr(plain) + repr(found)
     over_tls = {"protocol": "SASL_SSL", **security}
     assert client_settings(KafkaConfig.model_validate({"security": over_tls}))["ssl_context"].check_hostname is True

@@ -42,6 +42,11 @@ class RenewedContext:
         """As `ssl.SSLContext.wrap_socket`, with the certificates of now."""
         return self._current().wrap_socket(*args, **options)
 
+    @property
+    def check_hostname(self) -> bool:
+        """Whether a server's certificate has to name the host."""
+        return self._current().check_hostname
+
     def _current(self) -> ssl.SSLContext:
         with self._lock:
             found = _stamps(_certificates(self._security))
