@@ -223,7 +223,7 @@ def test_a_store_that_is_away_is_said(run: Run, config: Path):
 def test_accept_needs_a_regime_change(store: RedisStore, config: Path, run: Run):
     """Only an open incident that was told as one can become the normal."""
     for asset in ("pump-1", "fan-1"):
-        with pytest.raises(ConfigError, match="no open incident that was told as a regime change"):
+        with pytest.raises(ConfigError, match="no open incident that was reported as a regime change"):
             run("accept", asset)
     flat = replace(state(4.0, opened=True), adaptation=Adaptation(asked=True))
     store.save(2, store.acquire(2), 1, {"fan-2": flat}, {})

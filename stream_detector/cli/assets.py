@@ -238,7 +238,7 @@ def _remove(store: RedisStore, config: Config, args: argparse.Namespace) -> int:
 
 
 def _await(store: RedisStore, asset: str, token: str, seconds: float) -> list[int]:
-    """Return the tasks in which the asset's state is not removed yet, after at most so many seconds."""
+    """Return the tasks in which the asset's state is not removed yet, after at most this many seconds."""
     deadline = time.monotonic() + seconds
     while (waiting := store.holding(asset, token)) and time.monotonic() < deadline:
         time.sleep(min(_LOOK_EVERY_S, seconds))

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if args.data is None:
         raise ConfigError(f"{args.protocol} needs --data DIR, the data set in its own layout")
     if args.train is not None and args.protocol not in OPEN_SPLIT:
-        raise ConfigError(f"--train is for {', '.join(OPEN_SPLIT)}; {args.protocol} says itself which rows train")
+        raise ConfigError(f"--train is for {', '.join(OPEN_SPLIT)}; {args.protocol} defines which rows are trained on")
     if args.report is not None and not args.report.resolve().parent.is_dir():
         raise ConfigError(f"--report {args.report}: there is no folder {args.report.parent}; make it first")
     if args.suite is not None:

@@ -153,7 +153,7 @@ def _change(store: RedisStore, args: argparse.Namespace) -> None:
         if found is None:
             raise _unknown(store, asset)
         if found[1].incident.opened_ms is None or not found[1].adaptation.asked:
-            raise ConfigError(f"{asset} has no open incident that was told as a regime change, so there is nothing new")
+            raise ConfigError(f"{asset} has no open incident that was reported as a regime change: nothing to accept")
         store.accept(asset)
         text = f"{asset}: the state it is in becomes its normal with its next window"
     else:

@@ -45,7 +45,7 @@ class Blocks:
         self._is_new = np.zeros(0, np.bool_)  # a block was concluded since `_states` was made
 
     def grow(self, slots: int) -> None:
-        """Make room for so many assets."""
+        """Allocate rows for this number of assets."""
         more = slots - len(self.count)
         for name in self._ARRAYS:
             old = getattr(self, name)

@@ -85,7 +85,7 @@ class QuietColumns:
         self.grow(len(table.judged))
 
     def grow(self, slots: int) -> None:
-        """Make room for so many assets."""
+        """Allocate rows for this number of assets."""
         more = slots - len(self.held)
         for name in self._ARRAYS:
             old = getattr(self, name)

@@ -32,7 +32,7 @@ from stream_detector.types import ScoreBatch, Shifts, WindowBatch
 SCORE_BITS = 20
 #: Parts, observed and expected are for people: 16 bits are 5 digits.
 PART_BITS = 16
-#: Sizes that batches are padded to when a graph is compiled or captured for each: at most so many ...
+#: Sizes that batches are padded to when a graph is compiled or captured for each: at most this many ...
 BUCKETS = 6
 #: ... and none smaller, since a tiny batch costs a device as much as this.
 SMALLEST_BUCKET = 16

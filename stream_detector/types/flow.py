@@ -206,17 +206,6 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One judged score. `level` is None while the threshold has too few scores to judge."""
-
-    asset: str
-    end_ms: int
-    score: float
-    level: float | None
-    anomalous: bool
-
-
-@dataclass(frozen=True, slots=True)
 class ChannelShare:
     """One channel's share of an alert's score; the shares of one alert sum to 1."""
 

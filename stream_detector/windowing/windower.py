@@ -378,7 +378,7 @@ class Windower:
         length, stride = self._config.length, self._config.stride
         stuck = cells >= self._grid.base[rows] + self._grid.ring
         for row, end in zip(rows[stuck].tolist(), closed[stuck].tolist(), strict=True):
-            # A gap longer than any that is filled: begin anew, as with a new asset's first reading.
+            # A gap longer than any that is filled: start again, as with a new asset's first reading.
             next_end = (end + length) // stride * stride
             self._grid.restart(row, next_end - length)
             self._next[row] = next_end

@@ -270,7 +270,7 @@ def test_the_same_seed_gives_the_same_figures(tmp_path, capsys):
         (["skab", "--baselines", "oracle"], "'oracle' is no detector"),
         (["skab", "--label-column", "x"], "--label-column is for the protocol csv"),
         (["skab", "--report", "nowhere/x.html"], "--report nowhere/x.html: there is no folder nowhere; make it first"),
-        (["skab", "--train", "0.5"], "skab says itself which rows train"),
+        (["skab", "--train", "0.5"], "skab defines which rows are trained on"),
         (["ucr"], "nothing of format ucr in this folder"),
     ],
 )

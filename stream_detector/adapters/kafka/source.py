@@ -281,7 +281,7 @@ class KafkaSource:
             reads_on = self._cooperative and self._owned and not put_out(consumer)
             if reads_on and since * 1000 < self._kafka.session_timeout_ms:
                 return None
-            return "its group is being joined, or is handing out partitions anew"
+            return "its group is rebalancing"
         silent = heartbeat_age_s(consumer)
         return f"no broker has answered for {silent:.0f} s" if silent > _SILENT_S else None
 

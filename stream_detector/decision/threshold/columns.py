@@ -24,7 +24,7 @@ class ThresholdColumns(Protocol):
     """(slots,) normal scores learnt from."""
 
     def grow(self, slots: int) -> None:
-        """Make room for so many assets."""
+        """Allocate rows for this number of assets."""
 
     def hold(self, slot: int, state: ThresholdState) -> bool:
         """Take a state over; return False where the columns have no room for what is in it."""
@@ -50,7 +50,7 @@ class ObjectColumns:
         self.seen = np.zeros(0, np.int64)
 
     def grow(self, slots: int) -> None:
-        """Make room for so many assets."""
+        """Allocate rows for this number of assets."""
         more = slots - len(self._states)
         self._states += [None] * more
         self.level = np.concatenate([self.level, np.zeros(more)])

@@ -46,7 +46,7 @@ class SpotColumns:
         self._count = np.zeros(0, np.intp)  # peaks
 
     def grow(self, slots: int) -> None:
-        """Make room for so many assets."""
+        """Allocate rows for this number of assets."""
         more = slots - len(self.level)
         self.level = np.concatenate([self.level, np.zeros(more)])
         self.seen = np.concatenate([self.seen, np.zeros(more, np.int64)])
