@@ -141,7 +141,7 @@ class Homes:
             return
         listed = list(self._to_note(of_all))
         try:
-            with self._saver.asking():
+            with self._saver.asking(writes=bool(listed)):
                 count, found = self._store.note_stays(listed)
                 shared = self._store.shared_assets() if count != self._count else None
         except StoreError:
