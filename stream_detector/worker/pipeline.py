@@ -35,6 +35,7 @@ from stream_detector.worker.task import Task, WindowingResult
 
 log = logging.getLogger(__name__)
 
+COVERAGE_EVERY_MS = 1_000.0  # interval of looking for assets that are not judged: linear in their number
 CONTROLS_EVERY_MS = 500.0  # interval of polling operators' settings: a pin takes effect within a second
 SETTLE_MS = 10_000.0  # longest a stopping worker waits for a rebalance to end before it leaves uncommitted
 
@@ -110,6 +111,7 @@ class Pipeline:
         self._controls = Controls()
         self._lag: dict[Partition, int] = {}
         self._removals_due = False  # operators have asked for removals since the last commit
+        self._covered_ms = -math.inf  # when assets that are not judged were last looked for
         self._controls_ms = -math.inf  # when operators' settings were last polled
         self._heard_ms = dict.fromkeys((entry.topic for entry in config.inputs), clock_ms())
         self._show_gauges()
@@ -338,7 +340,9 @@ class Pipeline:
                 if count:
                     self._metrics.messages_total.labels(topic).inc(count)
                     task.messages[topic] = 0
-        self._coverage.update(self.not_judged())
+        if (now := self._clock()) - self._covered_ms >= COVERAGE_EVERY_MS:
+            self._covered_ms = now
+            self._coverage.update(self.not_judged())
         self._lag = self._source.lag()
         self._metrics.set_lag(self._lag)
         self._metrics.catching_up_messages.set(self._replayed_messages())
